@@ -1,0 +1,102 @@
+// Dense linear algebra on matrices of at most 64 rows, without allocation and without a reduction in any inner loop: each lane
+// owns elements of a vector, and the order in which an element collects its terms does not depend on the number of lanes.
+
+#pragma once
+
+#include <math.h>
+
+#include "lanes.h"
+
+namespace mtl_ops::solvers {
+
+/// An upper triangle stored row after row; `at(q, i)`, q <= i, is contiguous in i.
+struct Triangle {
+  double* data;
+  int rows;
+
+  MTL_HD static constexpr int size(int rows) { return rows * (rows + 1) / 2; }
+  MTL_HD double* row(int q) const { return data + q * (2 * rows - q - 1) / 2; }
+  MTL_HD double& at(int q, int i) const { return row(q)[i]; }
+};
+
+/// y -= t x on [begin, end).
+template <class Lanes>
+MTL_HD void subtract_multiple(
+    const Lanes& lanes, int begin, int end, double t, const double* __restrict__ x, double* __restrict__ y) {
+  for (int i = begin + lanes.lane(); i < end; i += lanes.width()) y[i] -= x[i] * t;
+}
+
+/// Columns [from, k) of the Cholesky factor U, UᵀU = M, with the *inverse* of its diagonal in place of the diagonal.
+///
+/// `entry(i, j)` is M_ij.  Columns before `from` are kept, so appending a row of M costs one column.  Returns the first j whose
+/// Schur complement is at most `tolerance * M_jj` (row j depends on the rows before it), or k.  `v` is scratch, k long.
+template <class Lanes, class Entry>
+MTL_HD int factorise(
+    const Lanes& lanes, const Triangle& u, int from, int k, Entry entry, double tolerance, double* v) {
+  for (int j = from; j < k; ++j) {
+    lanes.sync();
+    each(lanes, j, [&](int i) { v[i] = entry(i, j); });
+    const double diagonal = entry(j, j);
+    double schur = diagonal;
+    for (int q = 0; q < j; ++q) {
+      const double t = v[q] * u.at(q, q);
+      schur -= t * t;
+      subtract_multiple(lanes, q + 1, j, t, u.row(q), v);
+      if (lanes.lane() == 0) u.at(q, j) = t;
+      lanes.sync();
+    }
+    if (!(schur > tolerance * diagonal)) return j;
+    once(lanes, [&] { u.at(j, j) = 1.0 / sqrt(schur); });
+  }
+  return k;
+}
+
+/// Solves UᵀU y = b in place, for a factor as above.
+template <class Lanes>
+MTL_HD void solve_factorised(const Lanes& lanes, const Triangle& u, int k, double* y) {
+  lanes.sync();
+  // y[q] is read by all lanes and stays as it is; it is multiplied by the inverse diagonal when everybody is done with it.
+  for (int q = 0; q < k; ++q) {
+    subtract_multiple(lanes, q + 1, k, y[q] * u.at(q, q), u.row(q), y);
+    lanes.sync();
+  }
+  each(lanes, k, [&](int q) { y[q] *= u.at(q, q); });
+  for (int i = k - 1; i >= 0; --i) {
+    const double t = y[i] * u.at(i, i);
+    for (int q = lanes.lane(); q < i; q += lanes.width()) y[q] -= u.at(q, i) * t;
+    lanes.sync();
+  }
+  each(lanes, k, [&](int i) { y[i] *= u.at(i, i); });
+}
+
+/// y = A x for a symmetric A (n x n).
+template <class Lanes>
+MTL_HD void multiply(const Lanes& lanes, int n, const double* a, const double* x, double* y) {
+  lanes.sync();
+  each(lanes, n, [=](int i) { y[i] = 0.0; });
+  for (int j = 0; j < n; ++j) {
+    if (x[j] != 0.0) subtract_multiple(lanes, 0, n, -x[j], a + j * n, y);
+  }
+  lanes.sync();
+}
+
+/// Rescales a positive semidefinite A (n x n) in place to a unit diagonal, A_ij s_i s_j.
+///
+/// The answers, tolerances and number of steps of every solver then do not depend on the size of the single rows.  A zero row
+/// keeps its zero diagonal and gets the largest of the other scales, or 1.
+template <class Lanes>
+MTL_HD void unit_diagonal(const Lanes& lanes, int n, double* a, double* s) {
+  const auto positive = [=](int i) { return a[i * n + i] > 0.0; };
+  const Least smallest = least_of(lanes, n, positive, [=](int i) { return a[i * n + i]; });
+  const double fallback = smallest.index < 0 ? 1.0 : 1.0 / sqrt(smallest.value);
+  each(lanes, n, [=](int i) { s[i] = positive(i) ? 1.0 / sqrt(a[i * n + i]) : fallback; });
+  for (int i = 0; i < n; ++i) {
+    each(lanes, n, [=](int j) {
+      // The same product on both sides of the diagonal: a symmetric matrix stays symmetric to the last bit.
+      if (i != j) a[i * n + j] = i < j ? a[i * n + j] * s[i] * s[j] : a[i * n + j] * s[j] * s[i];
+    });
+  }
+  each(lanes, n, [=](int i) { a[i * n + i] = positive(i) ? 1.0 : 0.0; });
+}
+
+}  // namespace mtl_ops::solvers

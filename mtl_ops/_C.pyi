@@ -1,0 +1,8 @@
+version: str
+compiler: str
+cxx_standard: int
+torch_version: str
+cuda_version: str
+cuda_archs: str
+
+def simd_level() -> str: ...

@@ -1,0 +1,127 @@
+"""All trainings of an experiment, one after the other, each taken up where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from ..data import Split, digits
+from .checkpoint import load_checkpoint, load_json, save_checkpoint, save_json
+from .config import PLAIN, SINGLE, Config, Run
+from .events import Events
+from .timing import WARM_UP, Timing, measure
+from .trainer import History, Trainer
+
+__all__ = ["Listener", "load_data", "run_all", "run_timing"]
+
+#: Rounds of the side-by-side timing.
+ROUNDS = 40
+
+
+class Listener(Protocol):
+    """Someone who watches: the progress bar, or nobody."""
+
+    def start(self, total: float) -> None:
+        """``total`` units of work lie ahead, done ones of an earlier session included."""
+
+    def describe(self, text: str) -> None:
+        """``text`` is what happens now."""
+
+    def advance(self, amount: float, *, skipped: bool = False) -> None:
+        """``amount`` units are done; ``skipped`` if they were done in an earlier session."""
+
+
+def load_data(seed: int, device: str) -> Split:
+    """The digits of one seed on the device, where they stay: they are 0.7 MB."""
+    train, test = digits(seed)
+    return Split(
+        {name: values.to(device) for name, values in train.items()},
+        {name: values.to(device) for name, values in test.items()},
+    )
+
+
+def run_all(
+    config: Config, methods: Sequence[str], out: Path, listener: Listener
+) -> dict[Run, History]:
+    """Train what is not trained yet.
+
+    :returns: For every run its history: per epoch the training loss and the test metric of each
+        task, and for methods the number of conflicting steps and the mean cosines.
+    """
+    runs = config.runs(methods)
+    splits = {seed: load_data(seed, config.device) for seed in config.seeds}
+    steps = len(splits[config.seeds[0]].train["input"]) // config.batch_size
+    timing_work = sum((WARM_UP + ROUNDS) * _cost(run) for run in runs if run.seed == runs[0].seed)
+    listener.start(sum(steps * config.epochs * _cost(run) for run in runs) + timing_work)
+    return {run: _train(config, run, splits[run.seed], out, listener) for run in runs}
+
+
+def run_timing(config: Config, methods: Sequence[str], out: Path, listener: Listener) -> Timing:
+    """Time the steps, unless the folder holds the times of all these methods already.
+
+    A method that came later is not timed alone: its ratio to the plain sum needs both measured
+    together.
+    """
+    runs = [run for run in config.runs(methods) if run.seed == config.seeds[0]]
+    work = [_cost(run) for run in runs]
+    path = out / "timing.json"
+    stored: Timing | None = load_json(path)
+    if stored is not None and all(run.label in stored for run in runs):
+        listener.advance((WARM_UP + ROUNDS) * sum(work), skipped=True)
+        return stored
+    listener.describe("timing the steps, all methods in turn")
+    share = sum(work) / len(work)
+    with _fork(config):
+        split = load_data(config.seeds[0], config.device)
+        times = measure(config, methods, split, ROUNDS, lambda: listener.advance(share))
+    save_json(path, times)
+    return times
+
+
+def _train(config: Config, run: Run, split: Split, out: Path, listener: Listener) -> History:
+    """One run from its checkpoint, or from the start, to its last epoch."""
+    path = out / "checkpoints" / f"{run.name}.pt"
+    state = load_checkpoint(path, config.device)
+    steps = len(split.train["input"]) // config.batch_size
+    if state is not None:
+        listener.advance(state["epoch"] * steps * _cost(run), skipped=True)
+        if state["epoch"] >= config.epochs:
+            history: History = state["history"]
+            return history
+    with _fork(config):
+        trainer = Trainer(config, run, split)
+        if state is not None:
+            trainer.load_state_dict(state)
+        with Events(out / "tensorboard", run, trainer.epoch) as events:
+            while trainer.epoch < config.epochs:
+                listener.describe(
+                    f"{run.label}, seed {run.seed}, epoch {trainer.epoch + 1} of {config.epochs}"
+                )
+                trainer.train_epoch(lambda: listener.advance(_cost(run)))
+                save_checkpoint(path, _to_save(trainer, config))
+                events.log(trainer.history)
+    return trainer.history
+
+
+def _to_save(trainer: Trainer, config: Config) -> dict[str, Any]:
+    """The whole state, or of a finished run only what is of use later."""
+    state = trainer.state_dict()
+    if trainer.epoch < config.epochs:
+        return state
+    return {name: state[name] for name in ("epoch", "history", "model")}
+
+
+def _cost(run: Run) -> float:
+    """Rough work of a step, in backwards and forwards, so that the time left is about right."""
+    if run.method == SINGLE:
+        return 2.0
+    return 3.0 if run.method == PLAIN else 3.0 + len(run.tasks)
+
+
+def _fork(config: Config) -> Any:
+    """Leave the caller's random state as it was."""
+    device = torch.device(config.device)
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])

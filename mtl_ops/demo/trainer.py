@@ -1,0 +1,159 @@
+"""One training of one model, in epochs that can be saved and taken up again bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import MultiTaskOptimizer, methods
+from ..data import DIGITS_TASKS, Batch, Split
+from ..models import DigitsCNN
+from .config import PLAIN, SINGLE, Config, Run
+
+__all__ = ["History", "Trainer"]
+
+#: Per epoch and task (or pair of tasks); plain lists, so that JSON and checkpoints can hold it.
+History = dict[str, list[Any]]
+
+
+class Trainer:
+    """Model, optimizer, schedule, data order and the record of one run.
+
+    Draws from torch's global generator while it is built (initial weights); build it and train it
+    inside ``torch.random.fork_rng`` to leave the caller's generator alone.
+
+    :param config: Epochs, batch size, learning rate, device.
+    :param run: Method, seed and tasks.
+    :param split: The data, on the device already.
+    """
+
+    def __init__(self, config: Config, run: Run, split: Split) -> None:
+        self.config, self.run, self.split = config, run, split
+        torch.manual_seed(run.seed)
+        # Built on the CPU and then moved, so that every device starts from the same weights.
+        self.model = DigitsCNN(run.tasks).to(config.device)
+        inner = torch.optim.AdamW(self.model.parameters(), lr=config.learning_rate)
+        self.optimizer: torch.optim.Optimizer = inner
+        if run.method not in (SINGLE, PLAIN):
+            self.optimizer = MultiTaskOptimizer(inner, method=methods.get(run.method))
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, config.epochs)
+        self.order = torch.Generator().manual_seed(run.seed)
+        self.history: History = {"loss": [], "metric": [], "conflicts": [], "steps": []}
+        self.epoch = 0
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """One optimizer step; returns the losses before it."""
+        self.optimizer.zero_grad()
+        losses = self.model.losses(batch)
+        if isinstance(self.optimizer, MultiTaskOptimizer):
+            self.optimizer.backward(losses)
+        else:
+            total = torch.stack(list(losses.values())).sum()
+            total.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return losses
+
+    def batches(self) -> Iterator[Batch]:
+        """The train part in a new order, without the incomplete batch at the end.
+
+        A last batch of three images would have a say as loud as one of 64, and batch
+        normalisation statistics of three.
+        """
+        count = len(self.split.train["input"])
+        order = torch.randperm(count, generator=self.order).to(self.config.device)
+        for rows in order.split(self.config.batch_size)[: count // self.config.batch_size]:
+            yield {name: values[rows] for name, values in self.split.train.items()}
+
+    def train_epoch(self, on_step: Callable[[], None] = lambda: None) -> None:
+        """Train one epoch, evaluate on the test part, and add both to the history.
+
+        Figures stay on the device until the epoch is over, so that recording costs no
+        synchronisation in a step.
+        """
+        losses, cosines, weights = [], [], []
+        self.model.train()
+        for batch in self.batches():
+            values = self.step(batch)
+            losses.append(torch.stack([value.detach() for value in values.values()]))
+            if isinstance(self.optimizer, MultiTaskOptimizer):
+                report = self.optimizer.report
+                if report.cosines is not None:
+                    cosines.append(report.cosines.clone())
+                if report.weights is not None:
+                    weights.append(report.weights.mean(dim=0))
+            on_step()
+        self.schedule.step()
+        self.epoch += 1
+        self.history["steps"].append(len(losses))
+        self.history["loss"].append(torch.stack(losses).mean(dim=0).tolist())
+        self.history["metric"].append(list(self.evaluate().values()))
+        if cosines:
+            stacked = torch.stack(cosines)
+            self.history["conflicts"].append(conflicting(stacked))
+            self.history.setdefault("cosine", []).append(pair_means(stacked))
+        if weights:
+            self.history.setdefault("weight", []).append(torch.stack(weights).mean(0).tolist())
+
+    @torch.no_grad()
+    def evaluate(self) -> dict[str, float]:
+        """Each task's metric on the whole test part."""
+        self.model.eval()
+        outputs = self.model(self.split.test["input"])
+        return {
+            task: DIGITS_TASKS[task].score(outputs[task], self.split.test[task]).item()
+            for task in self.run.tasks
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the rest of the training depends on, in types that ``weights_only`` loads."""
+        state = {
+            "epoch": self.epoch,
+            "history": self.history,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "order": self.order.get_state(),
+            "rng": torch.get_rng_state(),
+        }
+        if torch.device(self.config.device).type == "cuda":
+            state["cuda_rng"] = torch.cuda.get_rng_state(self.config.device)
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue exactly where :meth:`state_dict` was taken."""
+        self.epoch, self.history = state["epoch"], state["history"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        # Generators want their state on the CPU, wherever the checkpoint was mapped to.
+        self.order.set_state(state["order"].cpu())
+        torch.set_rng_state(state["rng"].cpu())
+        if "cuda_rng" in state:
+            torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.config.device)
+
+
+def conflicting(cosines: Tensor) -> int:
+    """Number of steps in which any two tasks' gradients point apart.
+
+    :param cosines: ``(steps, T, T)``; a NaN (a task without a gradient) is no conflict.
+    """
+    rows, columns = _pairs(cosines)
+    return int((cosines[:, rows, columns] < 0).any(dim=1).sum())
+
+
+def pair_means(cosines: Tensor) -> list[float]:
+    """Mean cosine of each pair of tasks over the steps, in the order (0,1), (0,2), ..., (1,2), ...
+
+    :param cosines: ``(steps, T, T)``.
+    """
+    rows, columns = _pairs(cosines)
+    means: list[float] = cosines[:, rows, columns].nanmean(dim=0).tolist()
+    return means
+
+
+def _pairs(cosines: Tensor) -> tuple[Tensor, Tensor]:
+    rows, columns = torch.triu_indices(cosines.shape[-1], cosines.shape[-1], offset=1)
+    return rows, columns

@@ -1,0 +1,382 @@
+"""Builds `mtl_ops._C`: the CPU kernels always, the CUDA kernels when torch is a CUDA build and nvcc is there.
+
+MTL_OPS_CUDA=0|1      leave the CUDA kernels out, or insist on them
+TORCH_CUDA_ARCH_LIST  their architectures, as in "8.0;9.0+PTX" (the default)
+CUDA_HOME             the CUDA toolkit; otherwise the nvcc on PATH, then /usr/local/cuda
+MAX_JOBS              compilers running at a time
+CXX, CXXFLAGS, LDFLAGS  as ever
+
+The extension uses the LibTorch stable ABI, so a module built with one torch serves every torch from 2.10 on.  What can go wrong
+is checked before anything is compiled, and ends in one sentence (a `BuildError` is a `SystemExit`: no traceback).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import setuptools
+from setuptools.command.build_ext import build_ext
+from setuptools.command.dist_info import dist_info
+
+ROOT = Path(__file__).resolve().parent
+MIN_SETUPTOOLS = 77  # the first to read `license = "MIT"` in pyproject.toml
+MIN_TORCH = (2, 10)
+DEFAULT_ARCHS = "8.0;9.0+PTX"
+CHECKED_ARCHS = "8.0;9.0"  # what `compile_cuda` compiles for
+# no -march: the SIMD level is chosen at run time
+CXX_FLAGS = "-std=c++20 -O3 -DNDEBUG -fPIC -fvisibility=hidden -Wall -Wextra -Wno-psabi".split()
+NVCC_FLAGS = "-std=c++20 -O3 -DNDEBUG -Xcompiler -fPIC,-fvisibility=hidden,-Wall -DUSE_CUDA".split()
+STABLE_ABI = f"-DTORCH_TARGET_VERSION=0x{MIN_TORCH[0]:02x}{MIN_TORCH[1]:02x}000000000000"
+
+
+class BuildError(SystemExit):
+    """Ends the build with one sentence."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(f"mtl_ops: {message}")
+
+
+# ---- what can go wrong, each checked by one function -----------------------------------------------------------------
+
+
+class Torch(NamedTuple):
+    version: str
+    cuda: str | None
+    root: Path
+
+
+def check_setuptools(version: str = setuptools.__version__) -> None:
+    if int(version.split(".")[0]) < MIN_SETUPTOOLS:
+        raise BuildError(
+            f"setuptools {MIN_SETUPTOOLS} or newer should be installed. Found {version}. "
+            f'Run `pip install "setuptools>={MIN_SETUPTOOLS}"`.'
+        )
+
+
+def import_torch() -> ModuleType:
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise BuildError(f"torch is installed but does not import: {error}.") from None
+        raise BuildError(
+            "torch is not installed in the Python that builds (pip's isolated build environment never has it, and would "
+            "fetch another torch than yours). Run `pip install torch`, then `pip install --no-build-isolation .`"
+        ) from None
+    except (ImportError, OSError) as error:
+        raise BuildError(f"torch is installed but does not import: {error}.") from None
+    return torch
+
+
+def check_torch() -> Torch:
+    """The torch to build against."""
+    torch = import_torch()
+    found = re.match(r"(\d+)\.(\d+)", torch.__version__)
+    if not found or tuple(map(int, found.groups())) < MIN_TORCH:
+        needed = ".".join(map(str, MIN_TORCH))
+        raise BuildError(
+            f"torch should be {needed} or newer. Found torch {torch.__version__}. "
+            f'Run `pip install --upgrade "torch>={needed}"`.'
+        )
+    return Torch(torch.__version__, torch.version.cuda, Path(torch.__file__).parent)
+
+
+def find_compiler(env: Mapping[str, str] = os.environ) -> list[str]:
+    """The words that call the C++ compiler: CXX, or the first of c++, g++, clang++ on PATH."""
+    if env.get("CXX"):
+        return shlex.split(env["CXX"])
+    for name in ("c++", "g++", "clang++"):
+        if shutil.which(name, path=env.get("PATH")):
+            return [name]
+    raise BuildError(
+        "no C++ compiler was found. Install g++ 11 or newer (`apt install g++`, `dnf install gcc-c++`, "
+        "`xcode-select --install`), or name one in the environment variable CXX."
+    )
+
+
+def check_compiler(compiler: Sequence[str]) -> str:
+    """The compiler's name and version; the compiler should know C++20."""
+    probe = "#include <concepts>\n#include <span>\nstatic_assert(std::integral<int>);\n"
+    advice = "Install g++ 11 or clang 14 or newer, or name one in the environment variable CXX."
+    command = [*compiler, "-std=c++20", "-fsyntax-only", "-x", "c++", "-"]
+    try:
+        done = subprocess.run(command, input=probe, capture_output=True, text=True)
+        version = subprocess.run([*compiler, "--version"], capture_output=True, text=True)
+    except OSError as error:
+        raise BuildError(
+            f"the C++ compiler `{shlex.join(compiler)}` does not run ({error.strerror}). {advice}"
+        ) from None
+    first_line = version.stdout.partition("\n")[0]
+    if done.returncode:
+        found = f" ({first_line})" if first_line else ""
+        raise BuildError(
+            f"the C++ compiler `{shlex.join(compiler)}`{found} does not compile C++20. {advice}"
+        )
+    return first_line
+
+
+def find_nvcc(env: Mapping[str, str] = os.environ) -> Path | None:
+    home = env.get("CUDA_HOME") or env.get("CUDA_PATH")
+    if home:
+        candidates = [Path(home, "bin", "nvcc")]
+    else:
+        on_path = shutil.which("nvcc", path=env.get("PATH"))
+        candidates = [Path(on_path)] if on_path else [Path("/usr/local/cuda/bin/nvcc")]
+    return next((path for path in candidates if os.access(path, os.X_OK)), None)
+
+
+def nvcc_version(nvcc: Path) -> str:
+    done = subprocess.run([nvcc, "--version"], capture_output=True, text=True)
+    found = re.search(r"release (\d+\.\d+)", done.stdout)
+    if not found:
+        raise BuildError(f"`{nvcc} --version` does not tell its version: {done.stdout + done.stderr}")
+    return found.group(1)
+
+
+def check_cuda(
+    torch: Torch, nvcc: Path | None, version: str | None, forced: str | None
+) -> tuple[bool, str]:
+    """Whether to build the CUDA kernels, and why not. `forced` is MTL_OPS_CUDA, `version` is nvcc's."""
+    if forced not in (None, "", "0", "1"):
+        raise BuildError(f"MTL_OPS_CUDA should be 0 or 1. Found `MTL_OPS_CUDA={forced}`.")
+    if forced == "0":
+        return False, "MTL_OPS_CUDA=0"
+    if torch.cuda is None:
+        if forced == "1":
+            raise BuildError(
+                f"MTL_OPS_CUDA=1, but torch {torch.version} is built without CUDA. Install a CUDA build of torch "
+                "(https://pytorch.org/get-started/locally), or leave MTL_OPS_CUDA out."
+            )
+        return False, "torch is built without CUDA"
+    if nvcc is None or version is None:
+        if forced == "1":
+            raise BuildError(
+                f"MTL_OPS_CUDA=1, but nvcc was not found. Install the CUDA toolkit {torch.cuda}, put its nvcc on PATH or "
+                "set CUDA_HOME, or leave MTL_OPS_CUDA out."
+            )
+        return False, "nvcc was not found"
+    if version.split(".")[0] != torch.cuda.split(".")[0]:
+        raise BuildError(
+            f"nvcc is of CUDA {version}, but torch {torch.version} is built with CUDA {torch.cuda}: the major versions "
+            f"should agree. Set CUDA_HOME to a CUDA {torch.cuda.split('.')[0]} toolkit, or build without CUDA kernels "
+            "with MTL_OPS_CUDA=0."
+        )
+    return True, ""
+
+
+def parse_archs(text: str) -> list[str]:
+    """TORCH_CUDA_ARCH_LIST ("8.0;9.0+PTX", or with blanks) as nvcc's -gencode arguments."""
+    flags = []
+    for arch in re.split(r"[;,\s]+", text.strip("; ")):
+        found = re.fullmatch(r"(\d+)\.(\d[af]?)(\+PTX)?", arch)
+        if not found:
+            raise BuildError(
+                f'TORCH_CUDA_ARCH_LIST should be like "{DEFAULT_ARCHS}". Found `TORCH_CUDA_ARCH_LIST={text}`.'
+            )
+        number = found.group(1) + found.group(2)
+        flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
+        if found.group(3):
+            flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
+    return flags
+
+
+def max_jobs(env: Mapping[str, str] = os.environ) -> int:
+    text = env.get("MAX_JOBS")
+    if not text:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not text.isdecimal() or int(text) < 1:
+        raise BuildError(f"MAX_JOBS should be a positive integer. Found `MAX_JOBS={text}`.")
+    return int(text)
+
+
+# ---- commands --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command that makes one file; a compiler's `depfile` lists the headers it read."""
+
+    output: Path
+    inputs: tuple[Path, ...]
+    command: list[str]
+    depfile: Path | None = None
+
+
+def include_flags(torch: Torch) -> list[str]:
+    # As system headers: their warnings are not ours.  pybind11's headers come with torch.
+    include = torch.root / "include"
+    headers = [include, include / "torch/csrc/api/include", sysconfig.get_path("include")]
+    return [flag for path in headers for flag in ("-isystem", str(path))]
+
+
+def portable_paths(torch: Torch) -> list[str]:
+    """Keeps this machine's paths out of the binary (torch's checks store __FILE__)."""
+    python = sysconfig.get_path("include")
+    return [f"-ffile-prefix-map={path}/=" for path in (torch.root.parent, python, ROOT)]
+
+
+def compile_cxx(source: Path, objects: Path, compiler: Sequence[str], flags: Sequence[str]) -> Step:
+    output = objects / (str(source).replace("/", ".") + ".o")
+    depfile = output.with_suffix(".d")
+    depend = ["-MD", "-MF", str(depfile)]
+    command = [*compiler, *flags, *depend, "-c", str(source), "-o", str(output)]
+    return Step(output, (source,), command, depfile)
+
+
+def compile_cuda(source: Path, objects: Path, nvcc: Path, torch: Torch, archs: str) -> Step:
+    host = ["-ccbin", find_compiler()[-1]] if os.environ.get("CXX") else []
+    paths = ["-Xcompiler", ",".join(portable_paths(torch))]
+    flags = [*host, *NVCC_FLAGS, STABLE_ABI, *paths, *parse_archs(archs), *include_flags(torch)]
+    return compile_cxx(source, objects, [str(nvcc)], flags)
+
+
+def link(objects: Sequence[Path], output: Path, torch: Torch, compiler: Sequence[str], nvcc: Path | None) -> Step:
+    libraries = [f"-L{torch.root / 'lib'}", "-ltorch_cpu", "-lc10"]
+    extra = shlex.split(os.environ.get("LDFLAGS", ""))
+    if nvcc:  # nvcc knows where cudart is; shared, so that it is torch's own
+        command = [str(nvcc), "-shared", "-cudart", "shared"]
+        libraries.append("-ltorch_cuda")
+    elif sys.platform == "darwin":
+        command = [*compiler, "-bundle", "-undefined", "dynamic_lookup"]
+    else:
+        command = [*compiler, "-shared"]
+    command += [*map(str, objects), *libraries, *extra, "-o", str(output)]
+    return Step(output, tuple(objects), command)
+
+
+def sources(*patterns: str) -> list[Path]:
+    return sorted(path.relative_to(ROOT) for pattern in patterns for path in ROOT.glob(pattern))
+
+
+def write_ninja(steps: Sequence[Step], path: Path) -> None:
+    def escape(text: object) -> str:
+        return re.sub(r"([ :$])", r"$\1", str(text))
+
+    lines = [f"builddir = {path.parent}"]  # where ninja keeps its log
+    for number, step in enumerate(steps):
+        lines += [f"rule r{number}", "  command = " + shlex.join(step.command).replace("$", "$$")]
+        lines += [f"  description = {step.output.name}"]
+        if step.depfile:
+            lines += [f"  depfile = {step.depfile}", "  deps = gcc"]
+        inputs = " ".join(map(escape, step.inputs))
+        lines += [f"build {escape(step.output)}: r{number} {inputs}"]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def find_ninja() -> str | None:
+    try:
+        import ninja
+    except ImportError:
+        return shutil.which("ninja")
+    return str(Path(ninja.BIN_DIR, "ninja"))
+
+
+def run_steps(steps: Sequence[Step], objects: Path) -> None:
+    """Runs what is out of date through ninja; without ninja runs everything (all but the last step at the same time)."""
+    objects.mkdir(parents=True, exist_ok=True)
+    ninja = find_ninja()
+    if ninja:
+        write_ninja(steps, objects / "build.ninja")
+        codes = [subprocess.call([ninja, "-f", str(objects / "build.ninja"), f"-j{max_jobs()}"], cwd=ROOT)]
+    else:
+        with ThreadPoolExecutor(max_jobs()) as pool:
+            codes = list(pool.map(lambda step: subprocess.call(step.command, cwd=ROOT), steps[:-1]))
+        codes += [] if any(codes) else [subprocess.call(steps[-1].command, cwd=ROOT)]
+    if any(codes):
+        raise BuildError("compiling failed; the compiler's message is above.")
+
+
+# ---- setuptools ------------------------------------------------------------------------------------------------------
+
+
+class CheckedDistInfo(dist_info):  # type: ignore[misc]
+    """Asks for torch before pip fetches the dependencies, not after: one of them is torch."""
+
+    def run(self) -> None:
+        check_torch()
+        super().run()
+
+
+class NinjaBuild(build_ext):  # type: ignore[misc]
+    def build_extension(self, ext: setuptools.Extension) -> None:
+        if sys.platform not in ("linux", "darwin"):
+            raise BuildError(f"Linux and macOS are supported (on Windows, use WSL). Found {sys.platform}.")
+        torch = check_torch()
+        compiler = find_compiler()
+        compiler_version = check_compiler(compiler)
+        nvcc = find_nvcc() if torch.cuda else None
+        version = nvcc_version(nvcc) if nvcc else None
+        with_cuda, reason = check_cuda(torch, nvcc, version, os.environ.get("MTL_OPS_CUDA"))
+        print(f"mtl_ops: torch {torch.version}, {compiler_version}", end=", ")
+        print(f"nvcc {version}" if with_cuda else f"no CUDA kernels ({reason})", flush=True)
+
+        archs = os.environ.get("TORCH_CUDA_ARCH_LIST") or DEFAULT_ARCHS
+        facts = {
+            "VERSION": self.distribution.get_version(),
+            "COMPILER": compiler_version,
+            "TORCH": torch.version,
+            "CUDA": version if with_cuda else "",
+            "CUDA_ARCHS": archs if with_cuda else "",
+        }
+        objects = Path("build", f"{sys.implementation.cache_tag}-{'cuda' if with_cuda else 'cpu'}")
+        flags = [*CXX_FLAGS, STABLE_ABI, *portable_paths(torch), *include_flags(torch)]
+        flags += shlex.split(os.environ.get("CXXFLAGS", ""))
+        steps = []
+        for source in sources("csrc/*.cpp", "csrc/cpu/*.cpp"):
+            about = [f"-DMTL_OPS_{name}={json.dumps(fact)}" for name, fact in facts.items()]
+            own = about if source.name == "module.cpp" else []
+            steps.append(compile_cxx(source, objects, compiler, flags + own))
+        if with_cuda and nvcc:
+            steps += [compile_cuda(s, objects, nvcc, torch, archs) for s in sources("csrc/cuda/*.cu")]
+        library = objects / Path(self.get_ext_filename(ext.name)).name
+        compiled = [step.output for step in steps]
+        steps.append(link(compiled, library, torch, compiler, nvcc if with_cuda else None))
+        run_steps(steps, ROOT / objects)
+        target = Path(self.get_ext_fullpath(ext.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # a running Python keeps the old file
+        target.unlink(missing_ok=True)
+        shutil.copy2(ROOT / library, target)
+
+
+class CompileCuda(setuptools.Command):
+    """Compiles the CUDA sources for sm_80 and sm_90 and throws nothing away; needs nvcc, but no GPU and no CUDA torch."""
+
+    description = "check that the CUDA sources compile"
+    user_options: list[tuple[str, str | None, str]] = []  # noqa: RUF012
+
+    def initialize_options(self) -> None: ...
+
+    def finalize_options(self) -> None: ...
+
+    def run(self) -> None:
+        nvcc = find_nvcc()
+        found = sources("csrc/cuda/*.cu")
+        if nvcc is None:
+            print("nvcc not found: CUDA sources not compiled")
+        elif found:
+            objects = Path("build", "compile_cuda")
+            run_steps(
+                [compile_cuda(s, objects, nvcc, check_torch(), CHECKED_ARCHS) for s in found], ROOT / objects
+            )
+
+
+if __name__ == "__main__":
+    check_setuptools()
+    setuptools.setup(
+        ext_modules=[setuptools.Extension("mtl_ops._C", sources=[])],
+        cmdclass={"build_ext": NinjaBuild, "dist_info": CheckedDistInfo, "compile_cuda": CompileCuda},
+    )
