@@ -4,13 +4,11 @@
 
 #include <pybind11/pybind11.h>
 
+#include "cpu/simd.h"
+
 #if defined(__cplusplus) && __cplusplus < 202002L
 #error "mtl_ops is C++20"
 #endif
-
-namespace mtl_ops::cpu {
-const char* simd_level();  // csrc/cpu/simd.h
-}
 
 PYBIND11_MODULE(_C, m) {
   m.attr("version") = MTL_OPS_VERSION;
