@@ -6,8 +6,9 @@ CUDA_HOME             the CUDA toolkit; otherwise the nvcc on PATH, then /usr/lo
 MAX_JOBS              compilers running at a time
 CXX, CXXFLAGS, LDFLAGS  as ever
 
-The extension uses the LibTorch stable ABI, so a module built with one torch serves every torch from 2.10 on.  What can go wrong
-is checked before anything is compiled, and ends in one sentence (a `BuildError` is a `SystemExit`: no traceback).
+The extension uses the LibTorch stable ABI, so a module built with one torch serves every torch from 2.10 on.  What can
+go wrong is checked before anything is compiled, and ends in one sentence (a `BuildError` is a `SystemExit`: no
+traceback).
 """
 
 from __future__ import annotations
@@ -37,8 +38,24 @@ MIN_TORCH = (2, 10)
 DEFAULT_ARCHS = "8.0;9.0+PTX"
 CHECKED_ARCHS = "8.0;9.0"  # what `compile_cuda` compiles for
 # no -march: the SIMD level is chosen at run time
-CXX_FLAGS = "-std=c++20 -O3 -DNDEBUG -fPIC -fvisibility=hidden -Wall -Wextra -Wno-psabi".split()
-NVCC_FLAGS = "-std=c++20 -O3 -DNDEBUG -Xcompiler -fPIC,-fvisibility=hidden,-Wall -DUSE_CUDA".split()
+CXX_FLAGS = [
+    "-std=c++20",
+    "-O3",
+    "-DNDEBUG",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wextra",
+    "-Wno-psabi",
+]
+NVCC_FLAGS = [
+    "-std=c++20",
+    "-O3",
+    "-DNDEBUG",
+    "-Xcompiler",
+    "-fPIC,-fvisibility=hidden,-Wall",
+    "-DUSE_CUDA",
+]
 STABLE_ABI = f"-DTORCH_TARGET_VERSION=0x{MIN_TORCH[0]:02x}{MIN_TORCH[1]:02x}000000000000"
 
 
@@ -49,7 +66,7 @@ class BuildError(SystemExit):
         super().__init__(f"mtl_ops: {message}")
 
 
-# ---- what can go wrong, each checked by one function -----------------------------------------------------------------
+# ---- what can go wrong, each checked by one function -------------------------------------------
 
 
 class Torch(NamedTuple):
@@ -73,8 +90,8 @@ def import_torch() -> ModuleType:
         if error.name != "torch":
             raise BuildError(f"torch is installed but does not import: {error}.") from None
         raise BuildError(
-            "torch is not installed in the Python that builds (pip's isolated build environment never has it, and would "
-            "fetch another torch than yours). Run `pip install torch`, then `pip install --no-build-isolation .`"
+            "torch is not installed in the Python that builds (pip's isolated build environment never has it, and "
+            "would fetch another torch than yours). Run `pip install torch`, then `pip install --no-build-isolation .`"
         ) from None
     except (ImportError, OSError) as error:
         raise BuildError(f"torch is installed but does not import: {error}.") from None
@@ -142,7 +159,9 @@ def nvcc_version(nvcc: Path) -> str:
     done = subprocess.run([nvcc, "--version"], capture_output=True, text=True)
     found = re.search(r"release (\d+\.\d+)", done.stdout)
     if not found:
-        raise BuildError(f"`{nvcc} --version` does not tell its version: {done.stdout + done.stderr}")
+        raise BuildError(
+            f"`{nvcc} --version` does not tell its version: {done.stdout + done.stderr}"
+        )
     return found.group(1)
 
 
@@ -164,8 +183,8 @@ def check_cuda(
     if nvcc is None or version is None:
         if forced == "1":
             raise BuildError(
-                f"MTL_OPS_CUDA=1, but nvcc was not found. Install the CUDA toolkit {torch.cuda}, put its nvcc on PATH or "
-                "set CUDA_HOME, or leave MTL_OPS_CUDA out."
+                f"MTL_OPS_CUDA=1, but nvcc was not found. Install the CUDA toolkit {torch.cuda}, put its nvcc on PATH "
+                "or set CUDA_HOME, or leave MTL_OPS_CUDA out."
             )
         return False, "nvcc was not found"
     if version.split(".")[0] != torch.cuda.split(".")[0]:
@@ -196,13 +215,17 @@ def parse_archs(text: str) -> list[str]:
 def max_jobs(env: Mapping[str, str] = os.environ) -> int:
     text = env.get("MAX_JOBS")
     if not text:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return (
+            len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1
+        )
     if not text.isdecimal() or int(text) < 1:
         raise BuildError(f"MAX_JOBS should be a positive integer. Found `MAX_JOBS={text}`.")
     return int(text)
 
 
-# ---- commands --------------------------------------------------------------------------------------------------------
+# ---- commands ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -243,7 +266,9 @@ def compile_cuda(source: Path, objects: Path, nvcc: Path, torch: Torch, archs: s
     return compile_cxx(source, objects, [str(nvcc)], flags)
 
 
-def link(objects: Sequence[Path], output: Path, torch: Torch, compiler: Sequence[str], nvcc: Path | None) -> Step:
+def link(
+    objects: Sequence[Path], output: Path, torch: Torch, compiler: Sequence[str], nvcc: Path | None
+) -> Step:
     libraries = [f"-L{torch.root / 'lib'}", "-ltorch_cpu", "-lc10"]
     extra = shlex.split(os.environ.get("LDFLAGS", ""))
     if nvcc:  # nvcc knows where cudart is; shared, so that it is torch's own
@@ -285,12 +310,16 @@ def find_ninja() -> str | None:
 
 
 def run_steps(steps: Sequence[Step], objects: Path) -> None:
-    """Runs what is out of date through ninja; without ninja runs everything (all but the last step at the same time)."""
+    """Runs what is out of date through ninja; without ninja runs everything, the last step last."""
     objects.mkdir(parents=True, exist_ok=True)
     ninja = find_ninja()
     if ninja:
         write_ninja(steps, objects / "build.ninja")
-        codes = [subprocess.call([ninja, "-f", str(objects / "build.ninja"), f"-j{max_jobs()}"], cwd=ROOT)]
+        codes = [
+            subprocess.call(
+                [ninja, "-f", str(objects / "build.ninja"), f"-j{max_jobs()}"], cwd=ROOT
+            )
+        ]
     else:
         with ThreadPoolExecutor(max_jobs()) as pool:
             codes = list(pool.map(lambda step: subprocess.call(step.command, cwd=ROOT), steps[:-1]))
@@ -299,7 +328,7 @@ def run_steps(steps: Sequence[Step], objects: Path) -> None:
         raise BuildError("compiling failed; the compiler's message is above.")
 
 
-# ---- setuptools ------------------------------------------------------------------------------------------------------
+# ---- setuptools --------------------------------------------------------------------------------
 
 
 class CheckedDistInfo(dist_info):  # type: ignore[misc]
@@ -313,7 +342,9 @@ class CheckedDistInfo(dist_info):  # type: ignore[misc]
 class NinjaBuild(build_ext):  # type: ignore[misc]
     def build_extension(self, ext: setuptools.Extension) -> None:
         if sys.platform not in ("linux", "darwin"):
-            raise BuildError(f"Linux and macOS are supported (on Windows, use WSL). Found {sys.platform}.")
+            raise BuildError(
+                f"Linux and macOS are supported (on Windows, use WSL). Found {sys.platform}."
+            )
         torch = check_torch()
         compiler = find_compiler()
         compiler_version = check_compiler(compiler)
@@ -340,7 +371,9 @@ class NinjaBuild(build_ext):  # type: ignore[misc]
             own = about if source.name == "module.cpp" else []
             steps.append(compile_cxx(source, objects, compiler, flags + own))
         if with_cuda and nvcc:
-            steps += [compile_cuda(s, objects, nvcc, torch, archs) for s in sources("csrc/cuda/*.cu")]
+            steps += [
+                compile_cuda(s, objects, nvcc, torch, archs) for s in sources("csrc/cuda/*.cu")
+            ]
         library = objects / Path(self.get_ext_filename(ext.name)).name
         compiled = [step.output for step in steps]
         steps.append(link(compiled, library, torch, compiler, nvcc if with_cuda else None))
@@ -353,7 +386,7 @@ class NinjaBuild(build_ext):  # type: ignore[misc]
 
 
 class CompileCuda(setuptools.Command):
-    """Compiles the CUDA sources for sm_80 and sm_90 and throws nothing away; needs nvcc, but no GPU and no CUDA torch."""
+    """Compiles the CUDA sources for sm_80 and sm_90; needs nvcc, but no GPU and no CUDA build of torch."""
 
     description = "check that the CUDA sources compile"
     user_options: list[tuple[str, str | None, str]] = []  # noqa: RUF012
@@ -370,7 +403,8 @@ class CompileCuda(setuptools.Command):
         elif found:
             objects = Path("build", "compile_cuda")
             run_steps(
-                [compile_cuda(s, objects, nvcc, check_torch(), CHECKED_ARCHS) for s in found], ROOT / objects
+                [compile_cuda(s, objects, nvcc, check_torch(), CHECKED_ARCHS) for s in found],
+                ROOT / objects,
             )
 
 
@@ -378,5 +412,9 @@ if __name__ == "__main__":
     check_setuptools()
     setuptools.setup(
         ext_modules=[setuptools.Extension("mtl_ops._C", sources=[])],
-        cmdclass={"build_ext": NinjaBuild, "dist_info": CheckedDistInfo, "compile_cuda": CompileCuda},
+        cmdclass={
+            "build_ext": NinjaBuild,
+            "dist_info": CheckedDistInfo,
+            "compile_cuda": CompileCuda,
+        },
     )

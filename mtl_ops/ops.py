@@ -25,14 +25,8 @@ __all__ = [
     "Rows",
     "gram",
     "merge_",
-    "solve_cagrad",
-    "solve_dualproj",
     "solve_mean",
-    "solve_mgda",
-    "solve_mgda_frank_wolfe",
-    "solve_pcgrad",
     "solve_sum",
-    "solve_upgrad",
     "task_scales",
 ]
 
@@ -171,7 +165,7 @@ def merge_(
     return result
 
 
-# ---- solvers: (S, T, T) Gram matrices to (S, T) weights, w = s ∘ method(s G s) ----------------------------------
+# ---- solvers: (S, T, T) Gram matrices to (S, T) weights, w = s ∘ method(s G s) -----------------
 
 
 class _Solver(_Operator):

@@ -21,6 +21,7 @@ class Method(ABC):
     Attributes:
         needs: What the weights depend on: ``"gram"`` (one backward for each task), or ``"losses"``
             (one backward for all).
+        uses_losses: Whether :meth:`weights` looks at the losses; they are not gathered otherwise.
         state_names: Attributes that are the method's memory: tensors, numbers, or ``None`` before
             the first call.
         generator: Where random numbers come from; ``None`` for the device's default generator.
@@ -39,6 +40,7 @@ class Method(ABC):
     name: ClassVar[str] = ""
     needs: ClassVar[Literal["gram", "losses", "coordinates"]] = "gram"
     state_names: ClassVar[tuple[str, ...]] = ()
+    uses_losses: bool = True
     generator: torch.Generator | None = None
 
     @abstractmethod
@@ -93,6 +95,10 @@ class Method(ABC):
         for name, value in state.items():
             setattr(self, name, value.clone() if isinstance(value, Tensor) else value)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A generator has no copy of its own; who gave it to the method gives it to the copy, too.
+        return {name: value for name, value in vars(self).items() if name != "generator"}
+
     def reset(self) -> None:
         """Forgets everything, as if newly made."""
         for name in self.state_names:
@@ -106,6 +112,8 @@ class Method(ABC):
 
 class NativeMethod(Method):
     """A Gram method with a solver that leaves tasks out by itself: override :meth:`solve`."""
+
+    uses_losses: bool = False
 
     def weights(self, gram: Tensor | None, losses: Tensor | None = None, **given: Any) -> Tensor:
         """See :meth:`Method.weights`; ``given`` hands in what is otherwise drawn or remembered."""

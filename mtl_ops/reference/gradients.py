@@ -70,8 +70,10 @@ def merge_(
         square = torch.einsum("si,sij,sj->", weights, taken, weights)
         factor = torch.where(square <= max_norm**2, factor, max_norm / square.clamp(min=0).sqrt())
     for p, target in enumerate(out):
-        merged = target.detach().to(weights.dtype) if accumulate else torch.zeros_like(
-            target, dtype=weights.dtype
+        merged = (
+            target.detach().to(weights.dtype)
+            if accumulate
+            else torch.zeros_like(target, dtype=weights.dtype)
         )
         for t in range(tasks):
             row = rows[t * count + p]

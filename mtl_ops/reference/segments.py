@@ -42,7 +42,7 @@ def each_segment(
     on the CPU, because not every device has float64.
     """
 
-    def operator(gram: Tensor, scale: Tensor | None, *args: P.args, **kwargs: P.kwargs) -> Tensor:
+    def operator(gram: Tensor, scale: Tensor | None, /, *args: P.args, **kwargs: P.kwargs) -> Tensor:
         matrices = gram.detach().to("cpu", torch.float64)
         scales = torch.ones(matrices.shape[:2], dtype=torch.float64)
         if scale is not None:

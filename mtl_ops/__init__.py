@@ -1,0 +1,25 @@
+"""Merges the gradients of many tasks at the cost of a sum.
+
+:class:`MultiTaskOptimizer` wraps any ``torch.optim`` optimizer; :func:`backward` fills ``.grad`` for
+those who keep their own; :func:`merge` merges a plain matrix of gradients. :mod:`mtl_ops.methods`
+holds the methods, and :func:`build_info` says what was compiled.
+"""
+
+from . import methods
+from ._build import BuildInfo, __version__, build_info
+from .functional import backward, merge
+from .methods import Method
+from .optimizer import MultiTaskOptimizer
+from .report import Report
+
+__all__ = [
+    "BuildInfo",
+    "Method",
+    "MultiTaskOptimizer",
+    "Report",
+    "__version__",
+    "backward",
+    "build_info",
+    "merge",
+    "methods",
+]

@@ -1,0 +1,133 @@
+"""One backward of a multi-task step: losses to ``.grad``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .gradients import Tasks, differentiate, joint_backward, joint_gradient
+from .layout import find_layout
+from .merging import columns, merge_rows
+from .methods import Method
+from .methods.linear import Sum
+from .report import Report
+from .rules import Rules
+
+__all__ = ["fill_grads"]
+
+
+def fill_grads(
+    method: Method,
+    tasks: Tasks,
+    params: Sequence[Tensor],
+    task_weights: Sequence[float],
+    rules: Rules,
+    *,
+    sets: Sequence[int] | None = None,
+    shared: Sequence[bool] | None = None,
+    given: Mapping[str, Any] | None = None,
+    times_skipped: Tensor | None = None,
+    retain_graph: bool = False,
+) -> Report:
+    """Differentiates the losses, merges the gradients and adds the result to ``.grad``.
+
+    Args:
+        method: What weighs the tasks.
+        tasks: The losses.
+        params: P parameters that require a gradient.
+        task_weights: T numbers.
+        rules: Clipping, and what to do about gradients that are not finite.
+        sets: For each parameter, in which set it is merged if it is shared; ``None`` for one set.
+        shared: For each parameter whether it is shared; ``None`` to find out.
+        given: What the method otherwise draws or remembers.
+        times_skipped: ``(T,)`` int64, counts gradients that are not finite.
+        retain_graph: Keeps the graph for another backward.
+    """
+    weights = [
+        weight if loss is not None else 0.0
+        for weight, loss in zip(task_weights, tasks.losses, strict=True)
+    ]
+    if method.needs == "losses" and not rules.per_task:
+        report = _one_backward(method, tasks, params, weights, rules, given, retain_graph)
+    else:
+        rows = differentiate(tasks, params, retain_graph)
+        losses = tasks.values if method.uses_losses else None
+        report = _merge_into_grads(
+            method,
+            rows,
+            params,
+            weights,
+            rules,
+            sets=sets,
+            shared=shared,
+            losses=losses,
+            given=given,
+            times_skipped=times_skipped,
+            names=tasks.names,
+        )
+    detached = tuple(None if loss is None else loss.detach() for loss in tasks.losses)
+    return replace(report, _losses=detached)
+
+
+def _merge_into_grads(
+    method: Method,
+    rows: list[Tensor | None],
+    params: Sequence[Tensor],
+    weights: Sequence[float],
+    rules: Rules,
+    *,
+    sets: Sequence[int] | None = None,
+    shared: Sequence[bool] | None = None,
+    **rest: Any,
+) -> Report:
+    layout = find_layout(rows, len(weights), sets, shared)
+    reached: Sequence[Tensor] = params
+    if layout.kept is not None:
+        reached = [params[p] for p in layout.kept]
+        rows = columns(rows, len(params), layout.kept)
+    accumulate = any(param.grad is not None for param in reached)
+    if accumulate:
+        out = [torch.zeros_like(p) if p.grad is None else p.grad for p in reached]
+    else:
+        out = [torch.empty_like(param) for param in reached]
+    report = merge_rows(method, rows, out, weights, layout, rules, accumulate=accumulate, **rest)
+    for param, gradient in zip(reached, out, strict=True):
+        param.grad = gradient
+    return report
+
+
+def _one_backward(
+    method: Method,
+    tasks: Tasks,
+    params: Sequence[Tensor],
+    weights: Sequence[float],
+    rules: Rules,
+    given: Mapping[str, Any] | None,
+    retain_graph: bool,
+) -> Report:
+    """The gradient of the weighted sum; a task whose loss is not finite gets the weight 0.
+
+    There is no gradient of a single task, so only the sum can be checked and clipped: as the one
+    row of a problem with one task.
+    """
+    losses = tasks.values
+    factors = torch.tensor(weights, dtype=torch.float64, device=losses.device)
+    w = torch.where(
+        (factors != 0) & losses.isfinite(),
+        factors * method.weights(None, losses, **given or {}),
+        0.0,
+    )
+    clip_scale = joint = None
+    if rules.max_norm is None and rules.nonfinite in ("propagate", "skip_task"):
+        joint_backward(tasks, w, params, retain_graph)
+    else:
+        rows = joint_gradient(tasks, w, params, retain_graph)
+        report = _merge_into_grads(
+            Sum(), rows, params, [1.0], rules, names=("weighted sum of all",)
+        )
+        clip_scale, joint = report.clip_scale, report._gram
+    return Report(names=tasks.names, weights=w.unsqueeze(0), clip_scale=clip_scale, _joint=joint)

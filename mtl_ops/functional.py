@@ -1,0 +1,213 @@
+"""Merging without an optimizer: of a matrix, and of losses into ``.grad``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor
+
+from .engine import fill_grads
+from .gradients import Losses, read_losses
+from .layout import Layout
+from .merging import merge_rows
+from .methods import Method, resolve
+from .report import Report
+from .rules import Nonfinite, Rules, TaskWeights, read_task_weights
+
+__all__ = ["backward", "merge"]
+
+
+@overload
+def merge(
+    gradients: Tensor,
+    method: str | Method = ...,
+    *,
+    losses: Tensor | None = ...,
+    task_weights: TaskWeights | None = ...,
+    max_task_norm: float | None = ...,
+    clip_value: float | None = ...,
+    max_norm: float | None = ...,
+    nonfinite: Nonfinite = ...,
+    return_weights: Literal[False] = ...,
+    **given: Any,
+) -> Tensor: ...
+
+
+@overload
+def merge(
+    gradients: Tensor,
+    method: str | Method = ...,
+    *,
+    losses: Tensor | None = ...,
+    task_weights: TaskWeights | None = ...,
+    max_task_norm: float | None = ...,
+    clip_value: float | None = ...,
+    max_norm: float | None = ...,
+    nonfinite: Nonfinite = ...,
+    return_weights: Literal[True],
+    **given: Any,
+) -> tuple[Tensor, Tensor]: ...
+
+
+def merge(
+    gradients: Tensor,
+    method: str | Method = "upgrad",
+    *,
+    losses: Tensor | None = None,
+    task_weights: TaskWeights | None = None,
+    max_task_norm: float | None = None,
+    clip_value: float | None = None,
+    max_norm: float | None = None,
+    nonfinite: Nonfinite = "propagate",
+    return_weights: bool = False,
+    **given: Any,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Merges T gradients into one, ``d = Σ_t w_t g_t``.
+
+    Args:
+        gradients: ``(T, N)``, one gradient a row; float32, float64, bfloat16 or float16.
+        method: A name out of ``mtl_ops.methods.available()``, or a method.
+        losses: ``(T,)``, for methods that look at them.
+        task_weights: T factors of the gradients, or a function of the step (here 0) that returns
+            them; a task of weight 0 takes no part.
+        max_task_norm: Clips the norm of each gradient.
+        clip_value: Clamps each element to ``[-clip_value, clip_value]``.
+        max_norm: Clips the norm of the merged gradient.
+        nonfinite: ``"propagate"``: a gradient that is not finite makes the result NaN;
+            ``"skip_task"``: it is left out, unless no other is left; ``"raise"``: an error.
+            (``"skip_step"`` is as ``"propagate"`` here: there is no step.)
+        return_weights: Returns w as well.
+        **given: What the method otherwise draws or remembers, handed on to it.
+
+    Returns:
+        ``(N,)`` of the gradients' dtype and device; with ``return_weights`` also ``(T,)`` float64,
+        the clip by ``max_norm`` included.
+
+    Raises:
+        TypeError: If an argument has the wrong type, or weights are asked of a method without.
+        ValueError: If an argument is out of range.
+        RuntimeError: If a gradient is not finite and ``nonfinite="raise"``.
+
+    Example:
+        >>> import torch, mtl_ops
+        >>> mtl_ops.merge(torch.tensor([[1.0, 0.0], [-0.5, 0.5]]), "sum")
+        tensor([0.5000, 0.5000])
+    """
+    if not isinstance(gradients, Tensor):
+        raise TypeError(
+            f"Parameter `gradients` should be a tensor. Found {type(gradients).__name__}."
+        )
+    if gradients.dim() != 2 or len(gradients) == 0:
+        raise ValueError(
+            "Parameter `gradients` should have shape (T, N) with T at least 1. "
+            f"Found shape {tuple(gradients.shape)}."
+        )
+    if not gradients.is_floating_point():
+        raise TypeError(
+            f"Parameter `gradients` should be of a floating dtype. Found {gradients.dtype}."
+        )
+    tasks = len(gradients)
+    if losses is not None and (not isinstance(losses, Tensor) or losses.shape != (tasks,)):
+        found = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+        raise ValueError(
+            f"Parameter `losses` should be a tensor of shape ({tasks},). Found {found}."
+        )
+    weights = read_task_weights(task_weights, None, tasks, 0)
+    rules = Rules(max_task_norm, clip_value, max_norm, nonfinite)
+    chosen = resolve(method)
+    if return_weights and chosen.needs == "coordinates":
+        raise TypeError(
+            f"Parameter `return_weights` should be False for method {chosen.name!r}, "
+            "which works on single coordinates. Found True."
+        )
+    matrix = gradients.detach()
+    out = torch.empty_like(matrix[0])
+    report = merge_rows(
+        chosen,
+        matrix.unbind(),
+        [out],
+        weights,
+        Layout(None, (), 1, 1, (True,) * tasks),
+        rules,
+        losses=losses,
+        given=given,
+    )
+    if not return_weights:
+        return out
+    assert report.weights is not None
+    w = report.weights[0]
+    return out, w if report.clip_scale is None else w * report.clip_scale
+
+
+def backward(
+    losses: Losses,
+    params: Iterable[Tensor],
+    method: str | Method = "upgrad",
+    *,
+    task_weights: TaskWeights | None = None,
+    max_task_norm: float | None = None,
+    clip_value: float | None = None,
+    max_norm: float | None = None,
+    nonfinite: Nonfinite = "skip_task",
+    shared: Iterable[Tensor] | None = None,
+    retain_graph: bool = False,
+    **given: Any,
+) -> Report:
+    """Adds the merged gradient of several losses to the parameters' ``.grad``.
+
+    For those who keep their own optimizer; :class:`mtl_ops.MultiTaskOptimizer` does the same and
+    describes the arguments. A method that remembers things from step to step does so in the object
+    that is passed, so pass the same one every time.
+
+    Args:
+        losses: A dict by name, a sequence, or a ``(T,)`` tensor; ``None`` for an absent task.
+        params: The parameters to fill; those that require no gradient are left alone.
+        method: A name or a method.
+        task_weights: By name, in order, or a function of the step (here 0) that returns either.
+        max_task_norm: Clips the norm of each task's gradient.
+        clip_value: Clamps each element of each task's gradient.
+        max_norm: Clips the norm of what is added to ``.grad``.
+        nonfinite: ``"skip_task"``, ``"raise"`` or ``"propagate"``; ``"skip_step"`` is as
+            ``"propagate"`` here.
+        shared: The parameters to merge with the method, instead of those that two or more losses
+            reach.
+        retain_graph: Keeps the graph for another backward.
+        **given: What the method otherwise draws or remembers.
+
+    Returns:
+        What was measured and decided.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument is out of range.
+        RuntimeError: If the graph of a loss was freed, or if a gradient is not finite and
+            ``nonfinite="raise"``.
+
+    Example:
+        >>> import torch, mtl_ops
+        >>> x = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> report = mtl_ops.backward([x.sum(), (x - 1).square().sum()], [x], "sum")
+        >>> x.grad
+        tensor([1., 3.])
+    """
+    read = read_losses(losses)
+    if isinstance(params, Tensor):
+        raise TypeError("Parameter `params` should be an iterable of parameters. Found a tensor.")
+    owned = [param for param in params if param.requires_grad]
+    if not owned:
+        raise ValueError(
+            "Parameter `params` should hold a tensor that requires a gradient. Found none."
+        )
+    chosen = None if shared is None else {id(param) for param in shared}
+    return fill_grads(
+        resolve(method),
+        read,
+        owned,
+        read_task_weights(task_weights, read.names, len(read.losses), 0),
+        Rules(max_task_norm, clip_value, max_norm, nonfinite),
+        shared=None if chosen is None else [id(param) in chosen for param in owned],
+        given=given,
+        retain_graph=retain_graph,
+    )

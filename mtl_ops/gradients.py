@@ -1,0 +1,208 @@
+"""From losses to the gradients of each task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Losses", "Tasks", "differentiate", "joint_backward", "joint_gradient", "read_losses"]
+
+#: What a user may hand in: losses by name, in order, or as one tensor (T,).
+Losses = Mapping[str, Tensor | None] | Sequence[Tensor | None] | Tensor
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Losses in the order of the tasks; ``None`` for a task that is absent from this batch."""
+
+    names: tuple[str, ...] | None
+    losses: tuple[Tensor | None, ...]
+
+    def label(self, task: int) -> str:
+        """How messages name a task."""
+        return f"loss {self.names[task] if self.names else task!r}"
+
+    @property
+    def present(self) -> list[int]:
+        """Tasks that have a loss."""
+        return [t for t, loss in enumerate(self.losses) if loss is not None]
+
+    @property
+    def values(self) -> Tensor:
+        """``(T,)`` float64, detached; NaN for an absent task."""
+        some = next(loss for loss in self.losses if loss is not None)
+        absent = torch.full((), torch.nan, dtype=torch.float64, device=some.device)
+        return torch.stack(
+            [absent if loss is None else loss.detach().reshape(()).double() for loss in self.losses]
+        )
+
+
+def read_losses(losses: Losses, names: tuple[str, ...] | None = None) -> Tasks:
+    """Checks what the user handed in and puts it into the order of the tasks.
+
+    Args:
+        losses: A dict by name, a sequence, or a ``(T,)`` tensor; each loss a tensor of one element
+            that requires a gradient, or ``None``. A name that is missing is ``None``, too.
+        names: The tasks' names in order, if they are known already.
+
+    Raises:
+        TypeError: If ``losses``, or one of them, is something else.
+        ValueError: If a loss is not scalar or needs no gradient, if losses lie on different
+            devices, if there is none, or a name is unknown.
+    """
+    if isinstance(losses, Mapping):
+        if names is None:
+            names = tuple(losses)
+        unknown = [name for name in losses if name not in names]
+        if unknown:
+            raise ValueError(
+                f"Parameter `losses` should hold only the tasks {list(names)}, which were named first. "
+                f"Found {unknown[0]!r}."
+            )
+        tasks = Tasks(names, tuple(losses.get(name) for name in names))
+    elif isinstance(losses, Tensor):
+        if losses.dim() != 1:
+            raise ValueError(
+                "Parameter `losses` should be a dict, a sequence or a tensor of shape (T,). "
+                f"Found a tensor of shape {tuple(losses.shape)}."
+            )
+        tasks = Tasks(names, losses.unbind())
+    elif isinstance(losses, Sequence) and not isinstance(losses, (str, bytes)):
+        tasks = Tasks(names, tuple(losses))
+    else:
+        raise TypeError(
+            "Parameter `losses` should be a dict, a sequence or a tensor of shape (T,). "
+            f"Found {type(losses).__name__}."
+        )
+    if names is not None and len(tasks.losses) != len(names):
+        raise ValueError(
+            f"Parameter `losses` should hold {len(names)} losses, for {list(names)}. "
+            f"Found {len(tasks.losses)}."
+        )
+    _check(tasks)
+    return tasks
+
+
+def _check(tasks: Tasks) -> None:
+    present = tasks.present
+    if not present:
+        raise ValueError("Parameter `losses` should hold at least one loss. Found none.")
+    device = None
+    for t in present:
+        loss = tasks.losses[t]
+        if not isinstance(loss, Tensor):
+            raise TypeError(
+                f"Parameter `losses` should hold tensors. Found {tasks.label(t)} of type "
+                f"{type(loss).__name__}."
+            )
+        if loss.numel() != 1:
+            raise ValueError(
+                "Parameter `losses` should hold scalars. "
+                f"Found {tasks.label(t)} of shape {tuple(loss.shape)}."
+            )
+        if not loss.requires_grad:
+            raise ValueError(
+                "Parameter `losses` should hold tensors that require a gradient. "
+                f"Found {tasks.label(t)}, which does not."
+            )
+        if device is None:
+            device = loss.device
+        elif loss.device != device:
+            raise ValueError(
+                "Parameter `losses` should hold tensors on one device. "
+                f"Found {tasks.label(t)} on {loss.device} and another on {device}."
+            )
+
+
+def differentiate(
+    tasks: Tasks, params: Sequence[Tensor], retain_graph: bool = False
+) -> list[Tensor | None]:
+    """Gradients of each loss with respect to each parameter, one backward a loss.
+
+    The graph is freed by the last loss, unless ``retain_graph`` is set. Nothing is copied, and no
+    ``.grad`` is touched.
+
+    Returns:
+        ``T × P`` gradients, row-major; ``None`` where a loss does not reach a parameter.
+
+    Raises:
+        RuntimeError: If the graph of a loss was freed by an earlier backward.
+    """
+    rows: list[Tensor | None] = []
+    last = tasks.present[-1]
+    nothing = [None] * len(params)
+    for t, loss in enumerate(tasks.losses):
+        if loss is None:
+            rows += nothing
+            continue
+        try:
+            grads = torch.autograd.grad(
+                loss, params, retain_graph=retain_graph or t != last, allow_unused=True
+            )
+        except RuntimeError as error:
+            raise _explained(error, tasks.label(t)) from error
+        rows += grads
+    return [dense(row) for row in rows] if _any_sparse(rows) else rows
+
+
+def joint_gradient(
+    tasks: Tasks, weights: Tensor, params: Sequence[Tensor], retain_graph: bool = False
+) -> list[Tensor | None]:
+    """The gradient of ``Σ_t w_t L_t`` with respect to each parameter, in one backward."""
+    losses, factors = _weighted(tasks, weights)
+    try:
+        rows: Sequence[Tensor | None] = torch.autograd.grad(
+            losses, params, factors, retain_graph=retain_graph, allow_unused=True
+        )
+    except RuntimeError as error:
+        raise _explained(error, "one of them") from error
+    return [dense(row) for row in rows]
+
+
+def joint_backward(
+    tasks: Tasks, weights: Tensor, params: Sequence[Tensor], retain_graph: bool = False
+) -> None:
+    """Adds the gradient of ``Σ_t w_t L_t`` to ``.grad``, as ``torch.autograd.backward`` does."""
+    losses, factors = _weighted(tasks, weights)
+    try:
+        torch.autograd.backward(losses, factors, retain_graph=retain_graph, inputs=list(params))
+    except RuntimeError as error:
+        raise _explained(error, "one of them") from error
+
+
+def dense(row: Tensor | None) -> Tensor | None:
+    """A gradient that the kernels can read: sparse ones are filled in."""
+    return row if row is None or row.layout == torch.strided else row.to_dense()
+
+
+def _any_sparse(rows: Sequence[Tensor | None]) -> bool:
+    return any(row is not None and row.layout != torch.strided for row in rows)
+
+
+def _weighted(tasks: Tasks, weights: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """The losses that are there, and the factor of each in its own dtype and shape."""
+    losses = [loss for loss in tasks.losses if loss is not None]
+    factors = weights[tasks.present] if len(losses) < len(tasks.losses) else weights
+    return losses, [
+        factor.to(loss.dtype).reshape(loss.shape)
+        for factor, loss in zip(factors.unbind(), losses, strict=True)
+    ]
+
+
+def _explained(error: RuntimeError, label: str) -> RuntimeError:
+    """One sentence for what users run into; any other error as it is."""
+    text = str(error)
+    if "second time" in text:
+        return RuntimeError(
+            "Parameter `losses` should hold losses whose graph is still there. "
+            f"The graph of {label} was freed by an earlier backward; pass `retain_graph=True` to it."
+        )
+    if "donated buffer" in text:
+        return RuntimeError(
+            "Parameter `losses` should come from a model that can be differentiated once a task. It was compiled with "
+            "donated buffers: set `torch._functorch.config.donated_buffer = False` before it is compiled."
+        )
+    return error

@@ -1,0 +1,196 @@
+"""From per-task gradients to the merged gradient: measure, weigh, merge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import ops
+from .layout import Layout
+from .methods import CoordinateMethod, Method
+from .report import Report
+from .rules import Rules
+
+__all__ = ["columns", "merge_rows"]
+
+
+def merge_rows(
+    method: Method,
+    rows: Sequence[Tensor | None],
+    out: Sequence[Tensor],
+    task_weights: Sequence[float],
+    layout: Layout,
+    rules: Rules,
+    *,
+    losses: Tensor | None = None,
+    given: Mapping[str, Any] | None = None,
+    accumulate: bool = False,
+    times_skipped: Tensor | None = None,
+    names: tuple[str, ...] | None = None,
+) -> Report:
+    """Writes the merged gradient of the parameters that the layout keeps.
+
+    Args:
+        method: What weighs the tasks.
+        rows: ``T × P`` gradients.
+        out: P tensors to write to, of the gradients' shapes and dtypes.
+        task_weights: T numbers; 0 for a task that takes no part.
+        layout: Of the P parameters.
+        rules: Clipping, and what to do about gradients that are not finite.
+        losses: ``(T,)``, for methods that look at them.
+        given: What the method otherwise draws or remembers.
+        accumulate: Adds to ``out``.
+        times_skipped: ``(T,)`` int64, counts gradients that are not finite.
+        names: The tasks' names, for messages.
+
+    Raises:
+        RuntimeError: If a gradient is not finite and the rules say ``"raise"``.
+    """
+    tasks = len(task_weights)
+    factors = [
+        weight if part else 0.0
+        for part, weight in zip(layout.part, list(task_weights) * layout.total, strict=True)
+    ]
+    gram = scale = None
+    if method.needs == "gram" or rules != Rules() or times_skipped is not None:
+        gram = ops.gram(rows, tasks, layout.segments, rules.clip_value)
+        if rules.nonfinite == "raise":
+            _raise_if_nonfinite(gram, factors, names)
+        scale = ops.task_scales(
+            gram, factors, rules.max_task_norm, rules.nonfinite == "skip_task", times_skipped
+        )
+    else:
+        scale = torch.tensor(factors, dtype=torch.float64, device=out[0].device)
+        scale = scale.reshape(layout.total, tasks)
+    if isinstance(method, CoordinateMethod):
+        weights = None
+        clip_scale = _merge_coordinates(
+            method, rows, out, gram, scale, layout, rules, given or {}, accumulate
+        )
+    else:
+        weights = _weights(method, gram, scale, losses, layout.shared, given or {})
+        clip_scale = ops.merge_(
+            out,
+            rows,
+            weights,
+            gram if rules.max_norm is not None else None,
+            layout.segments,
+            rules.max_norm,
+            rules.clip_value,
+            accumulate,
+        )
+        weights = weights[: layout.shared]
+    return Report(
+        names=names,
+        weights=weights,
+        clip_scale=clip_scale if rules.max_norm is not None else None,
+        times_skipped=times_skipped,
+        _gram=gram,
+        _shared=layout.shared,
+        _part=tuple(factor != 0.0 for factor in factors),
+    )
+
+
+def _weights(
+    method: Method,
+    gram: Tensor | None,
+    scale: Tensor,
+    losses: Tensor | None,
+    shared: int,
+    given: Mapping[str, Any],
+) -> Tensor:
+    """``(total, T)``: the method's answer in the shared segments, the scales in the last one."""
+    if method.needs == "losses":
+        weights = method.weights(None, losses, **given)
+        return torch.where(scale != 0, scale * weights.to(scale.device), 0.0)
+    if shared == len(scale):
+        return method.solve(gram, scale, losses, **given)  # type: ignore[arg-type]
+    if shared == 0:
+        return scale
+    solved = method.solve(gram[:shared], scale[:shared], losses, **given)  # type: ignore[index]
+    return torch.cat([solved, scale[shared:]])
+
+
+def _raise_if_nonfinite(
+    gram: Tensor, factors: Sequence[float], names: tuple[str, ...] | None
+) -> None:
+    """The one place that waits for the device, because the user asked for an error."""
+    diagonal = gram.diagonal(dim1=1, dim2=2).tolist()
+    for segment, squares in enumerate(diagonal):
+        for t, square in enumerate(squares):
+            if factors[segment * len(squares) + t] != 0.0 and not abs(square) < float("inf"):
+                raise RuntimeError(
+                    f"The gradient of loss {names[t] if names else t!r} is not finite "
+                    "(`nonfinite = 'raise'`)."
+                )
+
+
+def _merge_coordinates(
+    method: CoordinateMethod,
+    rows: Sequence[Tensor | None],
+    out: Sequence[Tensor],
+    gram: Tensor | None,
+    scale: Tensor,
+    layout: Layout,
+    rules: Rules,
+    given: Mapping[str, Any],
+    accumulate: bool,
+) -> Tensor | None:
+    """As :func:`merge_rows` for a method that merges coordinate by coordinate.
+
+    Its merged norm is known only afterwards, so clipping it costs one more pass over the result.
+    """
+    if rules.max_norm is not None and accumulate:
+        fresh = [torch.empty_like(tensor) for tensor in out]
+        clip_scale = _merge_coordinates(
+            method, rows, fresh, gram, scale, layout, rules, given, False
+        )
+        torch._foreach_add_(list(out), fresh)
+        return clip_scale
+    home = layout.segments or (0,) * len(out)
+    shared = [p for p, segment in enumerate(home) if segment < layout.shared]
+    own = [p for p, segment in enumerate(home) if segment >= layout.shared]
+    square = torch.zeros((), dtype=torch.float64, device=scale.device)
+    if shared:
+        part = columns(rows, len(out), shared)
+        places = [home[p] for p in shared]
+        square = square + method.merge_(
+            [out[p] for p in shared],
+            part,
+            scale,
+            places if any(places) else (),
+            rules.clip_value,
+            accumulate,
+            **given,
+        )
+    if own:
+        factors = scale[layout.shared :]
+        ops.merge_(
+            [out[p] for p in own],
+            columns(rows, len(out), own),
+            factors,
+            clip_value=rules.clip_value,
+            accumulate=accumulate,
+        )
+        if gram is not None:
+            pairs = torch.where(
+                factors.unsqueeze(2) * factors.unsqueeze(1) != 0, gram[layout.shared :], 0.0
+            )
+            square = square + torch.einsum("si,sij,sj->", factors, pairs, factors)
+    if rules.max_norm is None:
+        return None
+    clip_scale = (rules.max_norm / square.sqrt()).clamp(max=1.0)
+    torch._foreach_mul_(list(out), clip_scale)
+    return clip_scale
+
+
+def columns(
+    rows: Sequence[Tensor | None], count: int, places: Sequence[int]
+) -> list[Tensor | None]:
+    """The gradients of some of the P parameters."""
+    if len(places) == count:
+        return list(rows)
+    return [rows[start + p] for start in range(0, len(rows), count) for p in places]

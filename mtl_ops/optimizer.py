@@ -1,0 +1,370 @@
+"""A drop-in wrapper of any ``torch.optim`` optimizer that merges the gradients of several tasks."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from .engine import fill_grads
+from .gradients import Losses, Tasks, read_losses
+from .methods import Method, resolve
+from .report import Report
+from .rules import Nonfinite, Rules, TaskWeights, read_task_weights
+from .wrapper import OptimizerWrapper
+
+__all__ = ["MultiTaskOptimizer"]
+
+Granularity = Literal["model", "group", "tensor"]
+
+
+class MultiTaskOptimizer(OptimizerWrapper):
+    """Merges the gradients of several losses before each step of an inner optimizer.
+
+    :meth:`backward` differentiates every loss, merges the gradients with the method, clips, and
+    adds the result to ``.grad``; :meth:`step` is the inner optimizer's. To schedulers, to
+    ``GradScaler``, to hooks and checkpoints this *is* the inner optimizer: ``param_groups``,
+    ``state`` and ``defaults`` are its own.
+
+    A parameter that two or more losses reach is shared and gets the merged gradient of just those
+    tasks; a parameter that one loss reaches gets that loss's own gradient, with the task's weight
+    and clip factor. Parameters that a loss reaches but the optimizer does not own are left alone.
+
+    Args:
+        optimizer: The inner optimizer; it owns the parameters of all tasks.
+        method: What weighs the tasks: a name out of ``mtl_ops.methods.available()``, or a method.
+        tasks: The tasks' names, in order; otherwise those of the first call of :meth:`backward`.
+        task_weights: Factors of the tasks' gradients: a dict by name (1 where it says nothing), a
+            sequence, or a function of the number of steps taken that returns one. A task of
+            weight 0 takes no part.
+        max_task_norm: Clips the norm of each task's gradient, over all parameters it reaches.
+        clip_value: Clamps each element of each task's gradient to ``[-clip_value, clip_value]``.
+        max_norm: Clips the norm of what :meth:`backward` adds to ``.grad``, over all parameters.
+        nonfinite: What to do about a task whose gradient holds an Inf or a NaN. ``"skip_task"``:
+            leave the task out of this step (if none is left, as ``"skip_step"``). ``"skip_step"``:
+            the gradients become NaN, so that a ``GradScaler`` sees it, and :meth:`step` does
+            nothing; on a GPU it has to wait for the flag unless the inner optimizer is fused.
+            ``"raise"``: an error, which waits for the device in every step. ``"propagate"``: the
+            merged gradient is NaN, and nobody looks. A method that needs only losses takes one
+            backward, and sees only their sum: it leaves out a task whose loss is not finite.
+        granularity: Parameters that are measured and merged together: the whole ``"model"``, each
+            parameter ``"group"``, or each ``"tensor"``.
+        shared: The parameters to merge with the method, instead of those that two or more losses
+            reach. All others get the sum of their tasks' gradients.
+        generator: Where random methods draw from, saved in :meth:`state_dict`; on the parameters'
+            device. ``None`` for the device's default generator.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument is out of range.
+
+    Example:
+        >>> import torch
+        >>> from mtl_ops import MultiTaskOptimizer
+        >>> model = torch.nn.Linear(3, 2)
+        >>> optimizer = MultiTaskOptimizer(torch.optim.SGD(model.parameters(), lr=0.1), "upgrad")
+        >>> outputs = model(torch.ones(4, 3))
+        >>> losses = {"left": outputs[:, 0].square().mean(), "right": outputs[:, 1].abs().mean()}
+        >>> optimizer.zero_grad()
+        >>> optimizer.backward(losses)
+        >>> optimizer.step()
+        >>> optimizer.report.weights.shape
+        torch.Size([1, 2])
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        method: str | Method = "upgrad",
+        *,
+        tasks: Sequence[str] | None = None,
+        task_weights: TaskWeights | None = None,
+        max_task_norm: float | None = None,
+        clip_value: float | None = None,
+        max_norm: float | None = None,
+        nonfinite: Nonfinite = "skip_task",
+        granularity: Granularity = "model",
+        shared: Iterable[Tensor] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(optimizer)
+        if granularity not in get_args(Granularity):
+            raise ValueError(
+                f"Parameter `granularity` should be one of {', '.join(get_args(Granularity))}. "
+                f"Found `granularity = {granularity!r}`."
+            )
+        self.method = resolve(method)
+        self.rules = Rules(max_task_norm, clip_value, max_norm, nonfinite)
+        self.task_weights = task_weights
+        self.granularity = granularity
+        self.generator = generator
+        if generator is not None:
+            self.method.generator = generator
+        self.report = Report()
+        self._shared = None if shared is None else self._check_shared(shared)
+        self._steps = 0
+        self._count: int | None = None
+        self._names: tuple[str, ...] | None = None
+        self._times_skipped: Tensor | None = None
+        self._looked_for_unreached = False
+        if tasks is not None:
+            self._bind(_check_names(tasks), len(tasks))
+        if not callable(task_weights) and self._count is not None:
+            read_task_weights(task_weights, self._names, self._count, 0)
+
+    # ---- what a user calls in every step --------------------------------------------------------
+
+    def backward(self, losses: Losses, *, retain_graph: bool = False, **given: Any) -> None:
+        """Adds the merged gradient of the losses to the parameters' ``.grad``.
+
+        Args:
+            losses: A dict by name, a sequence, or a ``(T,)`` tensor. A name that is missing, or a
+                loss that is ``None``, is a task that is absent from this batch.
+            retain_graph: Keeps the graph for another backward.
+            **given: What the method otherwise draws or remembers, handed on to it.
+
+        Raises:
+            TypeError: If the losses are not tensors.
+            ValueError: If they are not scalars that require a gradient, lie on several devices,
+                are not those of the first call, or if there is none.
+            RuntimeError: If their graph was freed, or with ``nonfinite="raise"`` if a gradient is
+                not finite. ``.grad`` is unchanged after any of these.
+        """
+        read = self._read(losses)
+        weights = read_task_weights(self.task_weights, read.names, len(read.losses), self._steps)
+        params, sets, shared = self._parameters()
+        self.report = fill_grads(
+            self.method,
+            read,
+            params,
+            weights,
+            self.rules,
+            sets=sets,
+            shared=shared,
+            given=given,
+            times_skipped=self._counter(read),
+            retain_graph=retain_graph,
+        )
+        if not self._looked_for_unreached and len(read.present) == len(read.losses):
+            self._looked_for_unreached = True
+            self._warn_of_unreached(params)
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """The inner optimizer's step, unless the gradients are lost (see ``nonfinite``).
+
+        Args:
+            closure: Evaluates the losses, calls :meth:`backward` and returns the total loss, for
+                optimizers that evaluate several times a step, such as ``LBFGS``.
+
+        Returns:
+            What the inner optimizer returns.
+        """
+        result = None
+        if closure is not None:
+            # Evaluated here first, because whether the step is lost is known only then.
+            with torch.enable_grad():
+                result = closure()
+            closure = _Remembered(closure, result)
+        self._steps += 1
+        lost = self._lost()
+        if lost is None:
+            return super().step(closure)
+        if lost.device.type != "cpu" and self._step_supports_amp_scaling:
+            return self._step_unless(lost, closure)
+        return result if bool(lost) else super().step(closure)
+
+    def _lost(self) -> Tensor | None:
+        """Whether there is no gradient to step with; ``None`` if there is, or nobody should ask."""
+        measured = self.report._gram if self.report._joint is None else self.report._joint
+        if measured is None or self.rules.nonfinite not in ("skip_task", "skip_step"):
+            return None
+        any_task = self.rules.nonfinite == "skip_step"
+        if measured.device.type == "cpu":
+            return None if math.isfinite(measured.sum().item()) else self.report.lost(any_task)
+        if any_task or self._step_supports_amp_scaling:
+            return self.report.lost(any_task)
+        return None  # rather than wait for the device in every step
+
+    def _step_unless(self, lost: Tensor, closure: Callable[[], Any] | None) -> Any:
+        """A fused inner optimizer skips the step by itself, on the device, as under GradScaler."""
+        before = getattr(self, "found_inf", None)
+        self.found_inf = lost.float() if before is None else before + lost
+        try:
+            return super().step(closure)
+        finally:
+            del self.found_inf
+            if before is not None:
+                self.found_inf = before
+
+    # ---- checkpoints ----------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The inner optimizer's state, and under ``"tasks"`` what the merging remembers.
+
+        Tensors, numbers and strings only, for ``torch.load(weights_only=True)``.
+        """
+        state = super().state_dict()
+        state["tasks"] = {
+            "names": None if self._names is None else list(self._names),
+            "count": self._count,
+            "steps": self._steps,
+            "times_skipped": self._times_skipped,
+            "method": self.method.name,
+            "method_state": self.method.state_dict(),
+            "generator": None if self.generator is None else self.generator.get_state(),
+        }
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores what :meth:`state_dict` returned.
+
+        The state of a bare inner optimizer is accepted, too; the merging then starts afresh.
+
+        Raises:
+            ValueError: If the state is of another method or of other tasks.
+        """
+        state = dict(state_dict)
+        tasks = state.pop("tasks", None)
+        if tasks is not None:
+            self._check_state(tasks)
+        super().load_state_dict(state)
+        if tasks is None:
+            self.method.reset()
+            self._steps, self._times_skipped = 0, None
+            return
+        names = tasks["names"]
+        if tasks["count"] is not None:
+            self._bind(None if names is None else tuple(names), tasks["count"])
+        self._steps = tasks["steps"]
+        skipped = tasks["times_skipped"]
+        self._times_skipped = None if skipped is None else skipped.clone()
+        self.method.load_state_dict(tasks["method_state"])
+        if self.generator is not None and tasks["generator"] is not None:
+            self.generator.set_state(tasks["generator"].cpu())
+
+    def _check_state(self, tasks: Mapping[str, Any]) -> None:
+        if tasks["method"] != self.method.name:
+            raise ValueError(
+                f"Parameter `state_dict` should be of method {self.method.name!r}. "
+                f"Found one of {tasks['method']!r}."
+            )
+        names = None if tasks["names"] is None else tuple(tasks["names"])
+        if self._count is not None and (names, tasks["count"]) != (self._names, self._count):
+            raise ValueError(
+                f"Parameter `state_dict` should be of the tasks {_shown(self._names, self._count)}. "
+                f"Found {_shown(names, tasks['count'])}."
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The report holds the last losses and measurements; a copy of an optimizer starts without.
+        state = super().__getstate__()
+        state["report"] = Report()
+        if self.generator is not None:
+            state["generator"] = (self.generator.device.type, self.generator.get_state())
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if isinstance(self.generator, tuple):
+            device, saved = self.generator
+            self.generator = torch.Generator(device)
+            self.generator.set_state(saved)
+            self.method.generator = self.generator
+
+    def __repr__(self) -> str:
+        return f"MultiTaskOptimizer({self.method!r}, {self.optimizer!r})"
+
+    # ---- what backward needs --------------------------------------------------------------------
+
+    def _read(self, losses: Losses) -> Tasks:
+        read = read_losses(losses, self._names)
+        if self._count is None:
+            self._bind(read.names, len(read.losses))
+        elif len(read.losses) != self._count:
+            raise ValueError(
+                f"Parameter `losses` should hold {self._count} losses, as at first (None for a task "
+                f"that is absent). Found {len(read.losses)}."
+            )
+        return read
+
+    def _bind(self, names: tuple[str, ...] | None, count: int) -> None:
+        """From now on these are the tasks."""
+        self._names, self._count = names, count
+
+    def _parameters(self) -> tuple[list[Tensor], list[int] | None, list[bool] | None]:
+        """Those that require a gradient, the set each is merged in, and whether it is shared."""
+        params: list[Tensor] = []
+        groups: list[int] = []
+        for number, group in enumerate(self.optimizer.param_groups):
+            for param in group["params"]:
+                if param.requires_grad:
+                    params.append(param)
+                    groups.append(number)
+        sets = None
+        if self.granularity != "model":
+            sets = groups if self.granularity == "group" else list(range(len(params)))
+        shared = None
+        if self._shared is not None:
+            chosen = {id(param) for param in self._shared}
+            shared = [id(param) in chosen for param in params]
+        return params, sets, shared
+
+    def _counter(self, read: Tasks) -> Tensor:
+        if self._times_skipped is None:
+            device = next(loss.device for loss in read.losses if loss is not None)
+            self._times_skipped = torch.zeros(len(read.losses), dtype=torch.int64, device=device)
+        return self._times_skipped
+
+    def _check_shared(self, shared: Iterable[Tensor]) -> list[Tensor]:
+        if isinstance(shared, Tensor):
+            raise TypeError(
+                "Parameter `shared` should be an iterable of parameters. Found a tensor."
+            )
+        owned = {id(param) for group in self.optimizer.param_groups for param in group["params"]}
+        chosen = list(shared)
+        for place, param in enumerate(chosen):
+            if id(param) not in owned:
+                raise ValueError(
+                    "Parameter `shared` should hold parameters of the optimizer. "
+                    f"Found another at place {place}."
+                )
+        return chosen
+
+    def _warn_of_unreached(self, params: Sequence[Tensor]) -> None:
+        unreached = [tuple(param.shape) for param in params if param.grad is None]
+        if unreached:
+            warnings.warn(
+                f"No loss reaches {len(unreached)} of the optimizer's {len(params)} parameters, which get no "
+                f"gradient; the first has shape {unreached[0]}.",
+                stacklevel=3,
+            )
+
+
+class _Remembered:
+    """A closure whose first result is known already."""
+
+    def __init__(self, closure: Callable[[], Any], first: Any) -> None:
+        self.closure, self.results = closure, [first]
+
+    def __call__(self) -> Any:
+        return self.results.pop() if self.results else self.closure()
+
+
+def _check_names(tasks: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(tasks, str) or not all(isinstance(name, str) for name in tasks):
+        raise TypeError(f"Parameter `tasks` should be a sequence of names. Found {tasks!r}.")
+    names = tuple(tasks)
+    if not names or len(set(names)) != len(names):
+        raise ValueError(
+            f"Parameter `tasks` should name at least one task, and each once. Found {names!r}."
+        )
+    return names
+
+
+def _shown(names: tuple[str, ...] | None, count: int | None) -> str:
+    return f"{count} without names" if names is None else str(list(names))
