@@ -47,9 +47,7 @@ class BuildInfo:
             "SIMD": f"{self.simd}, {self.threads} threads",
             "backends": backends,
         }
-        return "\n".join(
-            [f"mtl_ops {self.version}", *(f"  {k:<9} {v}" for k, v in lines.items())]
-        )
+        return "\n".join([f"mtl_ops {self.version}", *(f"  {k:<9} {v}" for k, v in lines.items())])
 
 
 def build_info() -> BuildInfo:

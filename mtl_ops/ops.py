@@ -69,9 +69,9 @@ def _warn_of_missing_kernels(device: str) -> None:
     if device in _warned or device == "meta" or torch.compiler.is_compiling():
         return
     _warned.add(device)
-    remedy = "rebuild with a CUDA build of torch and nvcc" if device == "cuda" else "the CPU has"
+    remedy = " (for CUDA, build it with a CUDA build of torch and nvcc)" if device == "cuda" else ""
     warnings.warn(
-        f"mtl_ops has no kernels for device type {device!r} in this build ({remedy}): its gradients "
+        f"This build of mtl_ops has no kernels for device type {device!r}{remedy}: gradients there "
         "are merged by plain PyTorch, slower and with waits for the device.",
         stacklevel=4,
     )
@@ -87,6 +87,37 @@ def _device(rows: Rows) -> str:
 _gram = _Operator("gram")
 _task_scales = _Operator("task_scales")
 _merge = _Operator("merge_")
+
+
+@torch.library.register_fake("mtl_ops::gram")
+def _(rows: Rows, T: int, segments: Sequence[int], clip_value: float | None) -> Tensor:
+    some = next(row for row in rows if row is not None)
+    return some.new_empty((max(segments, default=0) + 1, T, T), dtype=torch.float64)
+
+
+@torch.library.register_fake("mtl_ops::task_scales")
+def _(
+    gram: Tensor,
+    task_weights: Sequence[float],
+    max_task_norm: float | None,
+    skip_nonfinite: bool,
+    skipped: Tensor | None,
+) -> Tensor:
+    return gram.new_empty(gram.shape[:2])
+
+
+@torch.library.register_fake("mtl_ops::merge_")
+def _(
+    out: Sequence[Tensor],
+    grads: Rows,
+    weights: Tensor,
+    gram: Tensor | None,
+    segments: Sequence[int],
+    max_norm: float | None,
+    clip_value: float | None,
+    accumulate: bool,
+) -> Tensor:
+    return weights.new_empty(())
 
 
 def gram(
@@ -168,8 +199,17 @@ def merge_(
 # ---- solvers: (S, T, T) Gram matrices to (S, T) weights, w = s ∘ method(s G s) -----------------
 
 
+def _weights_like(gram: Tensor, *args: Any) -> Tensor:
+    """The fake kernel of every solver."""
+    return gram.new_empty(gram.shape[:2])
+
+
 class _Solver(_Operator):
     """An operator ``solve_*``: ``(S, T, T)`` to ``(S, T)``, both float64."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        torch.library.register_fake(f"mtl_ops::{name}", _weights_like)
 
     def __call__(self, gram: Tensor, scale: Tensor | None, *args: Any) -> Tensor:
         weights: Tensor = self.on(gram.device.type, gram.shape[-1])(gram, scale, *args)
