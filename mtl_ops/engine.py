@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -69,8 +68,8 @@ def fill_grads(
             times_skipped=times_skipped,
             names=tasks.names,
         )
-    detached = tuple(None if loss is None else loss.detach() for loss in tasks.losses)
-    return replace(report, _losses=detached)
+    report._losses = [None if loss is None else loss.detach() for loss in tasks.losses]
+    return report
 
 
 def _merge_into_grads(

@@ -11,7 +11,7 @@ from torch import Tensor
 __all__ = ["Report"]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Report:
     """What the last backward measured and decided, as tensors on the gradients' device.
 

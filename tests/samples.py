@@ -14,9 +14,7 @@ T, SHAPES = 3, [(4, 5), (2,), ()]
 def rows(dtype: torch.dtype) -> list[Tensor | None]:
     """Three tasks and three parameters; the second task does not reach the second one."""
     generator = torch.Generator().manual_seed(0)
-    made = [
-        torch.randn(shape, generator=generator).to(dtype) for _ in range(T) for shape in SHAPES
-    ]
+    made = [torch.randn(shape, generator=generator).to(dtype) for _ in range(T) for shape in SHAPES]
     return [None if place == 4 else row for place, row in enumerate(made)]
 
 

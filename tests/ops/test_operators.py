@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -56,8 +55,12 @@ def step(rows: list[Tensor | None], out: list[Tensor]) -> tuple[Tensor, Tensor]:
     return weights, ops.merge_(out, rows, weights, gram, max_norm=0.5)
 
 
-def test_a_step_compiles_without_graph_break(rows: Callable[[int, list[int]], Any]) -> None:
-    gradients = rows(3, [7, 20, 1])
+def test_a_step_compiles_without_graph_break() -> None:
+    generator = torch.Generator().manual_seed(0)
+    gradients: list[Tensor | None] = [
+        torch.randn(size, generator=generator) for _ in range(3) for size in (7, 20, 1)
+    ]
+    gradients[4] = None
     eager = [torch.empty(7), torch.empty(20), torch.empty(1)]
     compiled = [torch.empty_like(tensor) for tensor in eager]
     expected = step(gradients, eager)
@@ -78,19 +81,16 @@ class TestWithoutKernels:
 
     def test_runs_on_the_reference_and_warns_once(self) -> None:
         gradients = torch.tensor([[1.0, 2.0], [-1.0, 0.5]])
-        with pytest.warns(UserWarning, match="no kernels for device type 'cpu'") as caught:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
             found = mtl_ops.merge(gradients, "upgrad")
             mtl_ops.merge(gradients, "mgda")
         assert len(caught) == 1
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            mtl_ops.merge(gradients, "upgrad")
+        assert "no kernels for device type 'cpu'" in str(caught[0].message)
         assert (gradients @ found > 0).all()
 
 
-def test_more_tasks_than_the_kernels_take_run_on_the_reference(
-    rows: Callable[[int, list[int]], Any],
-) -> None:
+def test_more_tasks_than_the_kernels_take_run_on_the_reference() -> None:
     tasks = ops.MAX_TASKS + 1
     matrix = torch.randn(tasks, 100, generator=torch.Generator().manual_seed(0))
     with pytest.raises(RuntimeError, match="T should be between 1 and 64"):
