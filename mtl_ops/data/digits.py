@@ -37,17 +37,28 @@ def digits(seed: int = 0, test_fraction: float = 0.25) -> Split:
     alone. One pair for the whole image, not one per pixel: the pixels at the rim are nearly
     always 0, and dividing by their tiny deviations would let a few of them drown the rest.
 
-    :param seed: Decides which images are in the test part.
-    :param test_fraction: Share of the images in the test part.
-    :returns: For each part ``input`` ``(n, 1, 8, 8)`` float32, ``digit`` ``(n,)`` int64, ``parity``
+    Args:
+        seed: Decides which images are in the test part.
+        test_fraction: Share of the images in the test part.
+
+    Returns:
+        For each part ``input`` ``(n, 1, 8, 8)`` float32, ``digit`` ``(n,)`` int64, ``parity``
         and ``at-least-five`` ``(n,)`` float32 (1 means odd, or five and more), and
         ``reconstruction`` ``(n, 64)``, the input itself. So an error of 1 in reconstruction is that
         of always answering with the mean.
-    :raises ImportError: If scikit-learn is not installed.
+
+    Raises:
+        ImportError: If scikit-learn is not installed.
+        ValueError: If ``test_fraction`` is not between 0 and 1.
+
+    Example:
+        >>> train, test = digits(seed=0)
+        >>> train["input"].shape, len(test["digit"])
+        (torch.Size([1347, 1, 8, 8]), 450)
     """
     try:
-        from sklearn.datasets import load_digits  # type: ignore[import-untyped]
-        from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
     except ImportError as error:
         raise ImportError(
             'The digits come with scikit-learn. Install it with `pip install "mtl-ops[demo]"`.'

@@ -18,11 +18,18 @@ Batch = dict[str, Tensor]
 class Task:
     """One task of a multi-task problem.
 
-    :param name: Its key in batches, in losses, and in tables.
-    :param outputs: Width of the output, so that a head returns ``(B, outputs)``.
-    :param kind: ``"classes"`` (cross-entropy, targets ``(B,)`` int64), ``"binary"`` (one logit,
-        targets ``(B,)`` float 0 or 1) or ``"regression"`` (squared error, targets
-        ``(B, outputs)`` float).
+    Attributes:
+        name: Its key in batches, in losses, and in tables.
+        outputs: Width of the output, so that a head returns ``(B, outputs)``.
+        kind: ``"classes"`` (cross-entropy, targets ``(B,)`` int64), ``"binary"`` (one logit,
+            targets ``(B,)`` float 0 or 1) or ``"regression"`` (squared error, targets
+            ``(B, outputs)`` float).
+
+    Example:
+        >>> import torch
+        >>> sign = Task("sign", outputs=1, kind="binary")
+        >>> sign.score(torch.tensor([[2.0], [-1.0]]), torch.tensor([1.0, 1.0]))
+        tensor(0.5000)
     """
 
     name: str
@@ -42,9 +49,12 @@ class Task:
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Mean training loss of a batch.
 
-        :param output: ``(B, outputs)``.
-        :param target: See ``kind``.
-        :returns: A 0-d tensor.
+        Args:
+            output: ``(B, outputs)``.
+            target: See ``kind``.
+
+        Returns:
+            A 0-d tensor.
         """
         if self.kind == "classes":
             return functional.cross_entropy(output, target)
@@ -55,9 +65,12 @@ class Task:
     def score(self, output: Tensor, target: Tensor) -> Tensor:
         """Accuracy in [0, 1], or the mean squared error.
 
-        :param output: ``(B, outputs)``.
-        :param target: See ``kind``.
-        :returns: A 0-d tensor.
+        Args:
+            output: ``(B, outputs)``.
+            target: See ``kind``.
+
+        Returns:
+            A 0-d tensor.
         """
         if self.kind == "classes":
             return (output.argmax(dim=1) == target).float().mean()

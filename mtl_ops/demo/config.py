@@ -8,12 +8,18 @@ from typing import Any
 
 from ..data import DIGITS_TASKS
 
-__all__ = ["PLAIN", "SINGLE", "Config", "Run"]
+__all__ = ["ALL", "DEFAULT_METHODS", "PLAIN", "SINGLE", "Config", "Run"]
 
 #: A model of its own for each task, with the bare inner optimizer: the reference for delta m.
 SINGLE = "single"
 #: The losses summed, one backward, the bare inner optimizer: the yardstick for the cost.
 PLAIN = "plain"
+#: Stands for every method there is.
+ALL = "all"
+#: What is trained if nobody names a method: one or two of each family, a few minutes in all.
+DEFAULT_METHODS = ("sum", "mean", "pcgrad", "mgda", "cagrad", "upgrad", "nash_mtl", "famo")
+#: The options that say how much is trained, and not how.
+EXTENT = ("methods", "seeds")
 
 
 @dataclass(frozen=True)
@@ -39,11 +45,18 @@ class Run:
 class Config:
     """The options of an experiment.
 
-    ``methods`` and ``seeds`` say how much is trained, so they may change when a folder is resumed.
-    All the others decide the outcome of every single training and may not.
+    Those of :data:`EXTENT` may change when a folder is resumed. All the others decide the outcome
+    of every single training and may not.
 
-    :param methods: Names, or ``None`` for all that are available.
-    :param seeds: Each decides the split, the initial weights and the order of the batches.
+    Attributes:
+        methods: Names, :data:`ALL` among them for every method there is, or ``None`` for those of
+            :data:`DEFAULT_METHODS` that are available.
+        seeds: Each decides the split, the initial weights and the order of the batches.
+        tasks: Names of :data:`mtl_ops.data.DIGITS_TASKS`, in the order of the heads.
+        epochs: Length of a training; the learning rate falls to zero over it.
+        batch_size: Images in a step.
+        learning_rate: Of AdamW, the same for all.
+        device: Where models and data are.
     """
 
     methods: tuple[str, ...] | None = None
@@ -57,7 +70,7 @@ class Config:
     def identity(self) -> dict[str, Any]:
         """The part that has to be the same for all trainings in one folder."""
         values = self.to_json()
-        return {name: values[name] for name in values if name not in ("methods", "seeds")}
+        return {name: values[name] for name in values if name not in EXTENT}
 
     def to_json(self) -> dict[str, Any]:
         """As plain values: tuples become lists."""
@@ -70,12 +83,11 @@ class Config:
     def from_json(cls, values: dict[str, Any]) -> Config:
         """The inverse of :meth:`to_json`; a value that is not there keeps its default."""
         known = {field.name for field in fields(cls)} & set(values)
-        return cls(
-            **{
-                name: tuple(values[name]) if isinstance(values[name], list) else values[name]
-                for name in known
-            }
-        )
+        given: dict[str, Any] = {
+            name: tuple(values[name]) if isinstance(values[name], list) else values[name]
+            for name in known
+        }
+        return cls(**given)
 
     def runs(self, methods: Iterable[str]) -> list[Run]:
         """All trainings: for each seed the single tasks, the plain sum, then every method."""

@@ -17,13 +17,14 @@ __all__ = ["Events"]
 class Events:
     """Scalars of each epoch under ``<folder>/<label>/seed<k>``.
 
-    :param start: Epochs already done; what an interrupted run had logged beyond them is purged.
+    Args:
+        start: Epochs already done; what an interrupted run had logged beyond them is purged.
     """
 
     def __init__(self, folder: Path, run: Run, start: int) -> None:
         self.run = run
-        self.writer = SummaryWriter(  # type: ignore[no-untyped-call]
-            str(folder / run.label / f"seed{run.seed}"), purge_step=start if start else None
+        self.writer = SummaryWriter(
+            str(folder / run.label / f"seed{run.seed}"), purge_step=start + 1
         )
 
     def __enter__(self) -> Events:
@@ -35,7 +36,7 @@ class Events:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.writer.close()  # type: ignore[no-untyped-call]
+        self.writer.close()
 
     def log(self, history: History) -> None:
         """Write the latest epoch of the history."""
@@ -51,5 +52,5 @@ class Events:
             if not history.get(group):
                 continue
             for label, value in zip(labels, history[group][-1], strict=True):
-                self.writer.add_scalar(f"{group}/{label}", value, epoch)  # type: ignore[no-untyped-call]
-        self.writer.flush()  # type: ignore[no-untyped-call]
+                self.writer.add_scalar(f"{group}/{label}", value, epoch)
+        self.writer.flush()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +11,7 @@ from ..data import Split, digits
 from .checkpoint import load_checkpoint, load_json, save_checkpoint, save_json
 from .config import PLAIN, SINGLE, Config, Run
 from .events import Events
+from .files import Layout
 from .timing import WARM_UP, Timing, measure
 from .trainer import History, Trainer
 
@@ -44,11 +44,12 @@ def load_data(seed: int, device: str) -> Split:
 
 
 def run_all(
-    config: Config, methods: Sequence[str], out: Path, listener: Listener
+    config: Config, methods: Sequence[str], layout: Layout, listener: Listener
 ) -> dict[Run, History]:
     """Train what is not trained yet.
 
-    :returns: For every run its history: per epoch the training loss and the test metric of each
+    Returns:
+        For every run its history: per epoch the training loss and the test metric of each
         task, and for methods the number of conflicting steps and the mean cosines.
     """
     runs = config.runs(methods)
@@ -56,10 +57,12 @@ def run_all(
     steps = len(splits[config.seeds[0]].train["input"]) // config.batch_size
     timing_work = sum((WARM_UP + ROUNDS) * _cost(run) for run in runs if run.seed == runs[0].seed)
     listener.start(sum(steps * config.epochs * _cost(run) for run in runs) + timing_work)
-    return {run: _train(config, run, splits[run.seed], out, listener) for run in runs}
+    return {run: _train(config, run, splits[run.seed], layout, listener) for run in runs}
 
 
-def run_timing(config: Config, methods: Sequence[str], out: Path, listener: Listener) -> Timing:
+def run_timing(
+    config: Config, methods: Sequence[str], layout: Layout, listener: Listener
+) -> Timing:
     """Time the steps, unless the folder holds the times of all these methods already.
 
     A method that came later is not timed alone: its ratio to the plain sum needs both measured
@@ -67,8 +70,7 @@ def run_timing(config: Config, methods: Sequence[str], out: Path, listener: List
     """
     runs = [run for run in config.runs(methods) if run.seed == config.seeds[0]]
     work = [_cost(run) for run in runs]
-    path = out / "timing.json"
-    stored: Timing | None = load_json(path)
+    stored: Timing | None = load_json(layout.timing)
     if stored is not None and all(run.label in stored for run in runs):
         listener.advance((WARM_UP + ROUNDS) * sum(work), skipped=True)
         return stored
@@ -77,13 +79,13 @@ def run_timing(config: Config, methods: Sequence[str], out: Path, listener: List
     with _fork(config):
         split = load_data(config.seeds[0], config.device)
         times = measure(config, methods, split, ROUNDS, lambda: listener.advance(share))
-    save_json(path, times)
+    save_json(layout.timing, times)
     return times
 
 
-def _train(config: Config, run: Run, split: Split, out: Path, listener: Listener) -> History:
+def _train(config: Config, run: Run, split: Split, layout: Layout, listener: Listener) -> History:
     """One run from its checkpoint, or from the start, to its last epoch."""
-    path = out / "checkpoints" / f"{run.name}.pt"
+    path = layout.checkpoint(run)
     state = load_checkpoint(path, config.device)
     steps = len(split.train["input"]) // config.batch_size
     if state is not None:
@@ -95,14 +97,15 @@ def _train(config: Config, run: Run, split: Split, out: Path, listener: Listener
         trainer = Trainer(config, run, split)
         if state is not None:
             trainer.load_state_dict(state)
-        with Events(out / "tensorboard", run, trainer.epoch) as events:
+        with Events(layout.tensorboard, run, trainer.epoch) as events:
             while trainer.epoch < config.epochs:
                 listener.describe(
                     f"{run.label}, seed {run.seed}, epoch {trainer.epoch + 1} of {config.epochs}"
                 )
                 trainer.train_epoch(lambda: listener.advance(_cost(run)))
-                save_checkpoint(path, _to_save(trainer, config))
+                # Logged first: an epoch logged twice is purged on resume, a lost one is lost.
                 events.log(trainer.history)
+                save_checkpoint(path, _to_save(trainer, config))
     return trainer.history
 
 
@@ -115,10 +118,10 @@ def _to_save(trainer: Trainer, config: Config) -> dict[str, Any]:
 
 
 def _cost(run: Run) -> float:
-    """Rough work of a step, in backwards and forwards, so that the time left is about right."""
+    """Rough work of a step, in halves of a single task's, so that the time left is about right."""
     if run.method == SINGLE:
         return 2.0
-    return 3.0 if run.method == PLAIN else 3.0 + len(run.tasks)
+    return 2.2 if run.method == PLAIN else 1.0 + len(run.tasks)
 
 
 def _fork(config: Config) -> Any:

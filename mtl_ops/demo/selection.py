@@ -1,4 +1,4 @@
-"""Which methods take part: all that work without arguments, found by asking them."""
+"""Which methods take part."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from .. import methods
 from ..data import Split
-from .config import PLAIN, SINGLE, Config, Run
+from .config import ALL, DEFAULT_METHODS, PLAIN, SINGLE, Config, Run
 from .trainer import Trainer
 
 __all__ = ["select"]
@@ -23,9 +23,10 @@ def select(config: Config, split: Split) -> tuple[list[str], dict[str, str]]:
     A method is left out if its constructor asks for arguments or its first step is refused. That
     holds for the methods nobody named; one that the user named raises its own error instead.
 
-    :raises ValueError: If nothing is left.
+    Raises:
+        ValueError: If nothing is left.
     """
-    names: Sequence[str] = methods.available() if config.methods is None else config.methods
+    names, named = _names(config)
     chosen: list[str] = []
     left_out: dict[str, str] = {}
     for name in names:
@@ -35,7 +36,7 @@ def select(config: Config, split: Split) -> tuple[list[str], dict[str, str]]:
         try:
             _try(name, config, split)
         except REFUSALS as error:
-            if config.methods is not None:
+            if named:
                 raise
             left_out[name] = str(error)
         else:
@@ -43,6 +44,14 @@ def select(config: Config, split: Split) -> tuple[list[str], dict[str, str]]:
     if not chosen:
         raise ValueError(f"No method can be trained. Left out: {left_out}.")
     return chosen, left_out
+
+
+def _names(config: Config) -> tuple[Sequence[str], bool]:
+    """The names to try, and whether the user named each of them."""
+    known = methods.available()
+    if config.methods is None:
+        return [name for name in DEFAULT_METHODS if name in known], False
+    return (known, False) if ALL in config.methods else (config.methods, True)
 
 
 def _try(name: str, config: Config, split: Split) -> None:

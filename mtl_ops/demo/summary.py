@@ -33,11 +33,12 @@ class Figure:
 class Row:
     """One line of the table.
 
-    :param metrics: For each task the test metric after the last epoch.
-    :param delta_m: Mean relative improvement against single tasks, in percent.
-    :param milliseconds: Median time of a step; for single tasks, of one step of every model.
-    :param overhead: ``milliseconds`` over those of the plain sum.
-    :param conflicts: Share of steps with two task gradients at a negative cosine, if known.
+    Attributes:
+        metrics: For each task the test metric after the last epoch.
+        delta_m: Mean relative improvement against single tasks, in percent.
+        milliseconds: Median time of a step; for single tasks, of one step of every model.
+        overhead: ``milliseconds`` over those of the plain sum.
+        conflicts: Share of steps with two task gradients at a negative cosine, if known.
     """
 
     method: str
@@ -58,9 +59,14 @@ def delta_m(
 
     Maninis, Radosavovic, Kokkinos, "Attentive Single-Tasking of Multiple Tasks", CVPR 2019.
 
-    :param metrics: For each task the metric of the multi-task model.
-    :param single: For each task that of the model trained on it alone.
-    :param higher: For each task whether higher is better.
+    Args:
+        metrics: For each task the metric of the multi-task model.
+        single: For each task that of the model trained on it alone.
+        higher: For each task whether higher is better.
+
+    Example:
+        >>> round(delta_m({"a": 0.9, "b": 2.0}, {"a": 1.0, "b": 4.0}, {"a": True, "b": False}), 6)
+        20.0
     """
     if any(single[task] == 0 for task in metrics):
         return math.nan

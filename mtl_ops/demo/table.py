@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from rich.console import Group
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.measure import Measurement
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -16,57 +20,108 @@ from .summary import Figure, Row
 __all__ = ["render"]
 
 
-def render(config: Config, rows: Sequence[Row], left_out: Mapping[str, str]) -> Group:
-    """The table and the lines below it that say how to read it."""
-    table = Table(title="Handwritten digits: test part after the last epoch", show_lines=False)
-    table.add_column("method", no_wrap=True)
+@dataclass(frozen=True)
+class _Column:
+    """A column before it is laid out; ``best`` are the rows to stress."""
+
+    head: str
+    unit: str
+    cells: tuple[str, ...]
+    best: tuple[int, ...] = ()
+
+
+def render(
+    config: Config, rows: Sequence[Row], left_out: Mapping[str, str], console: Console
+) -> RenderableType:
+    """The table and the lines below it that say how to read it.
+
+    Where the console is too narrow for all columns there are two tables, quality and cost.
+    """
+    quality, cost = _quality(config, rows), _cost(rows)
+    methods = [row.method for row in rows]
+    tables = [_table(methods, [*quality, *cost])]
+    unbounded = console.options.update(width=10_000)
+    if Measurement.get(console, unbounded, tables[0]).maximum > console.width:
+        tables = [_table(methods, quality), _table(methods, cost)]
+    notes = [_legend(config), *(f"Left out: {name} ({why})" for name, why in left_out.items())]
+    below = Padding(Text("\n".join(notes), style="dim"), (0, 1))
+    return Group(*tables, below)
+
+
+def _quality(config: Config, rows: Sequence[Row]) -> list[_Column]:
+    """What was learnt: each task's metric, and delta m."""
+    columns = []
     for task in config.tasks:
-        unit = "%" if DIGITS_TASKS[task].metric == "accuracy" else "MSE"
-        table.add_column(f"{task}\n{unit}", justify="right")
-    table.add_column("Δm\n%", justify="right")
-    table.add_column("step\nms", justify="right")
-    table.add_column("× plain", justify="right")
-    table.add_column("conflicts\n% of steps", justify="right")
-    for row in rows:
-        table.add_row(
-            row.method,
-            *(_metric(task, row.metrics[task]) for task in config.tasks),
-            "" if row.delta_m is None else _figure(row.delta_m, "+.2f", ".2f"),
-            f"{row.milliseconds:.1f}",
-            f"{row.overhead:.2f}",
-            "" if row.conflicts is None else f"{100 * row.conflicts:.0f}",
-            end_section=row.method == SINGLE,
-        )
-    return Group(table, Text(_legend(config)), *(Text(line) for line in _left_out(left_out)))
+        figures = [row.metrics[task] for row in rows]
+        higher = DIGITS_TASKS[task].higher_is_better
+        if DIGITS_TASKS[task].metric == "accuracy":
+            cells = [_figure(100 * f.mean, 100 * f.spread, ".1f", ".1f") for f in figures]
+            unit = "% right"
+        else:
+            cells = [_figure(f.mean, f.spread, ".3f", ".3f") for f in figures]
+            unit = "MSE"
+        best = _best([figure.mean for figure in figures], higher=higher)
+        columns.append(_Column(task, unit, tuple(cells), best))
+    gains = [row.delta_m or Figure(math.nan, math.nan) for row in rows]
+    cells = [
+        "" if row.delta_m is None else _figure(gain.mean, gain.spread, "+.1f", ".1f")
+        for row, gain in zip(rows, gains, strict=True)
+    ]
+    best = _best([gain.mean for gain in gains], higher=True)
+    return [*columns, _Column("Δm", "%", tuple(cells), best)]
 
 
-def _metric(task: str, figure: Figure) -> str:
-    if DIGITS_TASKS[task].metric == "accuracy":
-        return _figure(Figure(100 * figure.mean, 100 * figure.spread), ".2f", ".2f")
-    return _figure(figure, ".4f", ".4f")
+def _cost(rows: Sequence[Row]) -> list[_Column]:
+    """What it took: time, overhead, and how often the tasks disagreed."""
+    shares = ["" if row.conflicts is None else f"{100 * row.conflicts:.0f}" for row in rows]
+    return [
+        _Column("step", "ms", tuple(f"{row.milliseconds:.1f}" for row in rows)),
+        _Column("overhead", "× plain", tuple(f"{row.overhead:.2f}" for row in rows)),
+        _Column("conflicts", "% of steps", tuple(shares)),
+    ]
 
 
-def _figure(figure: Figure, mean: str, spread: str) -> str:
-    if not math.isfinite(figure.mean):
-        return str(figure.mean)
-    text = format(figure.mean, mean)
-    return text if math.isnan(figure.spread) else f"{text} ± {format(figure.spread, spread)}"
+def _table(methods: Sequence[str], columns: Sequence[_Column]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, header_style="", pad_edge=True)
+    table.add_column("method", no_wrap=True, header_style="bold")
+    for column in columns:
+        head = Text.assemble((column.head, "bold"), "\n", (column.unit, "dim"))
+        table.add_column(head, justify="right")
+    for index, method in enumerate(methods):
+        cells = [
+            Text(column.cells[index], style="bold green" if index in column.best else "")
+            for column in columns
+        ]
+        table.add_row(method, *cells, end_section=method == SINGLE)
+    return table
+
+
+def _best(values: Sequence[float], *, higher: bool) -> tuple[int, ...]:
+    """Where the best value stands; everywhere if several share it, nowhere if there is none."""
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return ()
+    top = max(finite) if higher else min(finite)
+    return tuple(index for index, value in enumerate(values) if value == top)
+
+
+def _figure(mean: float, spread: float, mean_format: str, spread_format: str) -> str:
+    if not math.isfinite(mean):
+        return str(mean)
+    text = format(mean, mean_format)
+    return text if math.isnan(spread) else f"{text} ± {format(spread, spread_format)}"
 
 
 def _legend(config: Config) -> str:
     seeds = len(config.seeds)
     spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
     return (
-        f"Accuracy: higher is better; MSE: lower (1 = the variance of the input). {spread}.\n"
-        "Δm: mean over the tasks of the relative improvement against the single-task model of the "
-        "same seed; positive is better.\n"
-        "step: median of a whole training step, methods timed in turn in one process; single: one "
-        "step of every single-task model.\n"
-        "× plain: against the losses summed and one backward with the bare optimizer.\n"
-        "conflicts: steps in which two tasks' gradients have a negative cosine (not measured where "
-        "there are no task gradients)."
+        f"Test images after the last epoch, {spread}. MSE: 1 is the variance of the input.\n"
+        "Δm: relative improvement against the single-task models of the same seed, mean over the "
+        "tasks; more is better.\n"
+        "step: median of a whole training step, all methods in turn in one process; single: one "
+        "step of each of its models.\n"
+        "overhead: against plain, the losses summed and one backward with the bare optimizer.\n"
+        "conflicts: steps in which two tasks' gradients have a negative cosine, where they were "
+        "measured."
     )
-
-
-def _left_out(left_out: Mapping[str, str]) -> list[str]:
-    return [f"Left out: {name} ({reason})" for name, reason in left_out.items()]

@@ -32,8 +32,15 @@ def measure(
     In each round every contender takes one step on the same batch, and each round starts with the
     next contender. Nothing is read back from the optimizer's report meanwhile.
 
-    :param rounds: Steps of each contender that count, after three that do not.
-    :returns: For ``"plain"``, each method, and each ``"single-<task>"`` the median and quartiles.
+    Args:
+        config: Its first seed decides the initial weights and the batch.
+        methods: Names; the plain sum and the single tasks are timed besides.
+        split: The data, on the device already.
+        rounds: Steps of each contender that count, after three that do not.
+        on_step: Called after every step.
+
+    Returns:
+        For ``"plain"``, each method, and each ``"single-<task>"`` the median and quartiles.
     """
     seed = config.seeds[0]
     trainers = [

@@ -25,9 +25,10 @@ class Trainer:
     Draws from torch's global generator while it is built (initial weights); build it and train it
     inside ``torch.random.fork_rng`` to leave the caller's generator alone.
 
-    :param config: Epochs, batch size, learning rate, device.
-    :param run: Method, seed and tasks.
-    :param split: The data, on the device already.
+    Args:
+        config: Epochs, batch size, learning rate, device.
+        run: Method, seed and tasks.
+        split: The data, on the device already.
     """
 
     def __init__(self, config: Config, run: Run, split: Split) -> None:
@@ -64,7 +65,8 @@ class Trainer:
         """
         count = len(self.split.train["input"])
         order = torch.randperm(count, generator=self.order).to(self.config.device)
-        for rows in order.split(self.config.batch_size)[: count // self.config.batch_size]:
+        whole = order[: count - count % self.config.batch_size]
+        for rows in whole.view(-1, self.config.batch_size):
             yield {name: values[rows] for name, values in self.split.train.items()}
 
     def train_epoch(self, on_step: Callable[[], None] = lambda: None) -> None:
@@ -138,7 +140,8 @@ class Trainer:
 def conflicting(cosines: Tensor) -> int:
     """Number of steps in which any two tasks' gradients point apart.
 
-    :param cosines: ``(steps, T, T)``; a NaN (a task without a gradient) is no conflict.
+    Args:
+        cosines: ``(steps, T, T)``; a NaN (a task without a gradient) is no conflict.
     """
     rows, columns = _pairs(cosines)
     return int((cosines[:, rows, columns] < 0).any(dim=1).sum())
@@ -147,7 +150,8 @@ def conflicting(cosines: Tensor) -> int:
 def pair_means(cosines: Tensor) -> list[float]:
     """Mean cosine of each pair of tasks over the steps, in the order (0,1), (0,2), ..., (1,2), ...
 
-    :param cosines: ``(steps, T, T)``.
+    Args:
+        cosines: ``(steps, T, T)``.
     """
     rows, columns = _pairs(cosines)
     means: list[float] = cosines[:, rows, columns].nanmean(dim=0).tolist()

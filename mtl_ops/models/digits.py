@@ -18,15 +18,19 @@ class DigitsCNN(SharedBottom):
 
     Input ``(B, 1, 8, 8)``, features ``(B, features)``, outputs ``(B, outputs)`` of each task.
 
-    :param tasks: Which of :data:`mtl_ops.data.DIGITS_TASKS` get a head; all four by default.
-    :param channels: Widths of the three convolutions.
-    :param features: Width of what the backbone hands to the heads.
-    :raises ValueError: If a task is unknown, named twice, or none is named.
+    Args:
+        tasks: Which of :data:`mtl_ops.data.DIGITS_TASKS` get a head; all four by default.
+        channels: Widths of the three convolutions.
+        features: Width of what the backbone hands to the heads.
 
-    >>> from mtl_ops.data import digits
-    >>> batch = {name: values[:8] for name, values in digits(seed=0).train.items()}
-    >>> list(DigitsCNN(tasks=["digit", "parity"]).losses(batch))
-    ['digit', 'parity']
+    Raises:
+        ValueError: If a task is unknown, named twice, or none is named.
+
+    Example:
+        >>> from mtl_ops.data import digits
+        >>> batch = {name: values[:8] for name, values in digits(seed=0).train.items()}
+        >>> list(DigitsCNN(tasks=["digit", "parity"]).losses(batch))
+        ['digit', 'parity']
     """
 
     def __init__(

@@ -15,23 +15,27 @@ class SharedBottom(nn.Module):
     The backbone runs once per batch, whatever the number of tasks. Which parameters are shared is
     not declared anywhere: :class:`mtl_ops.MultiTaskOptimizer` finds it in the graph.
 
-    :param backbone: Any module that maps ``batch["input"]`` to features.
-    :param heads: For each task a module that maps the features to the task's output.
-    :param criteria: For each task a function ``(output, target) -> loss``, a 0-d tensor.
-    :raises ValueError: If there are no heads, or heads and criteria are not for the same tasks.
+    Args:
+        backbone: Any module that maps ``batch["input"]`` to features.
+        heads: For each task a module that maps the features to the task's output.
+        criteria: For each task a function ``(output, target) -> loss``, a 0-d tensor.
+
+    Raises:
+        ValueError: If there are no heads, or heads and criteria are not for the same tasks.
 
     Caruana, "Multitask Learning", Machine Learning 28, 1997.
 
-    >>> import torch
-    >>> from torch import nn
-    >>> model = SharedBottom(
-    ...     nn.Linear(3, 4),
-    ...     {"a": nn.Linear(4, 1), "b": nn.Linear(4, 2)},
-    ...     {"a": nn.functional.mse_loss, "b": nn.functional.cross_entropy},
-    ... )
-    >>> batch = {"input": torch.zeros(5, 3), "a": torch.zeros(5, 1), "b": torch.zeros(5).long()}
-    >>> sorted(model.losses(batch))
-    ['a', 'b']
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> model = SharedBottom(
+        ...     nn.Linear(3, 4),
+        ...     {"a": nn.Linear(4, 1), "b": nn.Linear(4, 2)},
+        ...     {"a": nn.functional.mse_loss, "b": nn.functional.cross_entropy},
+        ... )
+        >>> batch = {"input": torch.zeros(5, 3), "a": torch.zeros(5, 1), "b": torch.zeros(5).long()}
+        >>> sorted(model.losses(batch))
+        ['a', 'b']
     """
 
     def __init__(
@@ -60,8 +64,11 @@ class SharedBottom(nn.Module):
     def forward(self, input: Tensor) -> dict[str, Tensor]:
         """Outputs of all tasks.
 
-        :param input: ``(B, ...)``, whatever the backbone takes.
-        :returns: For each task the output of its head.
+        Args:
+            input: ``(B, ...)``, whatever the backbone takes.
+
+        Returns:
+            For each task the output of its head.
         """
         features = self.backbone(input)
         return {task: head(features) for task, head in self.heads.items()}
@@ -69,9 +76,14 @@ class SharedBottom(nn.Module):
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Losses of all tasks, in the form that ``MultiTaskOptimizer.backward`` takes.
 
-        :param batch: ``"input"`` and, under each task's name, its target.
-        :returns: For each task a 0-d tensor.
-        :raises ValueError: If the batch lacks the input or a task's target.
+        Args:
+            batch: ``"input"`` and, under each task's name, its target.
+
+        Returns:
+            For each task a 0-d tensor.
+
+        Raises:
+            ValueError: If the batch lacks the input or a task's target.
         """
         missing = [key for key in ("input", *self.tasks) if key not in batch]
         if missing:

@@ -1,0 +1,66 @@
+"""The command line ``mtl-ops``.
+
+The package itself needs nothing but torch and numpy; what the commands need comes with the extra
+``demo``, and whoever has not installed it is told so.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import torch
+
+from ._build import __version__
+
+if TYPE_CHECKING:
+    import typer
+
+__all__ = ["main", "make_app"]
+
+#: What the extra ``demo`` brings, by the names it is imported under.
+EXTRA = ("matplotlib", "rich", "sklearn", "tensorboard", "typer")
+
+
+def main() -> None:
+    """Run the command that the arguments name."""
+    missing = [name for name in EXTRA if find_spec(name) is None]
+    if missing:
+        sys.exit(
+            f"The command line needs {', '.join(missing)}; "
+            'install with: pip install "mtl-ops[demo]"'
+        )
+    make_app()()
+
+
+def make_app() -> typer.Typer:
+    """All commands; a group from the first one on, so that a second does not rename it."""
+    import typer
+
+    from .demo.command import train
+
+    app = typer.Typer(
+        name="mtl-ops",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode="rich",
+        pretty_exceptions_show_locals=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    @app.callback(invoke_without_command=True)
+    def group(
+        version: bool = typer.Option(False, "--version", help="Say what is installed.", metavar=""),
+    ) -> None:
+        """Merge the gradients of many tasks."""
+        if version:
+            typer.echo(f"mtl-ops {__version__}, torch {torch.__version__}")
+            raise typer.Exit
+
+    app.command()(train)
+    return app
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,270 @@
+"""The command ``mtl-ops train``: its options, and what it says."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import platform
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import torch
+import typer
+from rich.console import Console
+
+from .. import methods
+from ..data import DIGITS_TASKS
+from .checkpoint import save_json
+from .config import ALL, DEFAULT_METHODS, Config, Run
+from .experiment import load_data, run_all, run_timing
+from .files import DEFAULT_FOLDER, FolderError, Layout, find_folder, open_folder, read_config
+from .plots import draw
+from .progress import progress
+from .selection import REFUSALS, select
+from .summary import Row, summarize
+from .table import render
+from .timing import Timing
+from .trainer import History
+
+__all__ = ["train"]
+
+#: Columns of text that goes to a file or a pipe, where nobody says how wide it may be.
+PLAIN_WIDTH = 120
+
+
+def _default(values: Sequence[object]) -> str:
+    return f"Default: {', '.join(map(str, values))}"
+
+
+def train(
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method",
+            "-m",
+            metavar="NAME,...",
+            help=f"Methods, or '{ALL}' for every one that needs no arguments. "
+            f"[dim]{_default(DEFAULT_METHODS)}[/]",
+        ),
+    ] = None,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tasks",
+            "--task",
+            metavar="NAME,...",
+            help=f"Two or more of the four. [dim]{_default(Config.tasks)}[/]",
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help=f"Length of a training. [dim]{_default([Config.epochs])}[/]"
+        ),
+    ] = None,
+    seed: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--seed",
+            "--seeds",
+            metavar="N,...",
+            help="Each decides the split, the initial weights and the order of the images. "
+            f"[dim]{_default(Config.seeds)}[/]",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Where everything is written. "
+            f"[dim]{_default([f'{DEFAULT_FOLDER}, or the next number that is free'])}[/]",
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help=f"Where to train. [dim]{_default([Config.device])}[/]"),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            metavar="",
+            help="Go on with the experiment in --out, or with the latest one. Methods and seeds "
+            "may change; what is trained already is not trained again.",
+        ),
+    ] = False,
+) -> None:
+    """Train every method on handwritten digits, and compare it with single tasks and a plain sum.
+
+    Four tasks share one convolutional network; a table, pictures and TensorBoard logs say how far.
+    """
+    given = {
+        "methods": _names("--method", method, [ALL, *methods.available()]),
+        "tasks": _tasks(tasks),
+        "epochs": epochs,
+        "seeds": _seeds(seed),
+        "device": _device(device),
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    with _folder_errors():
+        layout = find_folder(out, resume=resume)
+        config = read_config(layout, given, resume=resume)
+        try:
+            chosen, left_out = select(config, load_data(config.seeds[0], config.device))
+        except REFUSALS as error:
+            _refuse("--method", str(error))
+        with open_folder(layout, config), _interrupts(layout):
+            _run(layout, config, chosen, left_out)
+
+
+def _run(
+    layout: Layout, config: Config, chosen: Sequence[str], left_out: Mapping[str, str]
+) -> None:
+    """The experiment, and all that is shown and written of it."""
+    messages = Console(stderr=True, highlight=False, soft_wrap=True)
+    messages.print(_headline(config, chosen))
+    messages.print(f"[dim]Everything goes to {layout.root}[/]")
+    with progress(messages) as listener:
+        histories = run_all(config, chosen, layout, listener)
+        timing = run_timing(config, chosen, layout, listener)
+    rows = summarize(config, chosen, histories, timing)
+    save_json(layout.results, _results(config, rows, histories, timing, left_out))
+    pictures = draw(layout, config, chosen, histories, timing)
+    _print_table(layout, config, rows, left_out)
+    messages.print(_footer(layout, pictures))
+
+
+def _print_table(
+    layout: Layout, config: Config, rows: Sequence[Row], left_out: Mapping[str, str]
+) -> None:
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = PLAIN_WIDTH
+    console.print(render(config, rows, left_out, console))
+    with layout.table.open("w", encoding="utf-8") as file:
+        plain = Console(file=file, width=PLAIN_WIDTH, no_color=True, force_terminal=False)
+        plain.print(render(config, rows, left_out, plain))
+
+
+def _headline(config: Config, chosen: Sequence[str]) -> str:
+    threads = f" ({torch.get_num_threads()} threads)" if config.device == "cpu" else ""
+    return (
+        f"[bold]mtl-ops[/] · {len(config.tasks)} tasks on handwritten digits · "
+        f"{_count(len(chosen), 'method')} × {_count(len(config.seeds), 'seed')} × "
+        f"{_count(config.epochs, 'epoch')} · {config.device}{threads}"
+    )
+
+
+def _footer(layout: Layout, pictures: Sequence[str]) -> str:
+    files = ", ".join(str(layout.picture(name)) for name in pictures)
+    return (
+        f" Pictures     {files}\n"
+        f" Figures      {layout.table}, {layout.results}\n"
+        f" TensorBoard  tensorboard --logdir {shlex.quote(str(layout.tensorboard))}"
+    )
+
+
+def _results(
+    config: Config,
+    rows: Sequence[Row],
+    histories: Mapping[Run, History],
+    timing: Timing,
+    left_out: Mapping[str, str],
+) -> dict[str, Any]:
+    """All figures, and what they were made with."""
+    return {
+        "config": config.to_json(),
+        "rows": [asdict(row) for row in rows],
+        "timing": timing,
+        "histories": {run.name: history for run, history in histories.items()},
+        "left_out": dict(left_out),
+        "environment": {
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "machine": platform.platform(),
+            "threads": torch.get_num_threads(),
+        },
+    }
+
+
+@contextmanager
+def _interrupts(layout: Layout) -> Iterator[None]:
+    """Ctrl-C is no failure: every epoch that was finished is kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        again = f"mtl-ops train --resume --out {shlex.quote(str(layout.root))}"
+        typer.echo(f"Interrupted. Go on with: {again}", err=True)
+        raise typer.Exit(130) from None
+
+
+@contextmanager
+def _folder_errors() -> Iterator[None]:
+    try:
+        yield
+    except FolderError as error:
+        _refuse("--out", str(error))
+
+
+def _names(option: str, values: list[str] | None, choices: Sequence[str]) -> tuple[str, ...] | None:
+    """Names that were given one by one or with commas, each once."""
+    if values is None:
+        return None
+    names = _split(values)
+    for name in names or [""]:
+        if name not in choices:
+            close = difflib.get_close_matches(name, choices, n=1)
+            hint = f"; did you mean '{close[0]}'?" if close else "."
+            _refuse(option, f"'{name}' is not one of {', '.join(choices)}{hint}")
+    return names
+
+
+def _tasks(values: list[str] | None) -> tuple[str, ...] | None:
+    names = _names("--tasks", values, list(DIGITS_TASKS))
+    if names is not None and len(names) < 2:
+        choices = ", ".join(DIGITS_TASKS)
+        _refuse("--tasks", f"one task cannot conflict; name two or more of {choices}.")
+    return names
+
+
+def _seeds(values: list[str] | None) -> tuple[int, ...] | None:
+    if values is None:
+        return None
+    seeds = _split(values)
+    for seed in seeds or [""]:
+        # scikit-learn takes no seed beyond 32 bits.
+        if not (seed.isascii() and seed.isdigit() and int(seed) < 2**32):
+            _refuse("--seed", f"'{seed}' is not an integer from 0 to {2**32 - 1}.")
+    return tuple(dict.fromkeys(int(seed) for seed in seeds))
+
+
+def _device(value: str | None) -> str | None:
+    if value is None:
+        return None
+    choices = ["cpu"]
+    if torch.cuda.is_available():
+        choices += ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        choices.append("mps")
+    if value not in choices:
+        _refuse("--device", f"'{value}' is not one of {', '.join(choices)} on this machine.")
+    return value
+
+
+def _split(values: list[str]) -> tuple[str, ...]:
+    """``["a,b", "c", "a"]`` to ``("a", "b", "c")``."""
+    parts = (part.strip() for value in values for part in value.split(","))
+    return tuple(dict.fromkeys(part for part in parts if part))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _refuse(option: str, reason: str) -> NoReturn:
+    """One sentence and exit code 2."""
+    raise typer.BadParameter(reason, param_hint=option)
