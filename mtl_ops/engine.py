@@ -16,7 +16,7 @@ from .methods.linear import Sum
 from .report import Report
 from .rules import Rules
 
-__all__ = ["fill_grads"]
+__all__ = ["fill_grads", "merge_into_grads", "present_weights"]
 
 
 def fill_grads(
@@ -46,16 +46,13 @@ def fill_grads(
         times_skipped: ``(T,)`` int64, counts gradients that are not finite.
         retain_graph: Keeps the graph for another backward.
     """
-    weights = [
-        weight if loss is not None else 0.0
-        for weight, loss in zip(task_weights, tasks.losses, strict=True)
-    ]
+    weights = present_weights(task_weights, tasks)
     if method.needs == "losses" and not rules.per_task:
         report = _one_backward(method, tasks, params, weights, rules, given, retain_graph)
     else:
         rows = differentiate(tasks, params, retain_graph)
         losses = tasks.values if method.uses_losses else None
-        report = _merge_into_grads(
+        report = merge_into_grads(
             method,
             rows,
             params,
@@ -72,7 +69,15 @@ def fill_grads(
     return report
 
 
-def _merge_into_grads(
+def present_weights(task_weights: Sequence[float], tasks: Tasks) -> list[float]:
+    """The weights of the tasks that are there; 0 for those that are absent."""
+    return [
+        weight if loss is not None else 0.0
+        for weight, loss in zip(task_weights, tasks.losses, strict=True)
+    ]
+
+
+def merge_into_grads(
     method: Method,
     rows: list[Tensor | None],
     params: Sequence[Tensor],
@@ -83,11 +88,16 @@ def _merge_into_grads(
     shared: Sequence[bool] | None = None,
     **rest: Any,
 ) -> Report:
+    """Merges ``T × P`` gradients and adds the result to ``.grad``; see :func:`merge_rows`."""
     layout = find_layout(rows, len(weights), sets, shared)
     reached: Sequence[Tensor] = params
     if layout.kept is not None:
         reached = [params[p] for p in layout.kept]
         rows = columns(rows, len(params), layout.kept)
+    if not reached:
+        raise ValueError(
+            "Parameter `losses` should depend on the parameters that are optimized. Found none that does."
+        )
     accumulate = any(param.grad is not None for param in reached)
     if accumulate:
         out = [torch.zeros_like(p) if p.grad is None else p.grad for p in reached]
@@ -125,8 +135,6 @@ def _one_backward(
         joint_backward(tasks, w, params, retain_graph)
     else:
         rows = joint_gradient(tasks, w, params, retain_graph)
-        report = _merge_into_grads(
-            Sum(), rows, params, [1.0], rules, names=("weighted sum of all",)
-        )
+        report = merge_into_grads(Sum(), rows, params, [1.0], rules, names=("weighted sum of all",))
         clip_scale, joint = report.clip_scale, report._gram
     return Report(names=tasks.names, weights=w.unsqueeze(0), clip_scale=clip_scale, _joint=joint)

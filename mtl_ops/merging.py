@@ -89,6 +89,7 @@ def merge_rows(
         clip_scale=clip_scale if rules.max_norm is not None else None,
         times_skipped=times_skipped,
         _gram=gram,
+        _scale=scale,
         _shared=layout.shared,
         _part=tuple(factor != 0.0 for factor in factors),
     )

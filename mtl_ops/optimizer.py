@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from .cheap import CheapSteps
 from .engine import fill_grads
 from .gradients import Losses, Tasks, read_losses
 from .methods import Method, resolve
@@ -56,6 +57,12 @@ class MultiTaskOptimizer(OptimizerWrapper):
             parameter ``"group"``, or each ``"tensor"``.
         shared: The parameters to merge with the method, instead of those that two or more losses
             reach. All others get the sum of their tasks' gradients.
+        gram_on: Where G is measured. ``None``: on all shared parameters, exactly, with one backward
+            for each task. ``"features"``: on the gradients of the tensors that :meth:`backward`
+            gets as ``features``; a step then costs about one backward. Parameters: on their
+            gradients alone, and then one backward of the weighted losses.
+        weights_every: The weights are solved anew every that many steps; a step between, with the
+            weights of the last time, costs about one backward.
         generator: Where random methods draw from, saved in :meth:`state_dict`; on the parameters'
             device. ``None`` for the device's default generator.
 
@@ -90,6 +97,8 @@ class MultiTaskOptimizer(OptimizerWrapper):
         nonfinite: Nonfinite = "skip_task",
         granularity: Granularity = "model",
         shared: Iterable[Tensor] | None = None,
+        gram_on: Literal["features"] | Iterable[Tensor] | None = None,
+        weights_every: int = 1,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(optimizer)
@@ -106,7 +115,8 @@ class MultiTaskOptimizer(OptimizerWrapper):
         if generator is not None:
             self.method.generator = generator
         self.report = Report()
-        self._shared = None if shared is None else self._check_shared(shared)
+        self._shared = None if shared is None else self._check_owned("shared", shared)
+        self._cheap = self._cheap_steps(gram_on, weights_every)
         self._steps = 0
         self._count: int | None = None
         self._names: tuple[str, ...] | None = None
@@ -119,12 +129,20 @@ class MultiTaskOptimizer(OptimizerWrapper):
 
     # ---- what a user calls in every step --------------------------------------------------------
 
-    def backward(self, losses: Losses, *, retain_graph: bool = False, **given: Any) -> None:
+    def backward(
+        self,
+        losses: Losses,
+        *,
+        features: Tensor | Sequence[Tensor] | None = None,
+        retain_graph: bool = False,
+        **given: Any,
+    ) -> None:
         """Adds the merged gradient of the losses to the parameters' ``.grad``.
 
         Args:
             losses: A dict by name, a sequence, or a ``(T,)`` tensor. A name that is missing, or a
                 loss that is ``None``, is a task that is absent from this batch.
+            features: With ``gram_on="features"``: what the heads are computed from.
             retain_graph: Keeps the graph for another backward.
             **given: What the method otherwise draws or remembers, handed on to it.
 
@@ -138,18 +156,23 @@ class MultiTaskOptimizer(OptimizerWrapper):
         read = self._read(losses)
         weights = read_task_weights(self.task_weights, read.names, len(read.losses), self._steps)
         params, sets, shared = self._parameters()
-        self.report = fill_grads(
-            self.method,
-            read,
-            params,
-            weights,
-            self.rules,
-            sets=sets,
-            shared=shared,
-            given=given,
-            times_skipped=self._counter(read),
-            retain_graph=retain_graph,
-        )
+        common: dict[str, Any] = {
+            "given": given,
+            "times_skipped": self._counter(read),
+            "retain_graph": retain_graph,
+        }
+        if self._cheap is not None:
+            self.report = self._cheap.backward(
+                read, features, params, weights, self._steps, **common
+            )
+        elif features is not None:
+            raise ValueError(
+                'Parameter `features` should be given with `gram_on="features"`. Found it without.'
+            )
+        else:
+            self.report = fill_grads(
+                self.method, read, params, weights, self.rules, sets=sets, shared=shared, **common
+            )
         if not self._looked_for_unreached and len(read.present) == len(read.losses):
             self._looked_for_unreached = True
             self._warn_of_unreached(params)
@@ -216,6 +239,7 @@ class MultiTaskOptimizer(OptimizerWrapper):
             "times_skipped": self._times_skipped,
             "method": self.method.name,
             "method_state": self.method.state_dict(),
+            "cheap_steps": None if self._cheap is None else self._cheap.state_dict(),
             "generator": None if self.generator is None else self.generator.get_state(),
         }
         return state
@@ -235,6 +259,8 @@ class MultiTaskOptimizer(OptimizerWrapper):
         super().load_state_dict(state)
         if tasks is None:
             self.method.reset()
+            if self._cheap is not None:
+                self._cheap.reset()
             self._steps, self._times_skipped = 0, None
             return
         names = tasks["names"]
@@ -244,6 +270,8 @@ class MultiTaskOptimizer(OptimizerWrapper):
         skipped = tasks["times_skipped"]
         self._times_skipped = None if skipped is None else skipped.clone()
         self.method.load_state_dict(tasks["method_state"])
+        if self._cheap is not None and tasks["cheap_steps"] is not None:
+            self._cheap.load_state_dict(tasks["cheap_steps"])
         if self.generator is not None and tasks["generator"] is not None:
             self.generator.set_state(tasks["generator"].cpu())
 
@@ -320,17 +348,32 @@ class MultiTaskOptimizer(OptimizerWrapper):
             self._times_skipped = torch.zeros(len(read.losses), dtype=torch.int64, device=device)
         return self._times_skipped
 
-    def _check_shared(self, shared: Iterable[Tensor]) -> list[Tensor]:
-        if isinstance(shared, Tensor):
+    def _cheap_steps(
+        self, gram_on: Literal["features"] | Iterable[Tensor] | None, weights_every: int
+    ) -> CheapSteps | None:
+        if gram_on is None and weights_every == 1:
+            return None
+        if self.granularity != "model" or self._shared is not None:
+            raise ValueError(
+                "Parameters `gram_on` and `weights_every` should be used with "
+                '`granularity = "model"` and without `shared`. '
+                f"Found `granularity = {self.granularity!r}`."
+            )
+        if not (gram_on is None or isinstance(gram_on, str)):
+            gram_on = self._check_owned("gram_on", gram_on)
+        return CheapSteps(self.method, self.rules, gram_on, weights_every)
+
+    def _check_owned(self, name: str, params: Iterable[Tensor]) -> list[Tensor]:
+        if isinstance(params, Tensor):
             raise TypeError(
-                "Parameter `shared` should be an iterable of parameters. Found a tensor."
+                f"Parameter `{name}` should be an iterable of parameters. Found a tensor."
             )
         owned = {id(param) for group in self.optimizer.param_groups for param in group["params"]}
-        chosen = list(shared)
+        chosen = list(params)
         for place, param in enumerate(chosen):
             if id(param) not in owned:
                 raise ValueError(
-                    "Parameter `shared` should hold parameters of the optimizer. "
+                    f"Parameter `{name}` should hold parameters of the optimizer. "
                     f"Found another at place {place}."
                 )
         return chosen

@@ -36,6 +36,7 @@ class Report:
     clip_scale: Tensor | None = None
     times_skipped: Tensor | None = None
     _gram: Tensor | None = field(default=None, repr=False)
+    _scale: Tensor | None = field(default=None, repr=False)
     _shared: int = field(default=0, repr=False)
     _part: tuple[bool, ...] = field(default=(), repr=False)
     _joint: Tensor | None = field(default=None, repr=False)
