@@ -1,0 +1,341 @@
+"""Steps that cost about one backward: weights measured elsewhere, or some steps ago.
+
+With the weights w known, the merged gradient of the shared parameters is that of one scalar, ``Σ_t w_t L_t``: one
+backward instead of T. What is left to do for each task by itself is cheap: the parameters that only its loss reaches.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from . import ops
+from .engine import fill_grads, merge_into_grads, present_weights
+from .gradients import Tasks, differentiate, joint_gradient
+from .methods import LossMethod, Method
+from .report import Report
+from .rules import Rules
+
+__all__ = ["CheapSteps", "Measured", "features_step", "joint_step"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Weights and scales of the tasks, and the Gram matrix they came from.
+
+    Attributes:
+        gram: ``(1, T, T)`` float64.
+        scale: ``(T,)`` float64, see :func:`mtl_ops.ops.task_scales`.
+        weights: ``(T,)`` float64.
+    """
+
+    gram: Tensor
+    scale: Tensor
+    weights: Tensor
+
+    @classmethod
+    def of(cls, report: Report) -> Measured | None:
+        """What a whole step measured; ``None`` if the losses share no parameter."""
+        if report._gram is None or report._scale is None or report.weights is None:
+            return None
+        if report._shared != 1:
+            return None
+        return cls(report._gram[:1], report._scale[0], report.weights[0])
+
+
+class CheapSteps:
+    """Decides what each step does, and remembers the weights between steps.
+
+    Args:
+        gram_on: ``"features"``, or parameters, to measure G there; ``None`` to measure it exactly.
+        weights_every: In how many steps the weights are solved anew once.
+
+    Raises:
+        ValueError: If ``weights_every`` is less than 1, ``gram_on`` is another word or empty, or the
+            method or the rules need the whole gradient of every task in every step.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        rules: Rules,
+        gram_on: Literal["features"] | Sequence[Tensor] | None,
+        weights_every: int,
+    ) -> None:
+        if (
+            isinstance(weights_every, bool)
+            or not isinstance(weights_every, int)
+            or weights_every < 1
+        ):
+            raise ValueError(
+                "Parameter `weights_every` should be a positive integer. "
+                f"Found `weights_every = {weights_every!r}`."
+            )
+        if gram_on is not None and (
+            gram_on != "features" if isinstance(gram_on, str) else not gram_on
+        ):
+            raise ValueError(
+                'Parameter `gram_on` should be None, "features" or parameters. '
+                f"Found `gram_on = {gram_on!r}`."
+            )
+        if method.needs != "gram":
+            raise ValueError(
+                "Parameters `gram_on` and `weights_every` should be used with a method that needs the Gram matrix. "
+                f"Found method {method.name!r}."
+            )
+        for name in ("clip_value", "max_task_norm")[: 1 if gram_on is None else 2]:
+            if getattr(rules, name) is not None:
+                raise ValueError(
+                    f"Parameter `{name}` should be None where not every step has the gradient of every task. "
+                    f"Found `{name} = {getattr(rules, name)}`."
+                )
+        self.method, self.rules = method, rules
+        self.gram_on, self.weights_every = gram_on, weights_every
+        self._measured: Measured | None = None
+        self._step, self._present = 0, [0]
+
+    def backward(
+        self,
+        tasks: Tasks,
+        features: Tensor | Sequence[Tensor] | None,
+        params: Sequence[Tensor],
+        task_weights: Sequence[float],
+        step: int,
+        *,
+        given: Mapping[str, Any],
+        times_skipped: Tensor | None,
+        retain_graph: bool,
+    ) -> Report:
+        """One backward to ``.grad``; ``step`` is the number of steps taken so far."""
+        fresh = self._step < step < self._step + self.weights_every
+        if self._measured is not None and fresh and self._present == tasks.present:
+            return joint_step(self._measured, tasks, params, self.rules, retain_graph)
+        weights = present_weights(task_weights, tasks)
+        if self.gram_on is None:
+            report = fill_grads(
+                self.method,
+                tasks,
+                params,
+                task_weights,
+                self.rules,
+                given=given,
+                times_skipped=times_skipped,
+                retain_graph=retain_graph,
+            )
+            measured = Measured.of(report)
+        else:
+            losses = tasks.values if self.method.uses_losses else None
+            weigh = functools.partial(
+                _measure, self.method, weights, self.rules, losses, given, times_skipped
+            )
+            if isinstance(self.gram_on, str):
+                report, measured = features_step(
+                    weigh, tasks, _as_list(features), params, self.rules, retain_graph
+                )
+            else:
+                measured = weigh(differentiate(tasks, self.gram_on, retain_graph=True))
+                report = joint_step(measured, tasks, params, self.rules, retain_graph)
+        self._measured, self._step, self._present = measured, step, tasks.present
+        return report
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it remembers, in types that ``torch.load(weights_only=True)`` reads."""
+        measured = self._measured
+        return {
+            "measured": None if measured is None else vars(measured).copy(),
+            "step": self._step,
+            "present": self._present,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores what :meth:`state_dict` returned."""
+        measured = state["measured"]
+        self._measured = None if measured is None else Measured(**measured)
+        self._step, self._present = state["step"], list(state["present"])
+
+    def reset(self) -> None:
+        """Forgets the weights."""
+        self._measured = None
+
+
+def _measure(
+    method: Method,
+    task_weights: Sequence[float],
+    rules: Rules,
+    losses: Tensor | None,
+    given: Mapping[str, Any],
+    times_skipped: Tensor | None,
+    rows: Sequence[Tensor | None],
+) -> Measured:
+    """Weighs the tasks by some of their gradients, ``T × K`` of them."""
+    gram = ops.gram(rows, len(task_weights))
+    scale = ops.task_scales(gram, task_weights, None, rules.nonfinite == "skip_task", times_skipped)
+    return Measured(gram, scale[0], method.solve(gram, scale, losses, **given)[0])
+
+
+def features_step(
+    weigh: Callable[[Sequence[Tensor | None]], Measured],
+    tasks: Tasks,
+    features: Sequence[Tensor],
+    params: Sequence[Tensor],
+    rules: Rules,
+    retain_graph: bool = False,
+) -> tuple[Report, Measured]:
+    """One step with G measured on the gradients of the features.
+
+    Each loss is differentiated down to the features and no further; the merged gradient of the features is then sent
+    through the rest of the network. Together that is what one backward of a sum does.
+    """
+    count = len(features)
+    downstream = [leaf for leaf in params if id(leaf) in _leaves(tasks.losses, features)]
+    both = [*features, *downstream]
+    rows = differentiate(tasks, both, retain_graph=True)
+    at_features = [row for t in range(len(tasks.losses)) for row in rows[t * len(both) :][:count]]
+    reached = [k for k in range(count) if any(row is not None for row in at_features[k::count])]
+    if not reached:
+        raise ValueError(
+            "Parameter `features` should be what the losses are computed from. Found no loss that reaches it."
+        )
+    measured = weigh(at_features)
+    merged = [torch.empty_like(features[k]) for k in reached]
+    picked = [
+        at_features[start + k] for start in range(0, len(at_features), count) for k in reached
+    ]
+    ops.merge_(merged, picked, measured.weights.unsqueeze(0))
+    trunk = torch.autograd.grad(
+        [features[k] for k in reached],
+        list(params),
+        merged,
+        retain_graph=retain_graph,
+        allow_unused=True,
+    )
+    place = {id(leaf): count + k for k, leaf in enumerate(downstream)}
+    heads = [
+        None if id(leaf) not in place else rows[t * len(both) + place[id(leaf)]]
+        for t in range(len(tasks.losses))
+        for leaf in params
+    ]
+    return _finish(measured, heads, trunk, params, rules, tasks), measured
+
+
+def joint_step(
+    measured: Measured,
+    tasks: Tasks,
+    params: Sequence[Tensor],
+    rules: Rules,
+    retain_graph: bool = False,
+) -> Report:
+    """One step with weights that are known: a backward of ``Σ_t w_t L_t``, and one of each head."""
+    leaves = [set() if loss is None else _leaves([loss]) for loss in tasks.losses]
+    times = {id(leaf): sum(id(leaf) in reached for reached in leaves) for leaf in params}
+    own = [p for p, leaf in enumerate(params) if times[id(leaf)] == 1]
+    shared = [p for p, leaf in enumerate(params) if times[id(leaf)] > 1]
+    heads: list[Tensor | None] = [None] * (len(tasks.losses) * len(params))
+    for t, loss in enumerate(tasks.losses):
+        mine = [p for p in own if id(params[p]) in leaves[t]]
+        if loss is None or not mine:
+            continue
+        grads = torch.autograd.grad(loss, [params[p] for p in mine], retain_graph=True)
+        for p, grad in zip(mine, grads, strict=True):
+            heads[t * len(params) + p] = grad
+    trunk: list[Tensor | None] = [None] * len(params)
+    if shared:
+        weights = torch.where(measured.weights == 0, 0.0, measured.weights)
+        joint = joint_gradient(tasks, weights, [params[p] for p in shared], retain_graph)
+        for p, row in zip(shared, joint, strict=True):
+            trunk[p] = row
+    return _finish(measured, heads, trunk, params, rules, tasks)
+
+
+def _finish(
+    measured: Measured,
+    heads: Sequence[Tensor | None],
+    trunk: Sequence[Tensor | None],
+    params: Sequence[Tensor],
+    rules: Rules,
+    tasks: Tasks,
+) -> Report:
+    """Writes ``.grad``: T rows of what each task reaches by itself, and one of what is merged already.
+
+    A parameter that several tasks reach by themselves takes their gradients with the weights, one that a single task
+    reaches with its scale; the row of what is merged already has the factor 1.
+    """
+    count = len(params)
+    times = [sum(row is not None for row in heads[p::count]) for p in range(count)]
+    one = torch.ones(1, dtype=torch.float64, device=measured.weights.device)
+    factors = [torch.cat([measured.weights, one]), torch.cat([measured.scale, one])]
+    written = [p for p in range(count) if times[p] or trunk[p] is not None]
+    sets = [0 if times[p] > 1 else 1 for p in range(count)]
+    present = sorted({sets[p] for p in written})
+    # Whatever is not finite now is in the sum already: nothing can be left out of it any more.
+    nonfinite = "skip_step" if rules.nonfinite == "skip_task" else rules.nonfinite
+    names = tasks.names or tuple(str(t) for t in range(len(tasks.losses)))
+    known = torch.stack([factors[name] for name in present])
+    report = merge_into_grads(
+        _Known(known),
+        [*heads, *trunk],
+        params,
+        [1.0] * (len(tasks.losses) + 1),
+        Rules(max_norm=rules.max_norm, nonfinite=nonfinite),
+        sets=sets,
+        shared=[True] * count,
+        names=(*names, "weighted sum of all"),
+    )
+    return Report(
+        names=tasks.names,
+        weights=measured.weights.unsqueeze(0),
+        clip_scale=report.clip_scale,
+        _gram=measured.gram,
+        _shared=1,
+        _part=tuple(loss is not None for loss in tasks.losses),
+        _joint=None if report._gram is None else _masked(report._gram, known),
+    )
+
+
+def _masked(gram: Tensor, weights: Tensor) -> Tensor:
+    """Without the rows and columns of weight 0, which go nowhere, whatever they hold."""
+    part = weights != 0
+    return torch.where(part.unsqueeze(2) & part.unsqueeze(1), gram, 0.0)
+
+
+class _Known(LossMethod):
+    """Weights that are known."""
+
+    def __init__(self, known: Tensor) -> None:
+        self.known = known
+
+    def weights(self, gram: Tensor | None, losses: Tensor | None = None) -> Tensor:
+        return self.known
+
+
+def _leaves(losses: Sequence[Tensor | None], stop: Sequence[Tensor] = ()) -> set[int]:
+    """The ``id`` of every leaf that a loss reaches without passing through one of ``stop``."""
+    halt = {tensor.grad_fn for tensor in stop if tensor.grad_fn is not None}
+    seen = set(halt)
+    waiting = [loss.grad_fn for loss in losses if loss is not None and loss.grad_fn not in halt]
+    found: set[int] = set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            found.add(id(variable))
+        waiting.extend(next_node for next_node, _ in node.next_functions)
+    return found
+
+
+def _as_list(features: Tensor | Sequence[Tensor] | None) -> list[Tensor]:
+    tensors = [features] if isinstance(features, Tensor) else list(features or ())
+    if not tensors or not all(isinstance(f, Tensor) and f.requires_grad for f in tensors):
+        raise ValueError(
+            'Parameter `features` should be a tensor that requires a gradient, or several, with `gram_on="features"`. '
+            f"Found {'None' if features is None else 'something else'}."
+        )
+    return tensors
