@@ -1,21 +1,21 @@
 // The T x P view of the per-task gradients: the one place where tensors are checked.
 //
 // Kernels see raw memory only.  For every parameter p and task t there is a pointer to `numel(p)` elements of `dtype(p)`, or null
-// where the task does not reach the parameter.  All rows of one parameter have the same element order: a dense layout is used as
-// it is (channels_last too); whatever is not dense, or differs between tasks, is made contiguous once and owned by the view.
+// where the task does not reach the parameter.  All rows of one parameter, and its output, have the same element order: a dense
+// layout is used as it is (channels_last too); whatever is not dense, or differs from it, is copied once and owned by the view.
 #pragma once
-
-#include <algorithm>
-#include <cstdint>
-#include <optional>
-#include <string>
-#include <utility>
-#include <vector>
 
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
 
 namespace mtl_ops {
 
@@ -28,14 +28,42 @@ inline constexpr int64_t kMaxTasks = 64;
 
 namespace detail {
 
+// dtype and device as torch numbers them.  Only for comparing: torch::stable's own types take some ten calls to make, and there
+// are T x P tensors.
+struct Kind {
+  int32_t dtype = 0, device_type = 0, device_index = 0;
+
+  explicit Kind(const Tensor& t) {
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &dtype));
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(t.get(), &device_type));
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(t.get(), &device_index));
+  }
+  bool same_device(const Kind& other) const {
+    return device_type == other.device_type && device_index == other.device_index;
+  }
+};
+
+// An uninitialised tensor.  One call of the C shim; torch::stable::empty goes through the dispatcher.
+inline Tensor empty_strided(int64_t dim, const int64_t* sizes, const int64_t* strides, const Kind& kind) {
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(dim, sizes, strides, kind.dtype, kind.device_type, kind.device_index, &handle));
+  return Tensor(handle);
+}
+
 inline bool same_sizes(const Tensor& a, const Tensor& b) {
   const auto x = a.sizes(), y = b.sizes();
   return x.size() == y.size() && std::equal(x.begin(), x.end(), y.begin());
 }
 
-inline bool same_strides(const Tensor& a, const Tensor& b) {
-  const auto x = a.strides(), y = b.strides();
-  return x.size() == y.size() && std::equal(x.begin(), x.end(), y.begin());
+// True if equal indices are equally far from the first element, for tensors of one shape.
+inline bool same_layout(const Tensor& a, const Tensor& b) {
+  if (a.is_contiguous() && b.is_contiguous()) return true;
+  const auto sizes = a.sizes(), x = a.strides(), y = b.strides();
+  for (size_t d = 0; d < sizes.size(); ++d) {
+    if (sizes[d] != 1 && x[d] != y[d]) return false;
+  }
+  return true;
 }
 
 // True if the elements fill one block of memory without gap or overlap, in whatever order of dimensions.
@@ -54,6 +82,15 @@ inline bool is_dense(const Tensor& t) {
   return true;
 }
 
+// A copy in the layout of `like`, or, of what is not contiguous, in row-major order.
+inline Tensor copy_in_layout(const Tensor& t, const Tensor* like, const Kind& kind) {
+  if (!like) return torch::stable::contiguous(t);
+  const auto sizes = like->sizes(), strides = like->strides();
+  Tensor copy = empty_strided(like->dim(), sizes.data(), strides.data(), kind);
+  torch::stable::copy_(copy, t);
+  return copy;
+}
+
 inline bool is_supported(ScalarType dtype) {
   return dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::BFloat16 ||
          dtype == ScalarType::Half;
@@ -61,13 +98,20 @@ inline bool is_supported(ScalarType dtype) {
 
 }  // namespace detail
 
+// The element orders a view accepts without a copy.
+enum class Layout {
+  dense,      // any dense one: for what does not depend on the place of an element
+  row_major,  // for what numbers the elements
+};
+
 class TaskGrads {
  public:
   // `out`, if given, holds the P tensors that the merged gradient is written to.
   TaskGrads(const OptionalTensors& grads, int64_t tasks, const std::vector<int64_t>& segments,
-            std::vector<Tensor>* out = nullptr)
-      : tasks_(tasks) {
-    STD_TORCH_CHECK(tasks >= 1 && tasks <= kMaxTasks, "T should be between 1 and ", kMaxTasks, ". Found T = ", tasks, ".");
+            const std::vector<Tensor>* out = nullptr, Layout layout = Layout::dense)
+      : tasks_(tasks), layout_(layout) {
+    STD_TORCH_CHECK(tasks >= 1 && tasks <= kMaxTasks, "T should be between 1 and ", kMaxTasks, ". Found T = ", tasks,
+                    ".");
     STD_TORCH_CHECK(grads.size() % tasks == 0, "grads should hold T times P tensors. Found ", grads.size(),
                     " tensors for T = ", tasks, ".");
     params_ = static_cast<int64_t>(grads.size()) / tasks;
@@ -76,13 +120,12 @@ class TaskGrads {
                     segments.size(), ".");
     STD_TORCH_CHECK(!out || static_cast<int64_t>(out->size()) == params_, "out should hold ", params_,
                     " tensors. Found ", out ? out->size() : 0, ".");
-    segment_ = segments.empty() ? std::vector<int64_t>(params_, 0) : segments;
-    for (const int64_t s : segment_) {
+    for (const int64_t s : segments) {
       STD_TORCH_CHECK(s >= 0, "segments should not be negative. Found ", s, ".");
       segments_ = std::max(segments_, s + 1);
     }
+    segment_ = segments;
     rows_.assign(grads.size(), nullptr);
-    outs_.assign(out ? params_ : 0, nullptr);
     columns_.resize(params_);
     for (int64_t p = 0; p < params_; ++p) add_column(grads, p, out ? &(*out)[p] : nullptr);
   }
@@ -90,16 +133,24 @@ class TaskGrads {
   int64_t tasks() const { return tasks_; }
   int64_t params() const { return params_; }
   int64_t segments() const { return segments_; }
-  int64_t segment(int64_t p) const { return segment_[p]; }
+  int64_t segment(int64_t p) const { return segment_.empty() ? 0 : segment_[p]; }
   int64_t numel(int64_t p) const { return columns_[p].numel; }
   ScalarType dtype(int64_t p) const { return columns_[p].dtype; }
   // The T row pointers of parameter p: task t's gradient, or null.
   const void* const* rows(int64_t p) const { return rows_.data() + p * tasks_; }
-  void* out(int64_t p) const { return outs_[p]; }
+  void* out(int64_t p) const { return columns_[p].out; }
   // Any tensor of the call, to make outputs on the same device; null when every entry is None.
-  const Tensor* any() const { return any_ ? &*any_ : nullptr; }
+  const Tensor* any() const { return any_; }
+  // An uninitialised float64 tensor on the gradients' device.
+  Tensor new_float64(std::initializer_list<int64_t> sizes) const {
+    detail::Kind kind = *kind_;
+    kind.dtype = aoti_torch_dtype_float64();
+    std::vector<int64_t> strides(sizes.size(), 1);
+    for (size_t d = sizes.size(); d-- > 1;) strides[d - 1] = strides[d] * sizes.begin()[d];
+    return detail::empty_strided(sizes.size(), sizes.begin(), strides.data(), kind);
+  }
 
-  // Copies what was merged into a contiguous stand-in back to the caller's tensor.
+  // Copies what was merged into a stand-in back to the caller's tensor.
   void write_back() const {
     for (const auto& [target, stand_in] : write_back_) {
       Tensor to = target;
@@ -110,103 +161,77 @@ class TaskGrads {
  private:
   struct Column {
     int64_t numel = 0;
+    void* out = nullptr;
     ScalarType dtype = ScalarType::Float;
   };
 
   void add_column(const OptionalTensors& grads, int64_t p, const Tensor* out) {
+    const auto row = [&](int64_t t) { return grads[t * params_ + p] ? &*grads[t * params_ + p] : nullptr; };
     const Tensor* first = out;
-    for (int64_t t = 0; t < tasks_ && !first; ++t) {
-      if (const auto& g = grads[t * params_ + p]) first = &*g;
-    }
+    for (int64_t t = 0; t < tasks_ && !first; ++t) first = row(t);
     if (!first) return;  // no task reaches this parameter
-    check(*first, p);
-    columns_[p] = {first->numel(), first->scalar_type()};
-    bool dense = detail::is_dense(*first);
+    const detail::Kind kind = check_first(*first, p);
+    const Tensor* layout = out && fits(*out) ? out : nullptr;
     for (int64_t t = 0; t < tasks_; ++t) {
-      const auto& g = grads[t * params_ + p];
-      if (!g) continue;
-      check(*g, p);
-      STD_TORCH_CHECK(g->scalar_type() == columns_[p].dtype, "the gradients of parameter ", p,
-                      " should have one dtype: task ", t, " has another than ", out ? "the output." : "the others.");
-      STD_TORCH_CHECK(detail::same_sizes(*g, *first), "the gradients of parameter ", p,
-                      " should have one shape: task ", t, " has another than ", out ? "the output." : "the others.");
-      dense = dense && detail::same_strides(*g, *first);
+      if (const Tensor* g = row(t)) {
+        check_like(*g, kind, *first, p, t, out ? "the output." : "the others.");
+        if (!layout && fits(*g)) layout = g;
+      }
     }
+    columns_[p].numel = first->numel();
+    columns_[p].dtype = first->scalar_type();
     for (int64_t t = 0; t < tasks_; ++t) {
-      if (const auto& g = grads[t * params_ + p]) rows_[p * tasks_ + t] = dense ? g->const_data_ptr() : own(*g);
+      if (const Tensor* g = row(t)) rows_[p * tasks_ + t] = in_layout(*g, layout, kind).const_data_ptr();
     }
     if (!out) return;
-    if (dense) {
-      outs_[p] = out->mutable_data_ptr();
-    } else {
-      const Tensor stand_in = torch::stable::clone(torch::stable::contiguous(*out));
-      outs_[p] = stand_in.mutable_data_ptr();
-      write_back_.emplace_back(*out, stand_in);
-    }
+    const Tensor& target = in_layout(*out, layout, kind);
+    columns_[p].out = target.mutable_data_ptr();
+    if (&target != out) write_back_.emplace_back(*out, target);
   }
 
-  void check(const Tensor& t, int64_t p) {
+  detail::Kind check_first(const Tensor& t, int64_t p) {
     STD_TORCH_CHECK(detail::is_supported(t.scalar_type()), "the gradients of parameter ", p,
                     " should be float32, float64, bfloat16 or float16.");
-    if (!any_) any_ = t;
-    STD_TORCH_CHECK(t.device() == any_->device(), "all gradients should be on one device. Parameter ", p,
-                    " is on another than the parameters before it.");
+    const detail::Kind kind(t);
+    if (!kind_) kind_ = kind;
+    if (!any_) any_ = &t;
+    check_device(kind, p);
+    return kind;
   }
 
-  const void* own(const Tensor& t) {
-    owned_.push_back(torch::stable::contiguous(t));
-    return owned_.back().const_data_ptr();
+  void check_like(const Tensor& g, const detail::Kind& kind, const Tensor& first, int64_t p, int64_t t,
+                  const char* whom) const {
+    const detail::Kind own(g);
+    STD_TORCH_CHECK(own.dtype == kind.dtype, "the gradients of parameter ", p, " should have one dtype: task ", t,
+                    " has another than ", whom);
+    STD_TORCH_CHECK(detail::same_sizes(g, first), "the gradients of parameter ", p, " should have one shape: task ", t,
+                    " has another than ", whom);
+    check_device(own, p);
+  }
+
+  void check_device(const detail::Kind& kind, int64_t p) const {
+    STD_TORCH_CHECK(kind.same_device(*kind_), "all gradients should be on one device. Parameter ", p,
+                    " is on another than those before it.");
+  }
+
+  bool fits(const Tensor& t) const { return layout_ == Layout::row_major ? t.is_contiguous() : detail::is_dense(t); }
+
+  // The tensor itself, or a copy that the view owns; `layout` is null where no tensor of the parameter fits.
+  const Tensor& in_layout(const Tensor& t, const Tensor* layout, const detail::Kind& kind) {
+    if (layout && (&t == layout || detail::same_layout(t, *layout))) return t;
+    owned_.push_back(std::make_unique<Tensor>(detail::copy_in_layout(t, layout, kind)));
+    return *owned_.back();
   }
 
   int64_t tasks_ = 0, params_ = 0, segments_ = 1;
+  Layout layout_ = Layout::dense;
   std::vector<int64_t> segment_;
   std::vector<Column> columns_;
   std::vector<const void*> rows_;
-  std::vector<void*> outs_;
-  std::vector<Tensor> owned_;
+  std::vector<std::unique_ptr<Tensor>> owned_;  // their addresses are kept while others are added
   std::vector<std::pair<Tensor, Tensor>> write_back_;
-  std::optional<Tensor> any_;
+  const Tensor* any_ = nullptr;
+  std::optional<detail::Kind> kind_;  // of that tensor
 };
-
-// A range of one parameter's elements, and the unit of work that the ranges of one job make up.
-struct Range {
-  int64_t param, begin, end;
-};
-struct Job {
-  int64_t segment;
-  std::vector<Range> ranges;
-};
-
-// Cuts the view into at most about `max_jobs` jobs of at least `min_elements` elements of one segment each.  The cut depends on the
-// shapes alone, never on the number of threads, so sums over jobs have the same bits whatever that number is.
-inline std::vector<Job> split(const TaskGrads& grads, int64_t min_elements, int64_t max_jobs) {
-  int64_t total = 0;
-  for (int64_t p = 0; p < grads.params(); ++p) total += grads.numel(p);
-  const int64_t align = 4096;  // a cut inside a parameter falls on whole blocks
-  int64_t size = std::max(min_elements, (total + max_jobs - 1) / max_jobs);
-  size = (size + align - 1) / align * align;
-
-  std::vector<int64_t> order(grads.params());
-  for (int64_t p = 0; p < grads.params(); ++p) order[p] = p;
-  std::stable_sort(order.begin(), order.end(),
-                   [&](int64_t a, int64_t b) { return grads.segment(a) < grads.segment(b); });
-  std::vector<Job> jobs;
-  int64_t room = 0;
-  for (const int64_t p : order) {
-    for (int64_t begin = 0; begin < grads.numel(p);) {
-      if (room <= 0 || jobs.back().segment != grads.segment(p)) {
-        jobs.push_back({grads.segment(p), {}});
-        room = size;
-      }
-      int64_t take = std::min(room, grads.numel(p) - begin);
-      if (begin + take < grads.numel(p)) take = std::max(align, take / align * align);
-      take = std::min(take, grads.numel(p) - begin);
-      jobs.back().ranges.push_back({p, begin, begin + take});
-      begin += take;
-      room -= take;
-    }
-  }
-  return jobs;
-}
 
 }  // namespace mtl_ops

@@ -2,100 +2,197 @@
 //
 // Order of accumulation.  The columns are cut into jobs by shape alone (split).  A job walks its ranges in blocks that fit the first
 // cache; a block is multiplied in register tiles of rows against rows, whose vector lanes accumulate float32 products (float64 for
-// float64 gradients).  Every kFlush columns, at most 256 products a lane, the lanes are added up in float64; a job ends with one
-// float64 T x T sum, and the jobs are added in their order.  So the bits depend on the shapes and the level of instruction set, not
-// on the number of threads.
-#include "../task_grads.h"
-#include "simd.h"
-
+// float64 gradients).  After at most kFlushProducts products a lane, the lanes are added up in float64; a job ends with one float64
+// T x T sum, and the jobs are added in their order.  So the bits depend on the shapes and the level of instruction set, not on the
+// number of threads.
+//
+// Where the time goes.  Up to about eight tasks the kernel waits for memory.  So while a block is multiplied, the next one is
+// fetched, a cache line after each few products: fetched all at once it would fill the queues and the products would wait, and left
+// to the processor it would come late, because the rows are visited in turn.
 #include <torch/csrc/stable/library.h>
+
+#include <memory>
+
+#include "jobs.h"
+#include "simd.h"
 
 namespace mtl_ops::cpu {
 namespace {
 
 constexpr int64_t kBlockElements = 4096;  // of all rows of a block together: 16 KB in float32
-constexpr int64_t kMaxBlock = 256;        // columns; longer blocks were slower, the prefetch comes too early
+constexpr int64_t kMaxBlock = 256;        // columns
+constexpr int64_t kColumns = 32;          // a block's length is a multiple of this, for every vector width
 constexpr int64_t kFlushProducts = 256;   // a lane, see above
 
-// The working memory of one thread: the lanes of every pair of rows, and a block of converted rows.
-struct Workspace {
-  explicit Workspace(int64_t tasks) : lanes(tasks * tasks * 16), block(kBlockElements + 64 * 64) {}
-  std::vector<double> lanes, block;
+// The element type products are accumulated in.
+template <class S>
+using Accumulator = std::conditional_t<std::is_same_v<S, double>, double, float>;
+
+// The memory of one thread: the lanes of every pair of rows, and a block of converted rows.
+class Workspace {
+ public:
+  explicit Workspace(int64_t tasks) : lanes_(tasks * tasks * kLine) {
+    const int64_t block = std::max(kBlockElements, tasks * kColumns) * static_cast<int64_t>(sizeof(double));
+    memory_.reset(new std::byte[lanes_ + block + kLine]);
+    const auto address = reinterpret_cast<uintptr_t>(memory_.get());
+    start_ = memory_.get() + (-address) % kLine;
+    std::memset(start_, 0, lanes_);
+  }
+  template <class A>
+  A* lanes() const {
+    return reinterpret_cast<A*>(start_);
+  }
+  template <class A>
+  A* block() const {
+    return reinterpret_cast<A*>(start_ + lanes_);
+  }
+
+ private:
+  int64_t lanes_;
+  std::unique_ptr<std::byte[]> memory_;
+  std::byte* start_;
+};
+
+// The tasks that reach a parameter.
+struct Reached {
+  int64_t k = 0;
+  int64_t task[kMaxTasks];
+
+  Reached() = default;
+  Reached(const TaskGrads& grads, int64_t param) {
+    for (int64_t t = 0; t < grads.tasks(); ++t) {
+      if (grads.rows(param)[t]) task[k++] = t;
+    }
+  }
+  bool operator==(const Reached& other) const { return k == other.k && std::equal(task, task + k, other.task); }
 };
 
 struct GramJob {
   const TaskGrads& grads;
   const Job& job;
   double limit;  // of the elementwise clamp; negative for none
-  Workspace& workspace;
+  const Workspace& workspace;
   double* out;  // (T, T), upper triangle
+
+  // What the lanes hold that is not yet in `out`.
+  Reached reached{};
+  bool wide = false;  // in float64
+  int64_t columns = 0;
 };
 
-// The element type products are accumulated in.
-template <class S>
-struct Accumulator {
-  using type = float;
+// The next block, to be fetched while this one is multiplied.
+class ReadAhead {
+ public:
+  ReadAhead(const char* const* rows, int64_t k, int64_t tiles, int64_t element_size)
+      : rows_(rows), left_(k), share_((k + tiles - 1) / tiles), size_(element_size) {}
+  // Gives the caller some rows to fetch.
+  MTL_INLINE ReadAhead next_share() {
+    ReadAhead share(*this);
+    share.left_ = std::min(share_, left_);
+    rows_ += share.left_;
+    left_ -= share.left_;
+    return share;
+  }
+  MTL_INLINE void fetch(int64_t column) const {
+    for (int64_t r = 0; r < left_; ++r) __builtin_prefetch(rows_[r] + column * size_);
+  }
+
+ private:
+  const char* const* rows_;
+  int64_t left_, share_, size_;
 };
-template <>
-struct Accumulator<double> {
-  using type = double;
-};
+
+// Tiles of rows against rows: 4 x 4 on the diagonal, 4 x kTileColumns off it.  That fills the registers: 10 or 8 sums and 4 or 6 rows
+// of 16, with AVX-512 and on aarch64 16 sums and 8 rows of 32.
+constexpr int kTileRows = 4;
+template <int BYTES>
+inline constexpr int kTileColumns =
+#if defined(__aarch64__)
+    4;
+#else
+    BYTES == 64 ? 4 : 2;
+#endif
+
+template <int BYTES>
+MTL_INLINE int64_t count_tiles(int64_t k) {
+  int64_t tiles = 0;
+  for (int64_t i = 0; i < k; i += kTileRows) {
+    tiles += 1 + (std::max<int64_t>(0, k - i - kTileRows) + kTileColumns<BYTES> - 1) / kTileColumns<BYTES>;
+  }
+  return tiles;
+}
 
 // Rows i0..i0+R of the block against rows j0..j0+C.
 template <int BYTES, int R, int C, bool DIAGONAL, class A>
-MTL_INLINE void multiply_tile(const A* const* rows, int64_t k, int64_t i0, int64_t j0, int64_t n, A* lanes) {
+MTL_INLINE void multiply_tile(const A* const* rows, int64_t k, int64_t i0, int64_t j0, int64_t n, A* lanes,
+                              const ReadAhead& ahead) {
   constexpr int L = BYTES / sizeof(A);
+  constexpr int step = kLine / sizeof(A);
   using V = vec<A, L>;
   V sum[R][C];
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-    for (int c = 0; c < C; ++c) sum[r][c] = load_raw<V>(lanes + ((i0 + r) * k + j0 + c) * L);
+    for (int c = DIAGONAL ? r : 0; c < C; ++c) sum[r][c] = load_raw<V>(lanes + ((i0 + r) * k + j0 + c) * L);
   }
-  for (int64_t x = 0; x < n; x += L) {
-    V a[R], b[C];
+  for (int64_t line = 0; line < n; line += step) {
+    ahead.fetch(line);
 #pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) a[r] = load_raw<V>(rows[i0 + r] + x);
+    for (int64_t x = line; x < line + step; x += L) {
+      V a[R], b[C];
 #pragma GCC unroll 4
-    for (int c = 0; c < C; ++c) b[c] = DIAGONAL ? a[c % R] : load_raw<V>(rows[j0 + c] + x);
+      for (int r = 0; r < R; ++r) a[r] = load_raw<V>(rows[i0 + r] + x);
 #pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) {
+      for (int c = 0; c < C; ++c) b[c] = DIAGONAL ? a[c % R] : load_raw<V>(rows[j0 + c] + x);
 #pragma GCC unroll 4
-      for (int c = DIAGONAL ? r : 0; c < C; ++c) sum[r][c] += a[r] * b[c];
+      for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+        for (int c = DIAGONAL ? r : 0; c < C; ++c) sum[r][c] += a[r] * b[c];
+      }
     }
   }
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-    for (int c = 0; c < C; ++c) store_raw(lanes + ((i0 + r) * k + j0 + c) * L, sum[r][c]);
+    for (int c = DIAGONAL ? r : 0; c < C; ++c) store_raw(lanes + ((i0 + r) * k + j0 + c) * L, sum[r][c]);
   }
 }
 
-template <int BYTES>
-inline constexpr int kTile =
-#if defined(__aarch64__)
-    4;
-#else
-    BYTES == 64 ? 4 : 3;  // 16 sums and 8 rows need AVX-512's 32 registers; 9 and 6 fit 16
-#endif
-
-// All pairs of the k rows over n columns, n a multiple of the lanes.
+// All pairs of the k rows over n columns.
 template <int BYTES, class A>
-MTL_INLINE void multiply_block(const A* const* rows, int64_t k, int64_t n, A* lanes) {
-  constexpr int M = kTile<BYTES>;
-  for (int64_t i = 0; i < k; i += M) {
-    switch (std::min<int64_t>(M, k - i)) {
-      case 1: multiply_tile<BYTES, 1, 1, true>(rows, k, i, i, n, lanes); break;
-      case 2: multiply_tile<BYTES, 2, 2, true>(rows, k, i, i, n, lanes); break;
-      case 3: multiply_tile<BYTES, 3, 3, true>(rows, k, i, i, n, lanes); break;
-      default: multiply_tile<BYTES, M, M, true>(rows, k, i, i, n, lanes); break;
+MTL_INLINE void multiply_block(const A* const* rows, int64_t k, int64_t n, A* lanes, ReadAhead ahead) {
+  constexpr int R = kTileRows, C = kTileColumns<BYTES>;
+  for (int64_t i = 0; i < k; i += R) {
+    const ReadAhead share = ahead.next_share();
+    switch (std::min<int64_t>(R, k - i)) {
+      case 1:
+        multiply_tile<BYTES, 1, 1, true>(rows, k, i, i, n, lanes, share);
+        break;
+      case 2:
+        multiply_tile<BYTES, 2, 2, true>(rows, k, i, i, n, lanes, share);
+        break;
+      case 3:
+        multiply_tile<BYTES, 3, 3, true>(rows, k, i, i, n, lanes, share);
+        break;
+      default:
+        multiply_tile<BYTES, R, R, true>(rows, k, i, i, n, lanes, share);
+        break;
     }
-    for (int64_t j = i + M; j < k; j += M) {
-      switch (std::min<int64_t>(M, k - j)) {
-        case 1: multiply_tile<BYTES, M, 1, false>(rows, k, i, j, n, lanes); break;
-        case 2: multiply_tile<BYTES, M, 2, false>(rows, k, i, j, n, lanes); break;
-        case 3: multiply_tile<BYTES, M, 3, false>(rows, k, i, j, n, lanes); break;
-        default: multiply_tile<BYTES, M, M, false>(rows, k, i, j, n, lanes); break;
+    for (int64_t j = i + R; j < k; j += C) {
+      const ReadAhead share = ahead.next_share();
+      switch (std::min<int64_t>(C, k - j)) {
+        case 1:
+          multiply_tile<BYTES, R, 1, false>(rows, k, i, j, n, lanes, share);
+          break;
+        case 2:
+          multiply_tile<BYTES, R, 2, false>(rows, k, i, j, n, lanes, share);
+          break;
+        case 3:
+          multiply_tile<BYTES, R, std::min(C, 3), false>(rows, k, i, j, n, lanes, share);
+          break;
+        default:
+          multiply_tile<BYTES, R, C, false>(rows, k, i, j, n, lanes, share);
+          break;
       }
     }
   }
@@ -103,9 +200,10 @@ MTL_INLINE void multiply_block(const A* const* rows, int64_t k, int64_t n, A* la
 
 // Adds the lanes of every pair to the float64 sums and clears them.
 template <int BYTES, class A>
-MTL_INLINE void flush(const int64_t* task, int64_t k, int64_t T, A* lanes, double* out) {
+MTL_INLINE void flush_lanes(const Reached& reached, int64_t T, A* lanes, double* out) {
   constexpr int L = BYTES / sizeof(A);
   constexpr int H = BYTES / sizeof(double);
+  const int64_t k = reached.k;
   for (int64_t i = 0; i < k; ++i) {
     for (int64_t j = i; j < k; ++j) {
       A* lane = lanes + (i * k + j) * L;
@@ -117,109 +215,109 @@ MTL_INLINE void flush(const int64_t* task, int64_t k, int64_t T, A* lanes, doubl
       double sum = 0;
 #pragma GCC unroll 8
       for (int h = 0; h < H; ++h) sum += sums[h];
-      out[task[i] * T + task[j]] += sum;
+      out[reached.task[i] * T + reached.task[j]] += sum;
       store_raw(lane, vec<A, L>{});
     }
   }
 }
 
-// Converts columns [x, x + n) of the rows into `block`, clamped, padded with zeros to a multiple of the lanes.
-template <int BYTES, bool CLAMP, class S, class A>
-MTL_INLINE int64_t stage(const S* const* rows, int64_t k, int64_t x, int64_t n, A limit, A* block, const A** staged) {
+template <int BYTES>
+MTL_INLINE void flush(GramJob& job) {
+  if (job.columns == 0) return;
+  if (job.wide) {
+    flush_lanes<BYTES>(job.reached, job.grads.tasks(), job.workspace.lanes<double>(), job.out);
+  } else {
+    flush_lanes<BYTES>(job.reached, job.grads.tasks(), job.workspace.lanes<float>(), job.out);
+  }
+  job.columns = 0;
+}
+
+// Converts columns [x, x + n) of the rows into `block`, clamped, padded with zeros to a multiple of kColumns.
+template <int BYTES, class S, class A>
+MTL_INLINE int64_t stage(const S* const* rows, int64_t k, int64_t x, int64_t n, double limit, A* block,
+                         const A** staged) {
   constexpr int L = BYTES / sizeof(A);
-  const int64_t padded = (n + L - 1) / L * L;
+  const int64_t padded = (n + kColumns - 1) / kColumns * kColumns;
+  const A bound = static_cast<A>(limit);
   for (int64_t t = 0; t < k; ++t) {
     const S* from = rows[t] + x;
     A* to = block + t * padded;
-    int64_t c = 0;
-    for (; c + L <= n; c += L) {
-      auto v = load<L>(from + c);
-      store_raw(to + c, CLAMP ? clamp(v, limit) : v);
+    for (int64_t c = 0; c < n; c += 2 * L) {
+      S tail[2 * L] = {};
+      const bool whole = c + 2 * L <= n;
+      if (!whole) std::memcpy(tail, from + c, (n - c) * sizeof(S));
+      vec<A, L> a, b;
+      load_two<L>(whole ? from + c : tail, a, b);
+      store_raw(to + c, limit < 0 ? a : clamp(a, bound));
+      store_raw(to + c + L, limit < 0 ? b : clamp(b, bound));
     }
-    if (c < n) {
-      S tail[L] = {};
-      for (int64_t r = 0; r < n - c; ++r) tail[r] = from[c + r];
-      auto v = load<L>(tail);
-      store_raw(to + c, CLAMP ? clamp(v, limit) : v);
-    }
+    for (int64_t c = (n + 2 * L - 1) / (2 * L) * (2 * L); c < padded; ++c) to[c] = 0;
     staged[t] = to;
   }
   return padded;
 }
 
-template <int BYTES, bool CLAMP, class S>
-MTL_INLINE void gram_range(const GramJob& job, const Range& range) {
-  using A = typename Accumulator<S>::type;
+template <int BYTES, class S>
+MTL_INLINE void gram_range(GramJob& job, const Range& range) {
+  using A = Accumulator<S>;
   constexpr int L = BYTES / sizeof(A);
-  constexpr bool in_place = std::is_same_v<S, A> && !CLAMP;  // rows can be multiplied where they lie
-  const int64_t T = job.grads.tasks();
+  constexpr bool wide = std::is_same_v<A, double>;
+  const Reached reached(job.grads, range.param);
+  const int64_t k = reached.k;
+  if (k == 0) return;
+  if (job.wide != wide || !(job.reached == reached)) {
+    flush<BYTES>(job);
+    job.wide = wide;
+    job.reached = reached;
+  }
 
   const S* rows[kMaxTasks];
-  int64_t task[kMaxTasks], k = 0;
-  for (int64_t t = 0; t < T; ++t) {
-    if (const void* row = job.grads.rows(range.param)[t]) {
-      rows[k] = static_cast<const S*>(row) + range.begin;
-      task[k++] = t;
-    }
+  for (int64_t i = 0; i < k; ++i) {
+    rows[i] = static_cast<const S*>(job.grads.rows(range.param)[reached.task[i]]) + range.begin;
   }
-  if (k == 0) return;
-
-  A* lanes = reinterpret_cast<A*>(job.workspace.lanes.data());
-  A* scratch = reinterpret_cast<A*>(job.workspace.block.data());
-  for (int64_t i = 0; i < k * k * L; ++i) lanes[i] = 0;
-
+  A* lanes = job.workspace.lanes<A>();
+  const bool in_place = std::is_same_v<S, A> && job.limit < 0;  // rows can be multiplied where they lie
   const int64_t n = range.end - range.begin;
-  const int64_t block = std::clamp<int64_t>(kBlockElements / k / 64 * 64, 64, kMaxBlock);
-  int64_t columns = 0;
+  const int64_t block = std::clamp<int64_t>(kBlockElements / k / kColumns * kColumns, kColumns, kMaxBlock);
+  const int64_t tiles = count_tiles<BYTES>(k);
   for (int64_t x = 0; x < n; x += block) {
     const int64_t m = std::min(block, n - x);
-    const int64_t ahead = std::min(block, n - x - m);  // the next block
-    for (int64_t t = 0; t < k; ++t) {
-      for (int64_t c = 0; c < ahead; c += 64 / sizeof(S)) __builtin_prefetch(rows[t] + x + m + c);
-    }
+    if (job.columns + m > kFlushProducts * L) flush<BYTES>(job);
+    job.columns += m;
+
+    const char* next[kMaxTasks];
+    for (int64_t i = 0; i < k; ++i) next[i] = reinterpret_cast<const char*>(rows[i] + x + m);
+    const ReadAhead ahead(next, x + m < n ? k : 0, tiles, sizeof(S));
     const A* at[kMaxTasks];
     int64_t whole = 0;
-    if constexpr (in_place) {
-      whole = m / L * L;
-      for (int64_t t = 0; t < k; ++t) at[t] = rows[t] + x;
-      multiply_block<BYTES>(at, k, whole, lanes);
+    if constexpr (std::is_same_v<S, A>) {
+      whole = in_place ? m / kColumns * kColumns : 0;
+      for (int64_t i = 0; i < k; ++i) at[i] = rows[i] + x;
+      if (whole > 0) multiply_block<BYTES>(at, k, whole, lanes, ahead);
     }
     if (whole < m) {
-      const int64_t padded =
-          stage<BYTES, CLAMP>(rows, k, x + whole, m - whole, static_cast<A>(job.limit), scratch, at);
-      multiply_block<BYTES>(at, k, padded, lanes);
-    }
-    columns += m;
-    if (columns >= kFlushProducts * L - kMaxBlock) {
-      flush<BYTES>(task, k, T, lanes, job.out);
-      columns = 0;
-    }
-  }
-  flush<BYTES>(task, k, T, lanes, job.out);
-}
-
-template <int BYTES, bool CLAMP>
-MTL_INLINE void gram_ranges(const GramJob& job) {
-  for (const Range& range : job.job.ranges) {
-    switch (job.grads.dtype(range.param)) {
-      case ScalarType::Double: gram_range<BYTES, CLAMP, double>(job, range); break;
-      case ScalarType::BFloat16: gram_range<BYTES, CLAMP, bfloat16>(job, range); break;
-      case ScalarType::Half: gram_range<BYTES, CLAMP, float16>(job, range); break;
-      default: gram_range<BYTES, CLAMP, float>(job, range); break;
+      const int64_t padded = stage<BYTES>(rows, k, x + whole, m - whole, job.limit, job.workspace.block<A>(), at);
+      multiply_block<BYTES>(at, k, padded, lanes, ahead);
     }
   }
 }
 
 template <int BYTES>
-MTL_INLINE void gram_job(const GramJob& job) {
-  if (job.limit < 0) {
-    gram_ranges<BYTES, false>(job);
-  } else {
-    gram_ranges<BYTES, true>(job);
+MTL_INLINE void gram_job(GramJob& job) {
+  for (const Range& range : job.job.ranges) {
+    with_element_type(job.grads.dtype(range.param),
+                      [&](auto element) MTL_INLINE_LAMBDA { gram_range<BYTES, decltype(element)>(job, range); });
   }
+  flush<BYTES>(job);
 }
 
-MTL_SIMD_ENTRY(gram_job, (const GramJob& job), (job))
+MTL_SIMD_ENTRY(gram_job, (GramJob & job), (job))
+
+void mirror(double* G, int64_t T) {
+  for (int64_t i = 0; i < T; ++i) {
+    for (int64_t j = 0; j < i; ++j) G[i * T + j] = G[j * T + i];
+  }
+}
 
 }  // namespace
 
@@ -227,16 +325,18 @@ Tensor gram(const OptionalTensors& tensors, int64_t T, const std::vector<int64_t
             std::optional<double> clip_value) {
   const TaskGrads grads(tensors, T, segments);
   STD_TORCH_CHECK(grads.any(), "at least one task should have a gradient. Found none.");
-  Tensor result = torch::stable::empty({grads.segments(), T, T}, ScalarType::Double);
+  const int64_t S = grads.segments();
+  Tensor result = grads.new_float64({S, T, T});
   double* out = static_cast<double*>(result.mutable_data_ptr());
-  std::fill_n(out, grads.segments() * T * T, 0.0);
+  std::fill_n(out, S * T * T, 0.0);
 
   const std::vector<Job> jobs = split(grads, /*min_elements=*/16384, /*max_jobs=*/T <= 16 ? 256 : 64);
   std::vector<double> partial(jobs.size() * T * T, 0.0);
-  torch::stable::parallel_for(0, static_cast<int64_t>(jobs.size()), 1, [&](int64_t begin, int64_t end) {
-    Workspace workspace(T);
+  run_jobs(jobs, [&](int64_t begin, int64_t end) {
+    const Workspace workspace(T);
     for (int64_t j = begin; j < end; ++j) {
-      run_gram_job({grads, jobs[j], clip_value.value_or(-1.0), workspace, partial.data() + j * T * T});
+      GramJob job{grads, jobs[j], clip_value.value_or(-1.0), workspace, partial.data() + j * T * T};
+      run_gram_job(job);
     }
   });
 
@@ -244,12 +344,7 @@ Tensor gram(const OptionalTensors& tensors, int64_t T, const std::vector<int64_t
     double* G = out + jobs[j].segment * T * T;
     for (int64_t i = 0; i < T * T; ++i) G[i] += partial[j * T * T + i];
   }
-  for (int64_t s = 0; s < grads.segments(); ++s) {
-    double* G = out + s * T * T;
-    for (int64_t i = 0; i < T; ++i) {
-      for (int64_t j = 0; j < i; ++j) G[i * T + j] = G[j * T + i];
-    }
-  }
+  for (int64_t s = 0; s < S; ++s) mirror(out + s * T * T, T);
   return result;
 }
 

@@ -9,11 +9,19 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <type_traits>
+
+#if defined(__x86_64__)
+#include <emmintrin.h>
+#endif
+
+#include <torch/headeronly/core/ScalarType.h>
 
 // Vectors wider than the baseline's registers never cross a call, so their calling convention does not matter.
 #pragma GCC diagnostic ignored "-Wpsabi"
 
 #define MTL_INLINE __attribute__((always_inline)) inline
+#define MTL_INLINE_LAMBDA __attribute__((always_inline))  // between parameters and body
 
 #if defined(__x86_64__)
 #define MTL_SIMD_ENTRY(name, parameters, arguments)                                                  \
@@ -92,6 +100,26 @@ MTL_INLINE void store_raw(T* p, const V& v) {
   std::memcpy(p, &v, sizeof(V));
 }
 
+inline constexpr int64_t kLine = 64;  // bytes of a cache line
+
+// Copies a line to the line-aligned `to`, past the caches where the processor can: no read of what is overwritten, nothing evicted.
+// Those who read it on another thread need `stream_fence` before they are told.
+MTL_INLINE void stream_line(void* to, const void* from) {
+#if defined(__x86_64__)
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    _mm_stream_si128(static_cast<__m128i*>(to) + i, _mm_loadu_si128(static_cast<const __m128i*>(from) + i));
+  }
+#else
+  std::memcpy(to, from, kLine);
+#endif
+}
+inline void stream_fence() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
+}
+
 // Bits to bits: the same number of bytes under another type.
 template <class To, class From>
 MTL_INLINE To bit_cast(const From& from) {
@@ -115,19 +143,41 @@ MTL_INLINE vec<float, N> load(const bfloat16* p) {
   const auto wide = __builtin_convertvector(load_raw<vec<uint16_t, N>>(p), vec<uint32_t, N>);
   return bit_cast<vec<float, N>>(wide << 16);
 }
-// IEEE half: shift exponent and mantissa into place and move the bias; Inf and NaN take the bias twice, and a subnormal is made by
-// subtracting 2^-14 from a normal number, so that no float32 subnormal ever appears (they are slow, and may be flushed to zero).
+// IEEE half in the low 16 bits of each lane, the others 0: shift exponent and mantissa into place and move the bias; Inf and NaN take
+// the bias twice, and a subnormal is made by subtracting 2^-14 from a normal number, so that no float32 subnormal ever appears (they
+// are slow, and may be flushed to zero).
 template <int N>
-MTL_INLINE vec<float, N> load(const float16* p) {
+MTL_INLINE vec<float, N> expand_half(const vec<uint32_t, N>& half) {
   using U = vec<uint32_t, N>;
   using F = vec<float, N>;
-  const U wide = __builtin_convertvector(load_raw<vec<uint16_t, N>>(p), U);
-  const U exponent = wide & 0x7c00u;
-  U bits = ((wide & 0x7fffu) << 13) + (112u << 23);
+  const U exponent = half & 0x7c00u;
+  U bits = ((half & 0x7fffu) << 13) + (112u << 23);
   bits = exponent == 0x7c00u ? bits + (112u << 23) : bits;
   const F subnormal = bit_cast<F>(bits + (1u << 23)) - bit_cast<F>(U{} + (113u << 23));
   bits = exponent == 0u ? bit_cast<U>(subnormal) : bits;
-  return bit_cast<F>(bits | ((wide & 0x8000u) << 16));
+  return bit_cast<F>(bits | ((half & 0x8000u) << 16));
+}
+template <int N>
+MTL_INLINE vec<float, N> load(const float16* p) {
+  return expand_half<N>(__builtin_convertvector(load_raw<vec<uint16_t, N>>(p), vec<uint32_t, N>));
+}
+
+// 2 N consecutive gradients in an order that depends on the place alone, for sums over all of them: for 16 bits the even ones and the
+// odd ones, which takes no shuffle.
+template <int N, class S, class V>
+MTL_INLINE void load_two(const S* p, V& a, V& b) {
+  if constexpr (std::is_same_v<S, bfloat16>) {
+    const auto pairs = load_raw<vec<uint32_t, N>>(p);
+    a = bit_cast<V>(pairs << 16);
+    b = bit_cast<V>(pairs & 0xffff0000u);
+  } else if constexpr (std::is_same_v<S, float16>) {
+    const auto pairs = load_raw<vec<uint32_t, N>>(p);
+    a = expand_half<N>(pairs & 0xffffu);
+    b = expand_half<N>(pairs >> 16);
+  } else {
+    a = load<N>(p);
+    b = load<N>(p + N);
+  }
 }
 
 // Clamps to [-limit, limit].  Inf and NaN become NaN: a clip must not hide that a gradient is broken.
@@ -172,6 +222,22 @@ MTL_INLINE void store(float16* p, const vec<float, N>& v) {
   half = magnitude >= 0x47800000u ? U{} + 0x7c00u : half;  // 2^16 and above: Inf (65520 rounds up there by itself)
   half = magnitude > 0x7f800000u ? U{} + 0x7e00u : half;
   store_raw(p, __builtin_convertvector(half | sign, vec<uint16_t, N>));
+}
+
+// f(S{}) with the element type S of a dtype.
+template <class F>
+MTL_INLINE void with_element_type(torch::headeronly::ScalarType dtype, const F& f) {
+  using torch::headeronly::ScalarType;
+  switch (dtype) {
+    case ScalarType::Double:
+      return f(double{});
+    case ScalarType::BFloat16:
+      return f(bfloat16{});
+    case ScalarType::Half:
+      return f(float16{});
+    default:
+      return f(float{});
+  }
 }
 
 }  // namespace mtl_ops::cpu
