@@ -122,6 +122,12 @@ MTL_HD Least least_of(const Lanes& lanes, int n, Eligible eligible, F f) {
   return lanes.argmin(best);
 }
 
+/// The largest f(i) for i in [0, n), n >= 1.
+template <class Lanes, class F>
+MTL_HD double largest_of(const Lanes& lanes, int n, F f) {
+  return -least_of(lanes, n, [](int) { return true; }, [=](int i) { return -f(i); }).value;
+}
+
 /// Writes the i in [0, n) that `keep(i)` admits to `kept`, in order, and returns how many there are.
 template <class Lanes, class Keep>
 MTL_HD int select(const Lanes& lanes, int n, Keep keep, int* kept) {

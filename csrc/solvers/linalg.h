@@ -9,6 +9,8 @@
 
 namespace mtl_ops::solvers {
 
+constexpr double kEpsilon = 2.220446049250313e-16;
+
 /// An upper triangle stored row after row; `at(q, i)`, q <= i, is contiguous in i.
 struct Triangle {
   double* data;
@@ -21,9 +23,20 @@ struct Triangle {
 
 /// y -= t x on [begin, end).
 template <class Lanes>
-MTL_HD void subtract_multiple(
-    const Lanes& lanes, int begin, int end, double t, const double* __restrict__ x, double* __restrict__ y) {
+MTL_HD void subtract_multiple(const Lanes& lanes, int begin, int end, double t, const double* __restrict__ x,
+                              double* __restrict__ y) {
   for (int i = begin + lanes.lane(); i < end; i += lanes.width()) y[i] -= x[i] * t;
+}
+
+/// y += t x and magnitude += |t x|, n long.
+template <class Lanes>
+MTL_HD void add_with_magnitude(const Lanes& lanes, int n, double t, const double* __restrict__ x,
+                               double* __restrict__ y, double* __restrict__ magnitude) {
+  for (int i = lanes.lane(); i < n; i += lanes.width()) {
+    const double term = x[i] * t;
+    y[i] += term;
+    magnitude[i] += fabs(term);
+  }
 }
 
 /// Columns [from, k) of the Cholesky factor U, UᵀU = M, with the *inverse* of its diagonal in place of the diagonal.
@@ -31,8 +44,7 @@ MTL_HD void subtract_multiple(
 /// `entry(i, j)` is M_ij.  Columns before `from` are kept, so appending a row of M costs one column.  Returns the first j whose
 /// Schur complement is at most `tolerance * M_jj` (row j depends on the rows before it), or k.  `v` is scratch, k long.
 template <class Lanes, class Entry>
-MTL_HD int factorise(
-    const Lanes& lanes, const Triangle& u, int from, int k, Entry entry, double tolerance, double* v) {
+MTL_HD int factorise(const Lanes& lanes, const Triangle& u, int from, int k, Entry entry, double tolerance, double* v) {
   for (int j = from; j < k; ++j) {
     lanes.sync();
     each(lanes, j, [&](int i) { v[i] = entry(i, j); });
@@ -77,6 +89,16 @@ MTL_HD void multiply(const Lanes& lanes, int n, const double* a, const double* x
   for (int j = 0; j < n; ++j) {
     if (x[j] != 0.0) subtract_multiple(lanes, 0, n, -x[j], a + j * n, y);
   }
+  lanes.sync();
+}
+
+/// y = A x and magnitude = |A| |x| for a symmetric A (n x n).
+template <class Lanes>
+MTL_HD void multiply_with_magnitude(const Lanes& lanes, int n, const double* a, const double* x, double* y,
+                                    double* magnitude) {
+  lanes.sync();
+  each(lanes, n, [=](int i) { y[i] = magnitude[i] = 0.0; });
+  for (int j = 0; j < n; ++j) add_with_magnitude(lanes, n, x[j], a + j * n, y, magnitude);
   lanes.sync();
 }
 

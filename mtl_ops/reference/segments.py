@@ -31,6 +31,12 @@ class Problem:
         """The number k of tasks that take part."""
         return len(self.tasks)
 
+    def preference(self, given: Tensor | None, default: float) -> Tensor:
+        """``(k,)`` of the ``(T,)`` that are given, or the default for all."""
+        if given is None:
+            return torch.full((self.count,), default, dtype=torch.float64)
+        return given.detach().to("cpu", torch.float64)[self.tasks]
+
 
 def each_segment(
     method: Callable[Concatenate[Problem, P], Tensor],
@@ -42,7 +48,9 @@ def each_segment(
     on the CPU, because not every device has float64.
     """
 
-    def operator(gram: Tensor, scale: Tensor | None, /, *args: P.args, **kwargs: P.kwargs) -> Tensor:
+    def operator(
+        gram: Tensor, scale: Tensor | None, /, *args: P.args, **kwargs: P.kwargs
+    ) -> Tensor:
         matrices = gram.detach().to("cpu", torch.float64)
         scales = torch.ones(matrices.shape[:2], dtype=torch.float64)
         if scale is not None:

@@ -1,0 +1,186 @@
+// Eigenvalues and eigenvectors of a positive semidefinite matrix, the small ones as accurate as the large ones.
+//
+// A = LLᵀ by a pivoted Cholesky factorisation; then one-sided Jacobi rotations make the columns of L orthogonal, and what is left
+// are √λ_k v_k (Veselić & Hari, "A note on a one-sided Jacobi algorithm", Numer. Math. 1989).  For A = D C D with a diagonal D, the
+// error of every eigenvalue depends on the condition of C alone (Demmel & Veselić, "Jacobi's method is more accurate than QR",
+// SIAM J. Matrix Anal. Appl. 1992): tasks whose gradients differ in length by many decades do not drown each other.
+//
+// Rotations that share no column are made at the same time, each by one lane alone, so the result does not depend on the number of
+// lanes.
+
+#pragma once
+
+#include "linalg.h"
+#include "problem.h"
+
+namespace mtl_ops::solvers {
+
+/// xᵀy by a single lane, in eight partial sums that the compiler can keep in vector registers.
+MTL_HD inline double dot(int n, const double* __restrict__ x, const double* __restrict__ y) {
+  double part[8] = {};
+  int i = 0;
+  for (; i + 8 <= n; i += 8) {
+    for (int u = 0; u < 8; ++u) part[u] += x[i + u] * y[i + u];
+  }
+  for (int u = 0; u < 8; ++u) {
+    if (i + u < n) part[u] += x[i + u] * y[i + u];
+  }
+  return ((part[0] + part[4]) + (part[2] + part[6])) + ((part[1] + part[5]) + (part[3] + part[7]));
+}
+
+template <class Lanes>
+class Eigen {
+ public:
+  MTL_HD static constexpr int workspace(int n) { return n * stride(n) + 3 * n + ints_size(n); }
+
+  MTL_HD Eigen(const Lanes& lanes, int n, Arena& arena)
+      : lanes_(lanes),
+        n_(n),
+        columns_(arena.reals(n * stride(n))),
+        square_(arena.reals(n)),
+        rest_(arena.reals(n)),
+        coefficient_(arena.reals(n)),
+        order_(arena.ints(n)) {}
+
+  /// Of A (n x n), whose largest entry should be far from the limits of a double squared.  A row that depends on others up to
+  /// rounding adds an eigenvalue of exactly 0.
+  MTL_HD void decompose(const double* a) {
+    factorise(a);
+    for (int sweep = 0; sweep < kMaxSweeps; ++sweep) {
+      measure();
+      if (rotate_all() == 0.0) break;
+    }
+    measure();
+    sort();
+  }
+
+  /// How many eigenvalues do not vanish.
+  MTL_HD int count() const { return count_; }
+
+  /// How many eigenvalues are larger than `tolerance` times the largest.
+  MTL_HD int rank(double tolerance) const {
+    if (count_ == 0) return 0;
+    const double least = tolerance * value(0);
+    return static_cast<int>(sum_of(lanes_, count_, [=, this](int k) { return square_[k] > least ? 1.0 : 0.0; }));
+  }
+
+  /// The eigenvalue in place k, the largest first; 0 for those that vanish.
+  MTL_HD double value(int k) const { return k < count_ ? square_[order_[k]] : 0.0; }
+
+  /// y = Σ f(λ_k) v_k v_kᵀx over the `rank` largest eigenvalues, all positive.
+  template <class F>
+  MTL_HD void apply(int rank, F f, const double* x, double* y) const {
+    lanes_.sync();
+    each(lanes_, rank, [=, this](int k) {
+      const double lambda = value(k);
+      coefficient_[k] = f(lambda) / lambda * dot(n_, column(order_[k]), x);
+    });
+    each(lanes_, n_, [=](int i) { y[i] = 0.0; });
+    for (int k = 0; k < rank; ++k) subtract_multiple(lanes_, 0, n_, -coefficient_[k], column(order_[k]), y);
+    lanes_.sync();
+  }
+
+ private:
+  static constexpr int kMaxSweeps = 30;
+
+  // Odd, so that lanes that walk down different columns meet different memory banks.
+  MTL_HD static constexpr int stride(int n) { return n | 1; }
+
+  MTL_HD double* column(int k) const { return columns_ + k * stride(n_); }
+
+  /// A = LLᵀ, a column at a time, the largest remaining diagonal first.  Rows stay where they are: L is triangular only up to a
+  /// permutation, which nobody needs to know.
+  MTL_HD void factorise(const double* a) {
+    const double dependent = 2.0 * n_ * kEpsilon;
+    double* rest = rest_;  // what the columns so far leave of each diagonal entry
+    lanes_.sync();
+    each(lanes_, n_, [=, this](int i) { rest[i] = a[i * n_ + i]; });
+    for (count_ = 0; count_ < n_; ++count_) {
+      const auto independent = [=, this](int i) { return rest[i] > dependent * a[i * n_ + i]; };
+      const Least pivot = least_of(lanes_, n_, independent, [=](int i) { return -rest[i]; });
+      if (pivot.index < 0) break;
+      double* l = column(count_);
+      each(lanes_, n_, [=, this](int i) { l[i] = rest[i] == 0.0 ? 0.0 : a[pivot.index * n_ + i]; });
+      for (int q = 0; q < count_; ++q) subtract_multiple(lanes_, 0, n_, column(q)[pivot.index], column(q), l);
+      const double inverse = 1.0 / sqrt(-pivot.value);
+      each(lanes_, n_, [=](int i) {
+        l[i] = rest[i] == 0.0 ? 0.0 : l[i] * inverse;
+        rest[i] = i == pivot.index ? 0.0 : fmax(rest[i] - l[i] * l[i], 0.0);
+      });
+    }
+  }
+
+  MTL_HD void measure() {
+    each(lanes_, count_, [this](int k) { square_[k] = dot(n_, column(k), column(k)); });
+  }
+
+  /// Every pair of columns once, as in a tournament: in each round everybody meets one other, and the last one never moves.
+  /// Returns how many pairs were not orthogonal yet.
+  MTL_HD double rotate_all() {
+    const int players = count_ + count_ % 2, others = players - 1;
+    double turned = 0.0;
+    for (int round = 0; round < others; ++round) {
+      each(lanes_, players / 2, [&, this](int k) {
+        const int up = round + k, down = round - k;
+        const int p = up < others ? up : up - others;
+        const int q = k == 0 ? others : down >= 0 ? down : down + others;
+        if (p < count_ && q < count_ && rotate(column(p), column(q), square_[p], square_[q])) turned += 1.0;
+      });
+    }
+    return lanes_.sum(turned);
+  }
+
+  /// Makes p and q orthogonal; false if they already were, up to the rounding of their inner product.  The angle between a long and
+  /// a short column is made still smaller, down to what the short one alone can tell: then each entry of an eigenvector comes out
+  /// as accurate as its size in units of the gradients' lengths allows.
+  MTL_HD bool rotate(double* __restrict__ p, double* __restrict__ q, double& square_p, double& square_q) const {
+    const double inner = dot(n_, p, q), tolerance = n_ * kEpsilon;
+    if (fabs(inner) <= tolerance * (square_p < square_q ? square_p : square_q)) return false;
+    const bool turned = inner * inner > tolerance * tolerance * square_p * square_q;
+    const double cotangent = (square_q - square_p) / (2.0 * inner);  // of twice the angle
+    const double root = sqrt(1.0 + cotangent * cotangent);
+    const double tangent = copysign(1.0, cotangent) / (fabs(cotangent) + root);
+    const double cosine = sqrt(0.5 + 0.5 * fabs(cotangent) / root), sine = cosine * tangent;
+    for (int i = 0; i < n_; ++i) {
+      const double pi = p[i], qi = q[i];
+      p[i] = cosine * pi - sine * qi;
+      q[i] = sine * pi + cosine * qi;
+    }
+    square_p -= tangent * inner;
+    square_q += tangent * inner;
+    return turned;
+  }
+
+  MTL_HD void sort() {
+    each(lanes_, count_, [this](int k) {
+      int place = 0;
+      for (int j = 0; j < count_; ++j) place += square_[j] > square_[k] || (square_[j] == square_[k] && j < k);
+      order_[place] = k;
+    });
+  }
+
+  Lanes lanes_;
+  int n_;
+  int count_ = 0;  // columns, and eigenvalues that do not vanish
+  double *columns_, *square_, *rest_, *coefficient_;
+  int* order_;
+};
+
+/// Which tasks depend on each other is read off the cosine matrix C = G_ij s_i s_j, so that a task with a small gradient is never
+/// mistaken for a dependent one: an eigenvalue counts if it is more than this share of the largest.  `given` < 0 stands for what the
+/// rounding of an exact G calls for.
+MTL_HD inline double rank_tolerance(double given, int k) { return given >= 0.0 ? given : 32.0 * k * kEpsilon; }
+
+/// Turns C back into G, in units of its largest diagonal entry, and puts the lengths 1/s in the same units into `length`.
+template <class Lanes>
+MTL_HD void restore_lengths(const Lanes& lanes, int n, const double* s, double* a, double* length) {
+  const auto positive = [=](int i) { return a[i * n + i] > 0.0; };
+  const Least longest = least_of(lanes, n, positive, [=](int i) { return s[i]; });
+  const double unit = longest.index < 0 ? 1.0 : longest.value;
+  each(lanes, n, [=](int i) { length[i] = positive(i) ? unit / s[i] : 0.0; });
+  for (int i = 0; i < n; ++i) {
+    each(lanes, n, [=](int j) { a[i * n + j] *= length[i] * length[j]; });
+  }
+}
+
+}  // namespace mtl_ops::solvers
