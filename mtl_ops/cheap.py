@@ -17,6 +17,7 @@ from torch import Tensor
 from . import ops
 from .engine import fill_grads, merge_into_grads, present_weights
 from .gradients import Tasks, differentiate, joint_gradient
+from .merging import unscaled
 from .methods import LossMethod, Method
 from .report import Report
 from .rules import Rules
@@ -131,7 +132,14 @@ class CheapSteps:
         else:
             losses = tasks.values if self.method.uses_losses else None
             weigh = functools.partial(
-                _measure, self.method, weights, self.rules, losses, given, times_skipped
+                _measure,
+                self.method,
+                weights,
+                self.rules,
+                losses,
+                given,
+                times_skipped,
+                tasks.scale,
             )
             if isinstance(self.gram_on, str):
                 report, measured = features_step(
@@ -170,10 +178,11 @@ def _measure(
     losses: Tensor | None,
     given: Mapping[str, Any],
     times_skipped: Tensor | None,
+    grad_scale: Tensor | None,
     rows: Sequence[Tensor | None],
 ) -> Measured:
     """Weighs the tasks by some of their gradients, ``T × K`` of them."""
-    gram = ops.gram(rows, len(task_weights))
+    gram = unscaled(ops.gram(rows, len(task_weights)), grad_scale)
     scale = ops.task_scales(gram, task_weights, None, rules.nonfinite == "skip_task", times_skipped)
     return Measured(gram, scale[0], method.solve(gram, scale, losses, **given)[0])
 
@@ -240,9 +249,10 @@ def joint_step(
         mine = [p for p in own if id(params[p]) in leaves[t]]
         if loss is None or not mine:
             continue
-        grads = torch.autograd.grad(loss, [params[p] for p in mine], retain_graph=True)
-        for p, grad in zip(mine, grads, strict=True):
-            heads[t * len(params) + p] = grad
+        alone = Tasks(None, (loss,), tasks.scale)
+        rows = differentiate(alone, [params[p] for p in mine], retain_graph=True)
+        for p, row in zip(mine, rows, strict=True):
+            heads[t * len(params) + p] = row
     trunk: list[Tensor | None] = [None] * len(params)
     if shared:
         weights = torch.where(measured.weights == 0, 0.0, measured.weights)
@@ -285,6 +295,7 @@ def _finish(
         sets=sets,
         shared=[True] * count,
         names=(*names, "weighted sum of all"),
+        grad_scale=tasks.scale,
     )
     return Report(
         names=tasks.names,

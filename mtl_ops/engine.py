@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .accumulation import Accumulated
 from .gradients import Tasks, differentiate, joint_backward, joint_gradient
 from .layout import find_layout
-from .merging import columns, merge_rows
+from .merging import columns, merge_rows, on_device
 from .methods import Method
 from .methods.linear import Sum
 from .report import Report
@@ -31,6 +32,7 @@ def fill_grads(
     given: Mapping[str, Any] | None = None,
     times_skipped: Tensor | None = None,
     retain_graph: bool = False,
+    accumulated: Accumulated | None = None,
 ) -> Report:
     """Differentiates the losses, merges the gradients and adds the result to ``.grad``.
 
@@ -45,12 +47,17 @@ def fill_grads(
         given: What the method otherwise draws or remembers.
         times_skipped: ``(T,)`` int64, counts gradients that are not finite.
         retain_graph: Keeps the graph for another backward.
+        accumulated: Gradients of other micro-batches, to be added before they are merged.
     """
-    weights = present_weights(task_weights, tasks)
-    if method.needs == "losses" and not rules.per_task:
+    if method.needs == "losses" and not rules.per_task and accumulated is None:
+        weights = present_weights(task_weights, tasks)
         report = _one_backward(method, tasks, params, weights, rules, given, retain_graph)
     else:
         rows = differentiate(tasks, params, retain_graph)
+        if accumulated is not None:
+            rows, totals = accumulated.add(rows, tasks.losses)
+            tasks = Tasks(tasks.names, tuple(totals), tasks.scale)
+        weights = present_weights(task_weights, tasks)
         losses = tasks.values if method.uses_losses else None
         report = merge_into_grads(
             method,
@@ -64,6 +71,7 @@ def fill_grads(
             given=given,
             times_skipped=times_skipped,
             names=tasks.names,
+            grad_scale=tasks.scale,
         )
     report._losses = [None if loss is None else loss.detach() for loss in tasks.losses]
     return report
@@ -124,7 +132,7 @@ def _one_backward(
     row of a problem with one task.
     """
     losses = tasks.values
-    factors = torch.tensor(weights, dtype=torch.float64, device=losses.device)
+    factors = on_device(weights, losses.device)
     w = torch.where(
         (factors != 0) & losses.isfinite(),
         factors * method.weights(None, losses, **given or {}),
@@ -135,6 +143,14 @@ def _one_backward(
         joint_backward(tasks, w, params, retain_graph)
     else:
         rows = joint_gradient(tasks, w, params, retain_graph)
-        report = merge_into_grads(Sum(), rows, params, [1.0], rules, names=("weighted sum of all",))
+        report = merge_into_grads(
+            Sum(),
+            rows,
+            params,
+            [1.0],
+            rules,
+            names=("weighted sum of all",),
+            grad_scale=tasks.scale,
+        )
         clip_scale, joint = report.clip_scale, report._gram
     return Report(names=tasks.names, weights=w.unsqueeze(0), clip_scale=clip_scale, _joint=joint)

@@ -16,10 +16,17 @@ Losses = Mapping[str, Tensor | None] | Sequence[Tensor | None] | Tensor
 
 @dataclass(frozen=True)
 class Tasks:
-    """Losses in the order of the tasks; ``None`` for a task that is absent from this batch."""
+    """Losses in the order of the tasks; ``None`` for a task that is absent from this batch.
+
+    Attributes:
+        names: The tasks' names, or ``None`` if the losses came without.
+        losses: T losses.
+        scale: A 0-d factor of all gradients, that of a ``GradScaler``; ``None`` for 1.
+    """
 
     names: tuple[str, ...] | None
     losses: tuple[Tensor | None, ...]
+    scale: Tensor | None = None
 
     def label(self, task: int) -> str:
         """How messages name a task."""
@@ -138,9 +145,10 @@ def differentiate(
         if loss is None:
             rows += nothing
             continue
+        factor = None if tasks.scale is None else tasks.scale.to(loss.dtype).reshape(loss.shape)
         try:
             grads = torch.autograd.grad(
-                loss, params, retain_graph=retain_graph or t != last, allow_unused=True
+                loss, params, factor, retain_graph=retain_graph or t != last, allow_unused=True
             )
         except RuntimeError as error:
             raise _explained(error, tasks.label(t)) from error
@@ -184,12 +192,14 @@ def _any_sparse(rows: Sequence[Tensor | None]) -> bool:
 
 def _weighted(tasks: Tasks, weights: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """The losses that are there, and the factor of each in its own dtype and shape."""
-    losses = [loss for loss in tasks.losses if loss is not None]
-    factors = weights[tasks.present] if len(losses) < len(tasks.losses) else weights
-    return losses, [
-        factor.to(loss.dtype).reshape(loss.shape)
-        for factor, loss in zip(factors.unbind(), losses, strict=True)
+    if tasks.scale is not None:
+        weights = weights * tasks.scale
+    pairs = [
+        (loss, factor.to(loss.dtype).reshape(loss.shape))
+        for loss, factor in zip(tasks.losses, weights.unbind(), strict=True)
+        if loss is not None
     ]
+    return [loss for loss, _ in pairs], [factor for _, factor in pairs]
 
 
 def _explained(error: RuntimeError, label: str) -> RuntimeError:

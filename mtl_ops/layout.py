@@ -48,7 +48,9 @@ def find_layout(
         shared: For each parameter whether it is shared, instead of what the gradients say.
     """
     count = len(rows) // tasks
-    everywhere = tasks > 1 and all(row is not None for row in rows)  # not `None in rows`: that compares tensors
+    everywhere = tasks > 1 and all(
+        row is not None for row in rows
+    )  # not `None in rows`: that compares tensors
     if shared is None and sets is None and everywhere:
         return Layout(None, (), 1, 1, (True,) * tasks)
     kept: list[int] = []

@@ -14,7 +14,7 @@ from .methods import CoordinateMethod, Method
 from .report import Report
 from .rules import Rules
 
-__all__ = ["columns", "merge_rows"]
+__all__ = ["columns", "merge_rows", "on_device", "unscaled"]
 
 
 def merge_rows(
@@ -30,6 +30,7 @@ def merge_rows(
     accumulate: bool = False,
     times_skipped: Tensor | None = None,
     names: tuple[str, ...] | None = None,
+    grad_scale: Tensor | None = None,
 ) -> Report:
     """Writes the merged gradient of the parameters that the layout keeps.
 
@@ -45,6 +46,8 @@ def merge_rows(
         accumulate: Adds to ``out``.
         times_skipped: ``(T,)`` int64, counts gradients that are not finite.
         names: The tasks' names, for messages.
+        grad_scale: A 0-d factor that all gradients were multiplied by. What is measured, and so
+            every threshold, is without it; the merged gradient is with it.
 
     Raises:
         RuntimeError: If a gradient is not finite and the rules say ``"raise"``.
@@ -56,15 +59,14 @@ def merge_rows(
     ]
     gram = scale = None
     if method.needs == "gram" or rules != Rules() or times_skipped is not None:
-        gram = ops.gram(rows, tasks, layout.segments, rules.clip_value)
+        gram = unscaled(ops.gram(rows, tasks, layout.segments, rules.clip_value), grad_scale)
         if rules.nonfinite == "raise":
             _raise_if_nonfinite(gram, factors, names)
         scale = ops.task_scales(
             gram, factors, rules.max_task_norm, rules.nonfinite == "skip_task", times_skipped
         )
     else:
-        scale = torch.tensor(factors, dtype=torch.float64, device=out[0].device)
-        scale = scale.reshape(layout.total, tasks)
+        scale = on_device(factors, out[0].device).reshape(layout.total, tasks)
     if isinstance(method, CoordinateMethod):
         weights = None
         clip_scale = _merge_coordinates(
@@ -93,6 +95,17 @@ def merge_rows(
         _shared=layout.shared,
         _part=tuple(factor != 0.0 for factor in factors),
     )
+
+
+def unscaled(gram: Tensor, grad_scale: Tensor | None) -> Tensor:
+    """The Gram matrix of gradients from that of gradients times a factor."""
+    return gram if grad_scale is None else gram / grad_scale.to(gram.dtype).square()
+
+
+def on_device(values: Sequence[float], device: torch.device) -> Tensor:
+    """Numbers as float64 on a device, without the wait that copying a tensor there would be."""
+    nothing = torch.zeros(1, len(values), len(values), dtype=torch.float64, device=device)
+    return ops.task_scales(nothing, values)[0]
 
 
 def _weights(

@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from .accumulation import Accumulated
 from .cheap import CheapSteps
 from .engine import fill_grads
-from .gradients import Losses, Tasks, read_losses
+from .gradients import Losses, Tasks, differentiate, read_losses
 from .methods import Method, resolve
 from .report import Report
 from .rules import Nonfinite, Rules, TaskWeights, read_task_weights
-from .wrapper import OptimizerWrapper
+from .wrapper import OptimizerWrapper, tell_grad_scaler
 
 __all__ = ["MultiTaskOptimizer"]
 
@@ -63,6 +65,10 @@ class MultiTaskOptimizer(OptimizerWrapper):
             gradients alone, and then one backward of the weighted losses.
         weights_every: The weights are solved anew every that many steps; a step between, with the
             weights of the last time, costs about one backward.
+        grad_scaler: The scaler of mixed precision training. Hand the losses to :meth:`backward` as
+            they are, and call ``scaler.step(optimizer)`` and ``scaler.update()`` as ever: thresholds
+            are on the true gradients, and the scaler learns of an Inf in any task, also where the
+            step goes on without that task.
         generator: Where random methods draw from, saved in :meth:`state_dict`; on the parameters'
             device. ``None`` for the device's default generator.
 
@@ -99,6 +105,7 @@ class MultiTaskOptimizer(OptimizerWrapper):
         shared: Iterable[Tensor] | None = None,
         gram_on: Literal["features"] | Iterable[Tensor] | None = None,
         weights_every: int = 1,
+        grad_scaler: torch.amp.GradScaler | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(optimizer)
@@ -117,6 +124,8 @@ class MultiTaskOptimizer(OptimizerWrapper):
         self.report = Report()
         self._shared = None if shared is None else self._check_owned("shared", shared)
         self._cheap = self._cheap_steps(gram_on, weights_every)
+        self._grad_scaler = _check_grad_scaler(grad_scaler, self.rules)
+        self._accumulated: Accumulated | None = None
         self._steps = 0
         self._count: int | None = None
         self._names: tuple[str, ...] | None = None
@@ -154,6 +163,7 @@ class MultiTaskOptimizer(OptimizerWrapper):
                 not finite. ``.grad`` is unchanged after any of these.
         """
         read = self._read(losses)
+        accumulated, self._accumulated = self._accumulated, None
         weights = read_task_weights(self.task_weights, read.names, len(read.losses), self._steps)
         params, sets, shared = self._parameters()
         common: dict[str, Any] = {
@@ -171,11 +181,51 @@ class MultiTaskOptimizer(OptimizerWrapper):
             )
         else:
             self.report = fill_grads(
-                self.method, read, params, weights, self.rules, sets=sets, shared=shared, **common
+                self.method,
+                read,
+                params,
+                weights,
+                self.rules,
+                sets=sets,
+                shared=shared,
+                accumulated=accumulated,
+                **common,
             )
         if not self._looked_for_unreached and len(read.present) == len(read.losses):
             self._looked_for_unreached = True
             self._warn_of_unreached(params)
+
+    def accumulate(self, losses: Losses) -> None:
+        """Adds up the gradients of each task over micro-batches; the next :meth:`backward` merges.
+
+        Nothing is merged and no ``.grad`` changes, so ``k - 1`` calls of this and one of
+        :meth:`backward`, each with the losses divided by k, equal one large batch (whose losses are
+        means). The sums take the memory of T gradients. :meth:`zero_grad` forgets them.
+
+        Args:
+            losses: As of :meth:`backward`.
+
+        Raises:
+            TypeError: As :meth:`backward`.
+            ValueError: As :meth:`backward`, or with ``gram_on`` or ``weights_every``, whose steps do
+                not have the gradient of every task.
+            RuntimeError: If the graph of a loss was freed.
+        """
+        if self._cheap is not None:
+            raise ValueError(
+                "Parameters `gram_on` and `weights_every` should be left out to accumulate gradients "
+                f"of single tasks. Found `weights_every = {self._cheap.weights_every}`."
+            )
+        read = self._read(losses)
+        rows = differentiate(read, self._parameters()[0])
+        if self._accumulated is None:
+            self._accumulated = Accumulated()
+        self._accumulated.add(rows, read.losses)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As ``torch.optim.Optimizer.zero_grad``; forgets accumulated gradients, too."""
+        self._accumulated = None
+        super().zero_grad(set_to_none)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """The inner optimizer's step, unless the gradients are lost (see ``nonfinite``).
@@ -194,6 +244,8 @@ class MultiTaskOptimizer(OptimizerWrapper):
                 result = closure()
             closure = _Remembered(closure, result)
         self._steps += 1
+        if self._grad_scaler is not None:
+            tell_grad_scaler(self._grad_scaler, self, self.report.lost(any_task=True))
         lost = self._lost()
         if lost is None:
             return super().step(closure)
@@ -292,6 +344,7 @@ class MultiTaskOptimizer(OptimizerWrapper):
         # The report holds the last losses and measurements; a copy of an optimizer starts without.
         state = super().__getstate__()
         state["report"] = Report()
+        state["_accumulated"] = None
         if self.generator is not None:
             state["generator"] = (self.generator.device.type, self.generator.get_state())
         return state
@@ -318,6 +371,10 @@ class MultiTaskOptimizer(OptimizerWrapper):
                 f"Parameter `losses` should hold {self._count} losses, as at first (None for a task "
                 f"that is absent). Found {len(read.losses)}."
             )
+        if self._grad_scaler is not None:
+            device = next(loss.device for loss in read.losses if loss is not None)
+            one = torch.ones((), device=device)
+            read = replace(read, scale=self._grad_scaler.scale(one))
         return read
 
     def _bind(self, names: tuple[str, ...] | None, count: int) -> None:
@@ -407,6 +464,22 @@ def _check_names(tasks: Sequence[str]) -> tuple[str, ...]:
             f"Parameter `tasks` should name at least one task, and each once. Found {names!r}."
         )
     return names
+
+
+def _check_grad_scaler(
+    grad_scaler: torch.amp.GradScaler | None, rules: Rules
+) -> torch.amp.GradScaler | None:
+    if grad_scaler is not None and not isinstance(grad_scaler, torch.amp.GradScaler):
+        raise TypeError(
+            "Parameter `grad_scaler` should be a torch.amp.GradScaler. "
+            f"Found {type(grad_scaler).__name__}."
+        )
+    if grad_scaler is not None and rules.clip_value is not None:
+        raise ValueError(
+            "Parameter `clip_value` should be None with a `grad_scaler`, whose gradients are scaled "
+            f"when their elements are read. Found `clip_value = {rules.clip_value}`."
+        )
+    return grad_scaler if grad_scaler is not None and grad_scaler.is_enabled() else None
 
 
 def _shown(names: tuple[str, ...] | None, count: int | None) -> str:

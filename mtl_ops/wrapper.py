@@ -6,10 +6,12 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-__all__ = ["OptimizerWrapper"]
+__all__ = ["OptimizerWrapper", "tell_grad_scaler"]
 
 
 class OptimizerWrapper(Optimizer):
@@ -130,6 +132,22 @@ class OptimizerWrapper(Optimizer):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.optimizer!r})"
+
+
+def tell_grad_scaler(
+    grad_scaler: torch.amp.GradScaler, optimizer: Optimizer, lost: Tensor | None
+) -> None:
+    """Makes the scaler's next ``update`` lower the scale if the 0-d ``lost`` is true.
+
+    ``GradScaler.step`` looks for Infs in ``.grad`` before it calls the optimizer's ``step``. One
+    that was left out of the merged gradient is not there any more, but it says just as well that
+    the scale is too large.
+    """
+    if lost is None:
+        return
+    found = grad_scaler._per_optimizer_states[id(optimizer)]["found_inf_per_device"]
+    for flag in found.values():
+        flag.logical_or_(lost.to(flag.device, non_blocking=True))
 
 
 #: What a scheduler sets on an optimizer.
