@@ -1,0 +1,124 @@
+"""Checks of the parameters of methods, one sentence an error."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["PerTask", "integer", "non_negative", "one_of", "positive", "share", "squares"]
+
+
+def positive(name: str, value: float) -> float:
+    """The value, if it is a finite number above 0."""
+    if not _number(name, value, "a positive number") > 0.0:
+        raise ValueError(f"Parameter `{name}` should be positive. Found `{name} = {value}`.")
+    return value
+
+
+def non_negative(name: str, value: float) -> float:
+    """The value, if it is a finite number not below 0."""
+    if not _number(name, value, "a number") >= 0.0:
+        raise ValueError(f"Parameter `{name}` should not be negative. Found `{name} = {value}`.")
+    return value
+
+
+def share(name: str, value: float) -> float:
+    """The value, if it is in [0, 1)."""
+    if not 0.0 <= _number(name, value, "a number") < 1.0:
+        raise ValueError(f"Parameter `{name}` should be in [0, 1). Found `{name} = {value}`.")
+    return value
+
+
+def integer(name: str, value: int, least: int) -> int:
+    """The value, if it is an integer not below ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"Parameter `{name}` should be an integer. Found `{name} = {value!r}`.")
+    if value < least:
+        raise ValueError(
+            f"Parameter `{name}` should be at least {least}. Found `{name} = {value}`."
+        )
+    return value
+
+
+def one_of(name: str, value: Any, options: Iterable[Any]) -> Any:
+    """The value, if it is one of the options."""
+    known = list(options)
+    if value not in known:
+        listed = ", ".join(map(repr, known))
+        raise ValueError(
+            f"Parameter `{name}` should be one of {listed}. Found `{name} = {value!r}`."
+        )
+    return value
+
+
+def squares(name: str, tensor: Any, like: Tensor) -> Tensor:
+    """A ``(T, T)`` or ``(S, T, T)`` tensor as float64 of the shape of ``like`` ``(S, T, T)``."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"Parameter `{name}` should be a tensor. Found {type(tensor).__name__}.")
+    if tensor.shape not in (like.shape, like.shape[1:]) or tensor.numel() != like.numel():
+        raise ValueError(
+            f"Parameter `{name}` should have the shape of the Gram matrix, {tuple(like.shape)}. "
+            f"Found shape {tuple(tensor.shape)}."
+        )
+    return tensor.detach().to(like.device, torch.float64).reshape(like.shape).contiguous()
+
+
+class PerTask:
+    """One number for each task, on any device.
+
+    A copy is kept for each device, because copying from the CPU waits for the device.
+
+    Args:
+        name: Of the parameter, for messages.
+        values: T finite numbers.
+
+    Raises:
+        TypeError: If ``values`` is not a sequence of numbers or a tensor.
+        ValueError: If ``values`` is empty, not one-dimensional or not finite.
+    """
+
+    def __init__(self, name: str, values: Sequence[float] | Tensor) -> None:
+        self.name = name
+        try:
+            self._tensor = torch.as_tensor(values, dtype=torch.float64, device="cpu").detach()
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(
+                f"Parameter `{name}` should be a sequence of numbers. Found `{name} = {values!r}`."
+            ) from None
+        if self._tensor.dim() != 1 or not len(self._tensor) or not self._tensor.isfinite().all():
+            raise ValueError(
+                f"Parameter `{name}` should hold one finite number for each task. "
+                f"Found `{name} = {values!r}`."
+            )
+        self._tensor = self._tensor.clone()
+        self._on: dict[str, Tensor] = {}
+
+    def on(self, device: torch.device, tasks: int) -> Tensor:
+        """``(T,)`` float64.
+
+        Raises:
+            ValueError: If there are not T of them.
+        """
+        if len(self._tensor) != tasks:
+            raise ValueError(
+                f"Parameter `{self.name}` should hold one number for each of {tasks} tasks. "
+                f"Found {len(self._tensor)} numbers."
+            )
+        if str(device) not in self._on:
+            self._on[str(device)] = self._tensor.to(device)
+        return self._on[str(device)]
+
+    def __repr__(self) -> str:
+        return repr(self._tensor.tolist())
+
+
+def _number(name: str, value: Any, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"Parameter `{name}` should be {what}. Found `{name} = {value!r}`.")
+    if not math.isfinite(value):
+        raise ValueError(f"Parameter `{name}` should be finite. Found `{name} = {value}`.")
+    return value
