@@ -1,0 +1,1 @@
+"""Measurements of mtl_ops against other implementations: ``python -m benchmarks.run``."""

@@ -1,0 +1,168 @@
+"""Peak memory of a merge, and of a whole training step, each in a process of its own.
+
+``python -m benchmarks.memory KIND RIVAL METHOD TASKS DEVICE SIZE`` measures one and prints the bytes
+that the process used at most on top of what it had before.
+"""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from . import step
+from .merge import TORCHJD, TORCHJD_SUMMED, contender
+from .problems import SHAPES, random_problem
+from .results import Goal, Row
+from .rivals import LIBMTL_METHODS, NAIVE_METHODS, available, torchjd_aggregator
+from .timing import Quartiles
+
+__all__ = ["measure", "peak"]
+
+METHODS = ("upgrad", "pcgrad")
+TASKS = 8
+#: Over the T gradients and the merged one.
+ALLOWANCE = 16e6
+
+SIZES = {"small": [(256, 256)] * 4, "full": SHAPES["ResNet-18"]}
+
+
+def measure(device: str = "cpu", quick: bool = False) -> list[Row]:
+    """Rows of the peak over everything, in MB; the floor is the T gradients and the merged one."""
+    size = "small" if quick else "full"
+    rows = [row for method in available(METHODS) for row in _merges(method, device, size)]
+    return [*rows, *(_steps(device, size) if available([step.METHOD]) else [])]
+
+
+def _merges(method: str, device: str, size: str) -> list[Row]:
+    elements = random_problem(SIZES[size], 1).elements
+    gradients = 4 * TASKS * elements
+    floor = gradients + 4 * elements
+
+    def total(rival: str) -> float:
+        return gradients + _in_child("merge", rival, method, device, size)
+
+    rivals = ["naive loop"] if method in NAIVE_METHODS else []
+    rivals += ["LibMTL's way"] if method in LIBMTL_METHODS else []
+    rivals += [TORCHJD, TORCHJD_SUMMED] if torchjd_aggregator(method, TASKS) is not None else []
+    case = f"merge, {elements / 1e6:.1f}M elements, T = {TASKS}"
+    return _rows(case, method, total, rivals, floor, None if size == "small" else ALLOWANCE)
+
+
+def _steps(device: str, size: str) -> list[Row]:
+    """Over the model and the batch; the bare backwards hold T gradients and the activations."""
+    model = step.setup(device, size == "small")[0]
+    merged = 4 * sum(param.numel() for param in model.shared.parameters())
+    peaks = {name: _in_child("step", name, step.METHOD, device, size) for name in _step_rivals()}
+    floor = peaks[step.BARE] + merged
+
+    def total(rival: str) -> float:
+        if rival == "ours":
+            return _in_child("step", f"ours {step.METHOD}", step.METHOD, device, size)
+        return peaks[rival]
+
+    allowance = None if size == "small" else ALLOWANCE
+    return _rows("training step of the MLP", step.METHOD, total, list(peaks), floor, allowance)
+
+
+def _step_rivals() -> list[str]:
+    with_torchjd = torchjd_aggregator(step.METHOD, TASKS) is not None
+    return [step.BARE, *(step.MODES if with_torchjd else ())]
+
+
+def _rows(
+    case: str,
+    method: str,
+    total: Callable[[str], float],
+    rivals: list[str],
+    floor: float,
+    allowance: float | None,
+) -> list[Row]:
+    own = total("ours")
+    goal = None if allowance is None else Goal("value", (floor + allowance) / 1e6)
+    rows = []
+    for place, rival in enumerate(rivals):
+        theirs = total(rival)
+        rows.append(
+            Row(
+                case,
+                method,
+                _single(own / 1e6),
+                "MB",
+                rival,
+                _single(theirs / 1e6),
+                _single(theirs / own),
+                floor / 1e6,
+                goal if place == 0 else None,
+            )
+        )
+    return rows
+
+
+def _single(value: float) -> Quartiles:
+    return Quartiles(value, value, value)
+
+
+def _in_child(kind: str, rival: str, method: str, device: str, size: str) -> float:
+    """Bytes over what was there, in a fresh process."""
+    command = [sys.executable, "-m", "benchmarks.memory", kind, rival, method, device, size]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{kind} {rival} {method} failed:\n{done.stderr}")
+    return float(done.stdout.splitlines()[-1])
+
+
+def peak(call: Callable[[], object], device: str = "cpu") -> int:
+    """Bytes that a call takes at most, over what is taken before it.
+
+    On CUDA the allocator says so. On Linux the high-water mark of resident memory is set back before
+    the call; elsewhere it cannot be, and hides what setting up took at its peak.
+    """
+    if device.startswith("cuda"):
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        held = call()
+        torch.cuda.synchronize()
+        taken = torch.cuda.max_memory_allocated() - before
+    else:
+        clear = Path("/proc/self/clear_refs")
+        if clear.exists():
+            clear.write_text("5")
+        before = _high_water()
+        held = call()
+        taken = _high_water() - before
+    del held
+    return taken
+
+
+def _high_water() -> int:
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return 1024 * int(line.split()[1])
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _child(kind: str, rival: str, method: str, device: str, size: str) -> int:
+    if kind == "step":
+        # Once on small sizes, so that loading code is not counted.
+        step.contenders(device, quick=True)[rival]()
+        return peak(step.contender(rival, device, size == "small"), device)
+    calls = [
+        contender(random_problem(shapes, TASKS, device=device), method, rival)
+        for shapes in (SIZES["small"], SIZES[size])
+    ]
+    if any(call is None for call in calls):
+        raise ValueError(f"{rival!r} does not have method {method!r}.")
+    warm_up, call = calls
+    warm_up()  # type: ignore[misc]
+    return peak(call, device)  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    print(_child(*sys.argv[1:]))

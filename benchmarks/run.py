@@ -1,0 +1,90 @@
+"""Runs the benchmarks, writes the results as JSON, and prints them as tables.
+
+    python -m benchmarks.run                    all of them, under ten minutes on two cores
+    python -m benchmarks.run --only toy solve   some of them; the results of the others are kept
+    python -m benchmarks.run --quick            tiny sizes: shows that all run, measures nothing
+    python -m benchmarks.run --readme           no measuring: fills the README's tables in
+
+Each row holds ours against one rival: medians with quartiles, the ratio of interleaved readings, the
+distance from the floor and the goal. All rivals of a row run in one process, in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from . import machine, results, table
+
+__all__ = ["BENCHMARKS", "main"]
+
+#: What each measures. The module of that name has ``measure(device, quick) -> list[Row]``.
+BENCHMARKS = {
+    "kernels": "The kernels over the long gradients, against the memory's bandwidth",
+    "merge": "Whole merge of T gradients; floor: read them twice, write once",
+    "step": "A training step; floor: T bare backwards and the inner step",
+    "toy": "A step on the toy problem; floor: two bare backwards and Adam",
+    "solve": "From the Gram matrix to the weights",
+    "memory": "Peak memory; floor: the T gradients and the merged one",
+}
+README = Path(__file__).parents[1] / "README.md"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    options = _parser().parse_args(arguments)
+    path = options.json or _default_path(options.device, options.quick)
+    if options.readme:
+        README.write_text(table.readme(README.read_text(), results.load(path)))
+        return
+    found = machine.facts(options.device, options.quick)
+    for name in options.only or BENCHMARKS:
+        module = importlib.import_module(f"benchmarks.{name}")
+        start = time.perf_counter()
+        rows = module.measure(options.device, options.quick)
+        seconds = time.perf_counter() - start
+        # Saved one by one: what was measured stays, whatever happens to the next.
+        results.save(path, {name: {"machine": found, "seconds": seconds, "rows": rows}})
+        table.show(f"{BENCHMARKS[name]} ({seconds:.0f} s)", results.load(path)[name])
+    print(f"{table.NOTE}\n{table.describe(found)}\nWritten to {_shown(path)}.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.run", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=BENCHMARKS, metavar="NAME", help=", ".join(BENCHMARKS)
+    )
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that all run")
+    parser.add_argument("--device", default="cpu", type=_device, help="cpu (default) or cuda")
+    parser.add_argument("--json", type=Path, help="where the results are kept")
+    parser.add_argument("--readme", action="store_true", help="only fill in the README's tables")
+    return parser
+
+
+def _device(name: str) -> str:
+    if name.split(":")[0] not in ("cpu", "cuda"):
+        raise argparse.ArgumentTypeError(f"should be cpu or cuda, found {name!r}")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise argparse.ArgumentTypeError("this machine has no CUDA device")
+    return name
+
+
+def _default_path(device: str, quick: bool) -> Path:
+    kind = device.split(":")[0]
+    return results.FOLDER / f"{kind}-quick.json" if quick else results.FOLDER / f"{kind}.json"
+
+
+def _shown(path: Path) -> Path:
+    """Relative to where the user is, if it lies below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+if __name__ == "__main__":
+    main()

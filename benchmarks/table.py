@@ -1,0 +1,178 @@
+"""Results as a table: for a terminal, and in Markdown for the README."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from .results import Row
+
+__all__ = ["HEAD", "cells", "markdown", "readme", "show"]
+
+HEAD = ("case", "method", "ours", "rival", "theirs", "ratio", "floor", "goal")
+
+NOTE = (
+    "Medians [quartiles]. ratio: theirs / ours, from interleaved readings. floor: ours / the least "
+    "possible. goal: what was to be reached, what was, and whether."
+)
+
+#: Columns of words.
+_TEXTS = frozenset({"case", "method", "rival", "goal"})
+#: Places of the columns that say the same for every rival.
+_ONCE = frozenset({0, 1, 2, HEAD.index("floor")})
+
+_MARKER = re.compile(r"(<!-- bench:(\S+)(?: ([^\n]*?))? -->\n).*?(<!-- /bench -->)", re.DOTALL)
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """What a row says, under :data:`HEAD`."""
+    ours = (
+        f"{_number(row.ours.median)} {row.unit} [{_number(row.ours.low)}, {_number(row.ours.high)}]"
+    )
+    theirs = "" if row.theirs is None else f"{_number(row.theirs.median)} {row.unit}"
+    times = "" if row.ratio is None else f"{_number(row.ratio.median)}×"
+    return (row.case, row.method, ours, row.rival or "", theirs, times, _floor(row), _goal(row))
+
+
+def show(title: str, entry: dict[str, Any]) -> None:
+    """Prints the table, with rich if it is installed."""
+    rows = [cells(row) for row in entry["rows"]]
+    try:
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+    except ImportError:
+        widths = [max(len(line[i]) for line in [HEAD, *rows]) for i in range(len(HEAD))]
+        print(f"\n{title}")
+        for line in [HEAD, *rows]:
+            print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)))
+        return
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for head in HEAD:
+        table.add_column(head, no_wrap=True, justify="left" if head in _TEXTS else "right")
+    before: tuple[str, ...] = ()
+    for line in rows:
+        repeated = {place for place in _ONCE if line[:3] == before}
+        table.add_row(*("" if place in repeated else text for place, text in enumerate(line)))
+        before = line[:3]
+    console = Console()
+    if not console.is_terminal:  # a pipe has no width, and a file should hold the whole table
+        console = Console(width=200)
+    console.print(table)
+
+
+def markdown(entry: dict[str, Any], only: str = "") -> str:
+    """One line a case and method, one column a rival, and below it what it was measured on.
+
+    Args:
+        entry: A benchmark's results.
+        only: Text that a case has to contain.
+    """
+    rows: Sequence[Row] = [row for row in entry["rows"] if only in row.case]
+    rivals = list(dict.fromkeys(row.rival for row in rows if row.rival is not None))
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.case, row.method), []).append(row)
+    several_cases = len({row.case for row in rows}) > 1
+    with_floor = any(row.floor is not None for row in rows)
+    with_goal = any(row.goal is not None for row in rows)
+    head = [
+        *(["case"] if several_cases else []),
+        "method",
+        "ours",
+        *rivals,
+        *(["ours / floor"] if with_floor else []),
+        *(["goal"] if with_goal else []),
+    ]
+    lines = [_line(head), _line(["---", *["---:"] * (len(head) - 1)])]
+    for (case, method), group in groups.items():
+        first = group[0]
+        theirs = {row.rival: _against(row) for row in group}
+        goals = [
+            f"{row.rival}: {_goal(row)}" if row.rival else _goal(row) for row in group if row.goal
+        ]
+        lines.append(
+            _line(
+                [
+                    *([case] if several_cases else []),
+                    f"`{method}`",
+                    f"{_number(first.ours.median)} {first.unit}",
+                    *(theirs.get(rival, "") for rival in rivals),
+                    *([_floor(first)] if with_floor else []),
+                    *(["; ".join(goals)] if with_goal else []),
+                ]
+            )
+        )
+    above = "" if several_cases or not rows else f"{rows[0].case}:\n\n"
+    return f"{above}{chr(10).join(lines)}\n\n{describe(entry['machine'])}\n"
+
+
+def readme(text: str, entries: dict[str, dict[str, Any]]) -> str:
+    """Fills in what stands between ``<!-- bench:NAME CASE -->`` and ``<!-- /bench -->``.
+
+    ``CASE`` may be left out; it is text that a case has to contain.
+
+    Raises:
+        ValueError: If a marker names a benchmark or a case without results.
+    """
+
+    def fill(found: re.Match[str]) -> str:
+        start, name, only, end = found.groups()
+        if name not in entries:
+            raise ValueError(f"A marker should name one of {sorted(entries)}. Found {name!r}.")
+        if not any((only or "") in row.case for row in entries[name]["rows"]):
+            raise ValueError(f"A marker of {name!r} should name a case. Found {only!r}.")
+        return f"{start}\n{markdown(entries[name], only or '')}\n{end}"
+
+    return _MARKER.sub(fill, text)
+
+
+def describe(machine: dict[str, Any]) -> str:
+    """What was measured on, in a sentence."""
+    bandwidth = machine["bandwidth"]
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    where = machine["processor"]
+    if machine["device"] != "cpu":
+        where = f"{machine['device']}, host {where}"
+    return (
+        f"{where}, {machine['threads']} threads ({machine['build']['simd']}), reads "
+        f"{bandwidth['read']:.0f} GB/s, copies {bandwidth['copy']:.0f} GB/s; {versions}. Medians."
+    )
+
+
+def _against(row: Row) -> str:
+    if row.theirs is None or row.ratio is None:
+        return ""
+    return f"{_number(row.theirs.median)} {row.unit} ({_number(row.ratio.median)}×)"
+
+
+def _floor(row: Row) -> str:
+    return "" if row.floor is None else f"{_number(row.ours.median / row.floor)}×"
+
+
+def _goal(row: Row) -> str:
+    if row.goal is None:
+        return ""
+    sign = "✓" if row.met else "✗"
+    bound, achieved = row.goal.bound, row.achieved
+    if row.goal.kind == "value":
+        return f"≤ {_number(bound)} {row.unit} {sign}"
+    if row.goal.kind == "floor":
+        return f"≥ {100 * bound:.0f}% of bandwidth: {100 * achieved:.0f}% {sign}"
+    if row.goal.kind == "overhead":
+        return f"≤ {_number(bound)}×: {_number(achieved)}× {sign}"
+    return f"≥ {_number(bound)}×: {_number(achieved)}× {sign}"
+
+
+def _number(value: float) -> str:
+    """Three digits."""
+    if value == 0:
+        return "0"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def _line(texts: Sequence[str]) -> str:
+    return f"| {' | '.join(texts)} |"
