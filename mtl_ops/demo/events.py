@@ -17,15 +17,23 @@ __all__ = ["Events"]
 class Events:
     """Scalars of each epoch under ``<folder>/<label>/seed<k>``.
 
+    A run that goes on writes its log anew, from its history: TensorBoard sorts the files of two
+    sessions by second and process number, and drops what it then takes for expired.
+
     Args:
-        start: Epochs already done; what an interrupted run had logged beyond them is purged.
+        folder: Where the logs of all runs are.
+        run: The run.
+        history: Its epochs so far.
     """
 
-    def __init__(self, folder: Path, run: Run, start: int) -> None:
+    def __init__(self, folder: Path, run: Run, history: History) -> None:
         self.run = run
-        self.writer = SummaryWriter(
-            str(folder / run.label / f"seed{run.seed}"), purge_step=start + 1
-        )
+        own = folder / run.label / f"seed{run.seed}"
+        for old in own.glob("events.out.tfevents.*"):
+            old.unlink()
+        self.writer = SummaryWriter(str(own))
+        for epoch in range(1, len(history["loss"]) + 1):
+            self._write(history, epoch)
 
     def __enter__(self) -> Events:
         return self
@@ -40,7 +48,10 @@ class Events:
 
     def log(self, history: History) -> None:
         """Write the latest epoch of the history."""
-        epoch = len(history["loss"])
+        self._write(history, len(history["loss"]))
+        self.writer.flush()
+
+    def _write(self, history: History, epoch: int) -> None:
         pairs = [f"{first}/{second}" for first, second in combinations(self.run.tasks, 2)]
         names = {
             "loss": self.run.tasks,
@@ -51,6 +62,5 @@ class Events:
         for group, labels in names.items():
             if not history.get(group):
                 continue
-            for label, value in zip(labels, history[group][-1], strict=True):
+            for label, value in zip(labels, history[group][epoch - 1], strict=True):
                 self.writer.add_scalar(f"{group}/{label}", value, epoch)
-        self.writer.flush()

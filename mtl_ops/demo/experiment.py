@@ -97,13 +97,13 @@ def _train(config: Config, run: Run, split: Split, layout: Layout, listener: Lis
         trainer = Trainer(config, run, split)
         if state is not None:
             trainer.load_state_dict(state)
-        with Events(layout.tensorboard, run, trainer.epoch) as events:
+        with Events(layout.tensorboard, run, trainer.history) as events:
             while trainer.epoch < config.epochs:
                 listener.describe(
                     f"{run.label}, seed {run.seed}, epoch {trainer.epoch + 1} of {config.epochs}"
                 )
                 trainer.train_epoch(lambda: listener.advance(_cost(run)))
-                # Logged first: an epoch logged twice is purged on resume, a lost one is lost.
+                # Logged first: of a run that is saved as finished nothing is logged any more.
                 events.log(trainer.history)
                 save_checkpoint(path, _to_save(trainer, config))
     return trainer.history

@@ -41,7 +41,7 @@ class Clock:
         """Such as ``1:05 left``; nothing before the pace is known."""
         worked = self.done - self.skipped
         # The first steps are slower than the rest by far.
-        if worked < 0.005 * self.total:
+        if worked <= 0.005 * self.total:
             return ""
         pace = (time.monotonic() - self.begin) / worked
         minutes, seconds = divmod(round(pace * max(self.total - self.done, 0.0)), 60)

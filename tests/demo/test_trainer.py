@@ -1,0 +1,147 @@
+"""One training: what it does, what it records, and that it goes on bit for bit."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import mtl_ops
+from mtl_ops.data import Split
+from mtl_ops.demo.checkpoint import load_checkpoint, save_checkpoint
+from mtl_ops.demo.config import PLAIN, SINGLE, Config, Run
+from mtl_ops.demo.experiment import load_data
+from mtl_ops.demo.timing import measure
+from mtl_ops.demo.trainer import Trainer, conflicting, pair_means
+
+TASKS = ("digit", "reconstruction")
+CONFIG = Config(tasks=TASKS, epochs=3, seeds=(0,))
+#: One that needs gradients, one that draws random numbers, one with a memory.
+METHODS = [name for name in ("sum", "pcgrad", "famo") if name in mtl_ops.methods.available()]
+
+
+@pytest.fixture(scope="module")
+def split() -> Split:
+    return load_data(0, "cpu")
+
+
+def _trained(run: Run, split: Split, epochs: int) -> Trainer:
+    trainer = Trainer(CONFIG, run, split)
+    for _ in range(epochs):
+        trainer.train_epoch()
+    return trainer
+
+
+def _model_bits(trainer: Trainer) -> dict[str, Any]:
+    return {name: value.tolist() for name, value in trainer.model.state_dict().items()}
+
+
+@pytest.mark.parametrize("method", [SINGLE, PLAIN, *METHODS])
+def test_resumed_bit_for_bit(method: str, split: Split, tmp_path: Path) -> None:
+    run = Run(method, 0, TASKS[:1] if method == SINGLE else TASKS)
+    whole = _trained(run, split, 3)
+    save_checkpoint(tmp_path / "run.pt", _trained(run, split, 1).state_dict())
+    # Whatever the process drew meanwhile.
+    torch.manual_seed(1234)
+    state = load_checkpoint(tmp_path / "run.pt", "cpu")
+    assert state is not None
+    resumed = Trainer(CONFIG, run, split)
+    resumed.load_state_dict(state)
+    while resumed.epoch < 3:
+        resumed.train_epoch()
+    assert resumed.history == whole.history
+    assert _model_bits(resumed) == _model_bits(whole)
+
+
+def test_what_an_epoch_records(split: Split) -> None:
+    history = _trained(Run("sum", 0, TASKS), split, 2).history
+    assert history["steps"] == [5, 5]
+    assert [len(values) for values in history["loss"]] == [2, 2]
+    assert [len(values) for values in history["metric"]] == [2, 2]
+    assert history["weight"] == [[1.0, 1.0], [1.0, 1.0]]
+    assert all(-1 <= value <= 1 for values in history["cosine"] for value in values)
+    assert all(0 <= count <= 5 for count in history["conflicts"])
+
+
+def test_without_task_gradients_there_are_no_cosines(split: Split) -> None:
+    history = _trained(Run(PLAIN, 0, TASKS), split, 1).history
+    assert history["conflicts"] == []
+    assert "cosine" not in history
+
+
+def test_training_helps(split: Split) -> None:
+    history = _trained(Run("sum", 0, TASKS), split, 3).history
+    (first_digit, first_image), (last_digit, last_image) = (
+        history["metric"][0],
+        history["metric"][-1],
+    )
+    assert last_digit > first_digit
+    assert last_image < first_image
+    assert all(
+        last < first for first, last in zip(history["loss"][0], history["loss"][-1], strict=True)
+    )
+
+
+def test_the_sum_of_task_gradients_is_the_gradient_of_the_plain_sum(split: Split) -> None:
+    plain, summed = (Trainer(CONFIG, Run(method, 0, TASKS), split) for method in (PLAIN, "sum"))
+    batch = next(plain.batches())
+    for trainer in (plain, summed):
+        trainer.step(batch)
+    for one, two in zip(plain.model.parameters(), summed.model.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, two.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_batches_are_whole_and_new_in_each_epoch(split: Split) -> None:
+    trainer = Trainer(CONFIG, Run(PLAIN, 0, TASKS), split)
+    first, second = list(trainer.batches()), list(trainer.batches())
+    assert [len(batch["input"]) for batch in first] == [64] * 5
+    seen = torch.cat([batch["input"] for batch in first]).flatten(1)
+    assert len(torch.unique(seen, dim=0)) == 320
+    assert not torch.equal(first[0]["input"], second[0]["input"])
+
+
+def test_the_seed_decides_weights_and_order(split: Split) -> None:
+    runs = [Run(PLAIN, seed, TASKS) for seed in (0, 0, 1)]
+    trainers = [Trainer(CONFIG, run, split) for run in runs]
+    bits = [_model_bits(trainer) for trainer in trainers]
+    orders = [next(trainer.batches())["digit"].tolist() for trainer in trainers]
+    assert bits[0] == bits[1] != bits[2]
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_conflicting_steps_and_mean_cosines() -> None:
+    nan = math.nan
+    steps = torch.tensor(
+        [
+            [[1.0, 0.5, 0.5], [0.5, 1.0, 0.1], [0.5, 0.1, 1.0]],
+            [[1.0, 0.5, -0.5], [0.5, 1.0, 0.3], [-0.5, 0.3, 1.0]],
+            [[1.0, nan, -0.3], [nan, 1.0, nan], [-0.3, nan, 1.0]],
+        ]
+    )
+    assert conflicting(steps) == 2
+    assert pair_means(steps) == pytest.approx([0.5, -0.1, 0.2])
+
+
+def test_steps_are_timed_in_turn(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    step = Trainer.step
+
+    def record(self: Trainer, batch: Any) -> Any:
+        order.append(self.run.label)
+        return step(self, batch)
+
+    monkeypatch.setattr(Trainer, "step", record)
+    count: list[None] = []
+    times = measure(CONFIG, ["sum"], split, 4, lambda: count.append(None))
+    labels = ["single-digit", "single-reconstruction", "plain", "sum"]
+    assert sorted(times) == sorted(labels)
+    for each in times.values():
+        assert 0 < each["low"] <= each["median"] <= each["high"]
+    # Three rounds to warm up and four that count; each begins with the next one.
+    assert len(count) == 7 * 4
+    rounds = [order[start : start + 4] for start in range(0, 28, 4)]
+    assert [each[0] for each in rounds] == [labels[i % 4] for i in range(7)]
+    assert all(sorted(each) == sorted(labels) for each in rounds)

@@ -1,0 +1,64 @@
+"""A shared backbone with heads: what runs, what is refused, where gradients go."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from mtl_ops.models import SharedBottom
+
+mse = nn.functional.mse_loss
+
+
+def _model() -> SharedBottom:
+    return SharedBottom(
+        nn.Linear(3, 4), {"a": nn.Linear(4, 1), "b": nn.Linear(4, 2)}, {"b": mse, "a": mse}
+    )
+
+
+def _batch() -> dict[str, torch.Tensor]:
+    return {"input": torch.randn(5, 3), "a": torch.randn(5, 1), "b": torch.randn(5, 2)}
+
+
+def test_outputs_are_those_of_backbone_and_head() -> None:
+    model, batch = _model(), _batch()
+    outputs = model(batch["input"])
+    assert list(outputs) == ["a", "b"] == list(model.tasks)
+    for task, output in outputs.items():
+        expected = model.heads[task](model.backbone(batch["input"]))
+        torch.testing.assert_close(output, expected)
+
+
+def test_losses_in_the_order_of_the_heads() -> None:
+    model, batch = _model(), _batch()
+    losses = model.losses(batch)
+    assert list(losses) == ["a", "b"]
+    for task, loss in losses.items():
+        torch.testing.assert_close(loss, mse(model(batch["input"])[task], batch[task]))
+
+
+def test_the_backbone_runs_once_for_all_tasks() -> None:
+    model = _model()
+    calls: list[object] = []
+    model.backbone.register_forward_hook(lambda *_: calls.append(None))
+    model.losses(_batch())
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("missing", ["input", "a", "b"])
+def test_a_batch_without_a_key_is_refused(missing: str) -> None:
+    batch = _batch()
+    del batch[missing]
+    with pytest.raises(ValueError, match=f"`batch` should hold .* Found no '{missing}'"):
+        _model().losses(batch)
+
+
+def test_no_heads_are_refused() -> None:
+    with pytest.raises(ValueError, match="`heads` should name at least one task"):
+        SharedBottom(nn.Linear(3, 4), {}, {})
+
+
+def test_heads_and_criteria_for_other_tasks_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"`heads` for \['a'\] and `criteria` for \['b'\]"):
+        SharedBottom(nn.Linear(3, 4), {"a": nn.Linear(4, 1)}, {"b": mse})
