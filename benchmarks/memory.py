@@ -160,8 +160,8 @@ def _child(kind: str, rival: str, method: str, device: str, size: str) -> int:
     if any(call is None for call in calls):
         raise ValueError(f"{rival!r} does not have method {method!r}.")
     warm_up, call = calls
-    warm_up()  # type: ignore[misc]
-    return peak(call, device)  # type: ignore[arg-type]
+    warm_up()
+    return peak(call, device)
 
 
 if __name__ == "__main__":

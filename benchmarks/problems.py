@@ -36,7 +36,7 @@ class Problem:
         """Parameters with the ``(T, ...)`` gradients stacked in ``.jac``, as TorchJD leaves them."""
         params = [torch.nn.Parameter(param) for param in self.params]
         for place, param in enumerate(params):
-            param.jac = torch.stack([row[place] for row in self.rows])  # type: ignore[assignment]
+            param.jac = torch.stack([row[place] for row in self.rows])
         return params
 
     @property

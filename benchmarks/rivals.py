@@ -269,7 +269,7 @@ def torchjd(problem: Problem, method: str, sum_grams: bool = False) -> Merge | N
         for param in params:
             param.grad = None
         jac_to_grad(params, aggregator, retain_jac=True, **options)
-        return [param.grad for param in params]  # type: ignore[misc]
+        return [param.grad for param in params]
 
     return call
 

@@ -1,0 +1,351 @@
+"""The benchmarks at tiny sizes: every contender runs, and those that do the same get the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import mtl_ops
+
+pytest.importorskip("benchmarks", reason="the benchmarks are in the source tree only")
+
+from benchmarks import machine, memory, merge, results, rivals, run, solve, step, table, timing, toy
+from benchmarks.problems import SHAPES, Problem, random_problem, resnet18
+
+TASKS = 5
+RANDOM = frozenset({"graddrop", "random"})
+#: Iterative solvers stop early, and TorchJD regularises relative to the trace of the Gram matrix.
+TOLERANCES = {"cagrad": 1e-4, "dualproj": 2e-3, "mgda": 3e-2, "upgrad": 2e-3}
+ORDERS = torch.tensor(
+    [[2, 1, 0, 4, 3], [0, 4, 1, 3, 2], [4, 3, 2, 1, 0], [1, 0, 2, 4, 3], [0, 1, 2, 3, 4]]
+)
+
+
+@pytest.fixture(scope="module")
+def problem() -> Problem:
+    return random_problem([(30, 7), (11,), (), (4, 5, 3)], TASKS)
+
+
+def flat(gradients: list[Tensor]) -> Tensor:
+    return torch.cat([gradient.flatten() for gradient in gradients]).double()
+
+
+def distance(found: Tensor, expected: Tensor) -> float:
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+def given(method: str) -> dict[str, Tensor]:
+    """The same orders for all that project one task after another."""
+    if method == "pcgrad":
+        return {"orders": ORDERS}
+    if method == "gradvac":
+        others = [[j for j in order if j != i] for i, order in enumerate(ORDERS.tolist())]
+        return {"orders": torch.tensor(others)}
+    return {}
+
+
+# ---- merging ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", rivals.available(sorted(rivals.NAIVE_METHODS - RANDOM)))
+def test_ways_to_merge_agree(problem: Problem, method: str) -> None:
+    expected = flat(rivals.naive(problem, method, ORDERS)())
+    tolerance = TOLERANCES.get(method, 1e-5)
+    found = {"ours": rivals.ours(problem, method, **given(method))}
+    if method in rivals.LIBMTL_METHODS:
+        found["LibMTL's way"] = rivals.libmtl(problem, method, ORDERS)
+    if not given(method):
+        for summed in (False, True):
+            call = rivals.torchjd(problem, method, sum_grams=summed)
+            if call is not None:
+                found[f"TorchJD {summed}"] = call
+    for name, call in found.items():
+        assert distance(flat(call()), expected) < tolerance, name
+
+
+@pytest.mark.parametrize("method", rivals.available(["pcgrad", "gradvac"]))
+def test_random_orders_do_not_matter_to_two_tasks(method: str) -> None:
+    problem = random_problem([(30, 7), (11,)], 2)
+    expected = flat(rivals.naive(problem, method)())
+    for summed in (False, True):
+        call = rivals.torchjd(problem, method, sum_grams=summed)
+        assert call is not None
+        assert distance(flat(call()), expected) < 1e-5
+    assert distance(flat(rivals.ours(problem, method)()), expected) < 1e-5
+
+
+@pytest.mark.parametrize("method", rivals.available(["graddrop"]))
+def test_graddrop_keeps_one_sign_in_each_coordinate(problem: Problem, method: str) -> None:
+    matrix = torch.stack([flat(row) for row in problem.rows])
+    sums = matrix.clamp(min=0).sum(dim=0), matrix.clamp(max=0).sum(dim=0)
+    for call in (rivals.naive(problem, method), rivals.ours(problem, method)):
+        found = flat(call())
+        off = torch.minimum((found - sums[0]).abs(), (found - sums[1]).abs())
+        assert off.max() < 1e-5
+
+
+def test_merging_leaves_the_gradients_alone(problem: Problem) -> None:
+    before = [gradient.clone() for gradient in problem.flat]
+    for name in ("ours", *merge.RIVALS):
+        for method in rivals.available(["upgrad", "pcgrad", "sum"]):
+            call = merge.contender(problem, method, name)
+            if call is not None:
+                call()
+    assert all(torch.equal(a, b) for a, b in zip(before, problem.flat, strict=True))
+
+
+def test_contenders_leave_out_what_a_rival_lacks(problem: Problem) -> None:
+    found = merge.contenders(problem, ["sum"], list(merge.RIVALS))
+    assert ("sum", "ours") in found
+    assert ("sum", "LibMTL's way") not in found
+    assert ("sum", merge.TORCHJD_SUMMED) not in found
+
+
+def test_shapes_are_those_of_the_models() -> None:
+    assert sum(torch.Size(shape).numel() for shape in resnet18()) == 11_689_512
+    assert len(SHAPES["ResNet-18"]) == 62
+    assert sum(torch.Size(shape).numel() for shape in SHAPES["transformer"]) > 10_000_000
+
+
+def test_floor_is_two_reads_and_a_write() -> None:
+    problem = random_problem([(10, 10), (5,)], 3)
+    assert problem.floor_bytes == 4 * 105 * (2 * 3 + 1)
+
+
+# ---- solving ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tasks", [2, 6])
+def test_solvers_agree_with_torchjd(tasks: int) -> None:
+    calls = solve.contenders(tasks)
+    matrices = solve.jacobians(tasks)
+    compared = 0
+    for method, rival in calls:
+        if rival == "ours" or method in {*RANDOM, "gradvac", "pcgrad" if tasks > 2 else ""}:
+            continue
+        compared += 1
+        for matrix in matrices:  # each call takes the next matrix
+            found, theirs = (calls[method, name]().double() for name in ("ours", rival))
+            update = theirs if theirs.shape == matrix.shape[1:] else matrix.T @ theirs
+            tolerance = TOLERANCES.get(method, 1e-5)
+            assert distance(matrix.T @ found, update) < tolerance, (method, matrix)
+    assert compared >= 2
+
+
+# ---- steps --------------------------------------------------------------------------------------
+
+
+def parameters(call: Callable[[], Any], steps: int = 3) -> Tensor:
+    for _ in range(steps):
+        model = call()
+    found = model.parameters() if isinstance(model, torch.nn.Module) else [model]
+    return torch.cat([param.detach().flatten() for param in found]).double()
+
+
+def test_steps_of_the_mlp_agree() -> None:
+    calls = step.contenders(quick=True)
+    assert distance(parameters(calls["ours sum"]), parameters(calls[step.PLAIN])) < 1e-6
+    if f"ours {step.METHOD}" in calls:
+        expected = parameters(calls[f"ours {step.METHOD}"])
+        for mode in step.MODES:
+            assert distance(parameters(calls[mode]), expected) < 1e-5
+    assert parameters(calls[step.BARE]).isfinite().all()
+
+
+def test_steps_of_the_toy_problem_agree() -> None:
+    calls = toy.contenders()
+    start = torch.tensor(mtl_ops.data.TOY_STARTS[0], dtype=torch.float64)
+    assert distance(parameters(calls["ours sum"]), parameters(calls[toy.SUMMED])) < 1e-6
+    for method in toy.methods():
+        moved = parameters(calls[f"ours {method}"])
+        assert 1e-4 < (moved - start).abs().max() < 1e-2, method
+
+
+# ---- the timer ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock that stands still unless a contender moves it."""
+    now = [0.0]
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+    return now
+
+
+def advancing(clock: list[float], seconds: float, log: list[str], name: str) -> Callable[[], None]:
+    def call() -> None:
+        clock[0] += seconds
+        log.append(name)
+
+    return call
+
+
+def test_rounds_are_interleaved_and_start_in_turn(clock: list[float]) -> None:
+    log: list[str] = []
+    calls = {name: advancing(clock, 0.5, log, name) for name in "abc"}
+    found = timing.interleave(calls, rounds=4, seconds=1000.0)
+    assert "".join(log).endswith("abc" + "bca" + "cab" + "abc")
+    assert all(sorted(result.by_round) == [0, 1, 2, 3] for result in found.values())
+    assert found["a"].seconds == timing.Quartiles(0.5, 0.5, 0.5)
+
+
+def test_fast_contenders_are_called_several_times_and_slow_ones_sit_out(clock: list[float]) -> None:
+    log: list[str] = []
+    calls = {
+        "fast": advancing(clock, 1e-5, log, "fast"),
+        "slow": advancing(clock, 10.0, log, "slow"),
+    }
+    found = timing.interleave(calls, rounds=15, seconds=60.0)
+    assert len(found["fast"].by_round) == 15
+    assert len(found["slow"].by_round) == timing.FEWEST
+    assert found["fast"].seconds.median == pytest.approx(1e-5)
+    assert found["slow"].seconds.median == pytest.approx(10.0)
+    assert log.count("fast") >= 15 * timing.READING / 1e-5
+
+
+def test_a_drift_of_the_machine_cancels_in_the_ratio() -> None:
+    drift = [1.0, 5.0, 2.0, 9.0]
+    ours = timing.Timing(dict(enumerate(drift)))
+    theirs = timing.Timing({number: 3 * seconds for number, seconds in enumerate(drift)})
+    assert timing.ratio(theirs, ours) == timing.Quartiles(3.0, 3.0, 3.0)
+    some = timing.Timing({1: 10.0, 3: 18.0})
+    assert timing.ratio(some, ours) == timing.Quartiles(2.0, 2.0, 2.0)
+    assert timing.ratio(ours, some) == timing.Quartiles(0.5, 0.5, 0.5)
+
+
+# ---- memory, machine ----------------------------------------------------------------------------
+
+
+def test_peak_sees_what_was_freed_again() -> None:
+    def call() -> None:
+        torch.ones(16 << 20).add_(1.0)
+
+    assert 64e6 < memory.peak(call) < 80e6
+
+
+def test_memory_of_a_merge_is_measured_in_a_process_of_its_own() -> None:
+    rows = memory.measure(quick=True)
+    assert {row.case for row in rows} >= {"merge, 0.3M elements, T = 8"} or not rows
+    assert all(0 < row.ours.median < 100 for row in rows)
+
+
+def test_facts_name_neither_host_nor_path() -> None:
+    facts = machine.facts(quick=True)
+    assert facts["versions"]["torch"] == torch.__version__
+    assert facts["threads"] == torch.get_num_threads()
+    assert facts["bandwidth"]["read"] > 0
+    assert "/" not in json.dumps(facts).replace("GB/s", "")
+
+
+# ---- results and tables -------------------------------------------------------------------------
+
+
+def row(**changes: Any) -> results.Row:
+    def single(value: float) -> timing.Quartiles:
+        return timing.Quartiles(value, value, value)
+
+    fields: dict[str, Any] = {
+        "case": "large, T = 8",
+        "method": "upgrad",
+        "ours": single(20.0),
+        "unit": "ms",
+        "rival": "TorchJD",
+        "theirs": single(140.0),
+        "ratio": single(7.0),
+        "floor": 16.0,
+        "goal": results.Goal("speed-up", 4.0),
+    }
+    return results.Row(**{**fields, **changes})
+
+
+@pytest.mark.parametrize(
+    ("goal", "met"),
+    [
+        (results.Goal("speed-up", 7.0), True),
+        (results.Goal("speed-up", 7.1), False),
+        (results.Goal("overhead", 0.15), True),
+        (results.Goal("overhead", 0.14), False),
+        (results.Goal("value", 20.0), True),
+        (results.Goal("value", 19.0), False),
+        (results.Goal("floor", 0.8), True),
+        (results.Goal("floor", 0.81), False),
+        (None, None),
+    ],
+)
+def test_goals(goal: results.Goal | None, met: bool | None) -> None:
+    assert row(goal=goal).met is met
+
+
+def entry(*rows: results.Row) -> dict[str, Any]:
+    return {"machine": machine.facts(quick=True), "seconds": 1.0, "rows": list(rows)}
+
+
+def test_results_are_read_as_written_and_those_of_others_kept(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "results.json"
+    first = [row(), row(rival=None, theirs=None, ratio=None, goal=None)]
+    results.save(path, {"merge": entry(*first)})
+    results.save(path, {"step": entry(row(method="mgda"))})
+    loaded = results.load(path)
+    assert loaded["merge"]["rows"] == first
+    assert loaded["step"]["rows"][0].method == "mgda"
+    assert json.loads(path.read_text())["merge"]["rows"][0]["met"] is True
+
+
+def test_markdown_has_a_column_for_each_rival() -> None:
+    rows = [row(), row(rival="naive loop", goal=None), row(case="small", method="mgda")]
+    lines = table.markdown(entry(*rows)).splitlines()
+    assert lines[0] == "| case | method | ours | TorchJD | naive loop | ours / floor | goal |"
+    assert lines[2] == (
+        "| large, T = 8 | `upgrad` | 20.0 ms | 140 ms (7×) | 140 ms (7×) | 1.25× "
+        "| TorchJD: ≥ 4×: 7× ✓ |"
+    )
+    assert torch.__version__ in lines[-1]
+
+
+def test_readme_is_filled_between_its_markers() -> None:
+    found = entry(row(), row(case="small, T = 2", method="mgda"))
+    text = "above\n<!-- bench:merge small -->\nold\n<!-- /bench -->\nbelow\n"
+    filled = table.readme(text, {"merge": found})
+    assert filled.startswith("above\n<!-- bench:merge small -->\n")
+    assert filled.endswith("<!-- /bench -->\nbelow\n")
+    assert "`mgda`" in filled
+    assert "`upgrad`" not in filled
+    assert "old" not in filled
+    assert table.readme(filled, {"merge": found}) == filled
+    with pytest.raises(ValueError, match="Found 'step'"):
+        table.readme("<!-- bench:step -->\n<!-- /bench -->", {"merge": found})
+    with pytest.raises(ValueError, match="Found 'huge'"):
+        table.readme("<!-- bench:merge huge -->\n<!-- /bench -->", {"merge": found})
+
+
+def test_readme_of_the_repository_holds_the_measured_figures() -> None:
+    text = run.README.read_text()
+    if "<!-- bench:" not in text:
+        pytest.skip("the README has no tables of benchmarks")
+    assert table.readme(text, results.load(results.FOLDER / "cpu.json")) == text
+
+
+def test_everything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "results.json"
+    names = ["merge", "step", "toy", "solve"]
+    run.main(["--quick", "--json", str(path), "--only", *names])
+    loaded = results.load(path)
+    assert sorted(loaded) == sorted(names)
+    assert all(loaded[name]["rows"] for name in names)
+    printed = capsys.readouterr().out
+    assert all(run.BENCHMARKS[name] in printed for name in names)
+
+
+def test_wrong_options_name_the_choices(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--only", "speed"], ["--device", "tpu"]):
+        with pytest.raises(SystemExit):
+            run.main(arguments)
+    printed = capsys.readouterr().err
+    assert "merge" in printed
+    assert "should be cpu or cuda, found 'tpu'" in printed
