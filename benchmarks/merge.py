@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import mtl_ops
-
 from .machine import read_probe
 from .problems import SHAPES, Problem, random_problem
 from .results import Goal, Row, row_of_times
@@ -14,6 +12,7 @@ from .rivals import (
     NAIVE_METHODS,
     available,
     libmtl,
+    method_of,
     naive,
     ours,
     torchjd,
@@ -41,8 +40,6 @@ RIVALS: dict[str, Callable[[Problem, str], Callable[[], object] | None]] = {
 
 #: Speed-up over TorchJD at T = 8; all others 4.
 AGAINST_TORCHJD = {"config": 80.0, "graddrop": 15.0, "trimmed_mean": 15.0}
-#: What a merge leaves nothing to gain, and what has no meaning without more than one batch.
-LEFT_OUT = frozenset({"constant", "cr_mogm", "modo", "sdmgrad"})
 
 
 def measure(device: str = "cpu", quick: bool = False) -> list[Row]:
@@ -55,9 +52,8 @@ def measure(device: str = "cpu", quick: bool = False) -> list[Row]:
             case = f"{model}, T = {tasks}"
             rows += _measure(case, problem, available(MAIN_METHODS), list(RIVALS), device, quick)
             if place == 0 and tasks == (4 if quick else 8):
-                others = [name for name in _others() if name not in MAIN_METHODS]
                 against = ["naive loop", TORCHJD, TORCHJD_SUMMED]
-                rows += _measure(case, problem, others, against, device, quick)
+                rows += _measure(case, problem, _others(tasks), against, device, quick)
     return rows
 
 
@@ -121,11 +117,12 @@ def _goal(method: str, rival: str, tasks: int, elements: int) -> Goal | None:
     return Goal("speed-up", 20.0) if (rival, method) == ("naive loop", "pcgrad") else None
 
 
-def _others() -> list[str]:
+def _others(tasks: int) -> list[str]:
     """Methods that merge gradients and that a rival has, too."""
     return [
         name
-        for name in mtl_ops.methods.available()
-        if name not in LEFT_OUT
-        and (name in NAIVE_METHODS or torchjd_aggregator(name, 2) is not None)
+        for name in available(tasks=tasks)
+        if name not in MAIN_METHODS
+        and method_of(name, tasks).needs != "losses"
+        and (name in NAIVE_METHODS or torchjd_aggregator(name, tasks) is not None)
     ]

@@ -24,9 +24,9 @@ from .problems import Problem
 __all__ = [
     "LIBMTL_METHODS",
     "NAIVE_METHODS",
-    "PARAMETERS",
     "available",
     "libmtl",
+    "losses_of",
     "method_of",
     "naive",
     "ours",
@@ -36,30 +36,53 @@ __all__ = [
 
 Merge = Callable[[], list[Tensor]]
 
-#: Parameters of methods that have some without default; the same for all rivals.
-PARAMETERS: dict[str, dict[str, Any]] = {"krum": {"n_byzantine": 1}}
+#: Need gradients of several batches, or of another level.
+NEED_BATCHES = frozenset({"auto_lambda", "forum", "modo", "moml", "sdmgrad"})
+#: The fewest tasks that a method makes sense with.
+FEWEST_TASKS = {"krum": 4, "trimmed_mean": 3}
+
+N_BYZANTINE = 1
 
 
-def available(names: Iterable[str]) -> list[str]:
-    """Those of the names that this build has a method for."""
-    return [name for name in names if name in mtl_ops.methods.available()]
+def available(names: Iterable[str] | None = None, tasks: int = 64) -> list[str]:
+    """Those of the names, or of all methods, that this build has and a batch of T tasks allows."""
+    known = mtl_ops.methods.available()
+    return [
+        name
+        for name in (known if names is None else names)
+        if name in known and name not in NEED_BATCHES and tasks >= FEWEST_TASKS.get(name, 1)
+    ]
 
 
-def method_of(name: str) -> mtl_ops.Method:
-    """A new method of that name."""
-    return mtl_ops.methods.get(name, **PARAMETERS.get(name, {}))
+def method_of(name: str, tasks: int) -> mtl_ops.Method:
+    """A new method of that name, with its defaults where it has some."""
+    even = [1.0 / tasks] * tasks
+    parameters: dict[str, dict[str, Any]] = {
+        "constant": {"weights": even},
+        "cosmos": {"preference": even, "lam": 1.0},
+        "cr_mogm": {"method": "upgrad"},
+        "krum": {"n_byzantine": N_BYZANTINE},
+        "pbi": {"weights": even},
+    }
+    return mtl_ops.methods.get(name, **parameters.get(name, {}))
+
+
+def losses_of(tasks: int, device: torch.device | str) -> Tensor:
+    """Some losses, for methods that look at them."""
+    return torch.linspace(1.0, 2.0, tasks, dtype=torch.float64, device=device)
 
 
 def ours(problem: Problem, method: str, **given: Any) -> Merge:
     """What :meth:`MultiTaskOptimizer.backward` does after the last task's backward."""
-    merger = method_of(method)
     rows, tasks = problem.flat, len(problem.rows)
+    merger = method_of(method, tasks)
     weights, rules = [1.0] * tasks, Rules(nonfinite="skip_task")
+    losses = losses_of(tasks, problem.params[0].device) if merger.uses_losses else None
 
     def call() -> list[Tensor]:
         layout = find_layout(rows, tasks)
         out = [torch.empty_like(param) for param in problem.params]
-        merge_rows(merger, rows, out, weights, layout, rules, given=given)
+        merge_rows(merger, rows, out, weights, layout, rules, losses=losses, given=given)
         return out
 
     return call
@@ -289,7 +312,7 @@ def torchjd_aggregator(method: str, tasks: int, device: torch.device | str = "cp
         "graddrop": aggregation.GradDrop,
         "gradvac": aggregation.GradVac,
         "imtl_g": aggregation.IMTLG,
-        "krum": lambda: aggregation.Krum(**PARAMETERS["krum"]),
+        "krum": lambda: aggregation.Krum(n_byzantine=N_BYZANTINE),
         "mean": aggregation.Mean,
         "mgda": aggregation.MGDA,
         "nash_mtl": lambda: aggregation.NashMTL(n_tasks=tasks),

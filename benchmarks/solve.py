@@ -9,17 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import mtl_ops
-
 from .results import Goal, Row, row_of_times
-from .rivals import method_of, torchjd_aggregator
+from .rivals import available, losses_of, method_of, torchjd_aggregator
 from .timing import interleave
 
 __all__ = ["contenders", "jacobians", "measure"]
 
 TASKS = (2, 4, 8, 16, 32, 64)
-#: Need something else than a Gram matrix, or solve nothing.
-LEFT_OUT = frozenset({"constant", "cr_mogm", "modo", "sdmgrad", "auto_lambda", "moml", "forum"})
 #: Speed-up over TorchJD at T = 8.
 AGAINST_TORCHJD = {
     "cagrad": 20.0,
@@ -68,7 +64,7 @@ def contenders(tasks: int, device: str = "cpu") -> dict[tuple[str, str], Callabl
     grams = [matrix @ matrix.T for matrix in matrices]
     found: dict[tuple[str, str], Callable[[], Tensor]] = {}
     for name in methods(tasks):
-        found[name, "ours"] = _in_turn(method_of(name).weights, grams)
+        found[name, "ours"] = _in_turn(_ours(name, tasks, device), grams)
         rival = _torchjd(name, tasks, device)
         if rival is not None:
             weigh, wants_gram = rival
@@ -78,12 +74,7 @@ def contenders(tasks: int, device: str = "cpu") -> dict[tuple[str, str], Callabl
 
 def methods(tasks: int) -> list[str]:
     """Those that weigh by the Gram matrix."""
-    least = {"krum": 4}
-    return [
-        name
-        for name in mtl_ops.methods.available()
-        if name not in LEFT_OUT and tasks >= least.get(name, 1) and method_of(name).needs == "gram"
-    ]
+    return [name for name in available(tasks=tasks) if method_of(name, tasks).needs == "gram"]
 
 
 def jacobians(tasks: int, device: str = "cpu", count: int = 8) -> list[Tensor]:
@@ -99,6 +90,14 @@ def jacobians(tasks: int, device: str = "cpu", count: int = 8) -> list[Tensor]:
         mixed = matrix + 0.5 * signs.unsqueeze(1) * common
         found.append((mixed * norms.unsqueeze(1)).to(device))
     return found
+
+
+def _ours(name: str, tasks: int, device: str) -> Callable[[Tensor], Tensor]:
+    method = method_of(name, tasks)
+    if not method.uses_losses:
+        return method.weights
+    losses = losses_of(tasks, device)
+    return lambda gram: method.weights(gram, losses)
 
 
 def _in_turn(weigh: Callable[[Tensor], Tensor], matrices: Sequence[Tensor]) -> Callable[[], Tensor]:

@@ -163,7 +163,7 @@ def ours(
     method: str, model: Heads, inner: torch.optim.Optimizer, inputs: Tensor, targets: Tensor
 ) -> Step:
     """As in the README."""
-    optimizer = mtl_ops.MultiTaskOptimizer(inner, method_of(method))
+    optimizer = mtl_ops.MultiTaskOptimizer(inner, method_of(method, len(targets)))
 
     def step() -> Heads:
         optimizer.zero_grad()

@@ -11,17 +11,12 @@ import mtl_ops
 from mtl_ops.data import TOY_STARTS, toy_losses
 
 from .results import Goal, Row, row_of_times
-from .rivals import method_of, torchjd_aggregator
+from .rivals import available, method_of, torchjd_aggregator
 from .timing import interleave
 
 __all__ = ["contenders", "measure"]
 
 FOUNDATION = ("sum", "mean", "pcgrad", "mgda", "cagrad", "upgrad")
-#: Need three tasks or more.
-NOT_FOR_TWO = frozenset({"krum", "trimmed_mean"})
-#: Need gradients of several batches.
-NEED_BATCHES = frozenset({"auto_lambda", "forum", "modo", "moml", "sdmgrad"})
-
 SUMMED, BARE = "summed + Adam", "two bare backwards + Adam"
 
 Step = Callable[[], Tensor]
@@ -34,7 +29,7 @@ def measure(device: str = "cpu", quick: bool = False) -> list[Row]:
         steps, rounds=5 if quick else 101, seconds=0.5 if quick else 30.0, device=device
     )
     rows = []
-    for method in methods():
+    for method in available(tasks=2):
         bound = 1.15 if method in FOUNDATION else 1.2
         for rival in (BARE, SUMMED, f"TorchJD {method}"):
             if rival in steps:
@@ -53,16 +48,10 @@ def measure(device: str = "cpu", quick: bool = False) -> list[Row]:
     return rows
 
 
-def methods() -> list[str]:
-    """Those that two tasks are enough for."""
-    left_out = NOT_FOR_TWO | NEED_BATCHES
-    return [name for name in mtl_ops.methods.available() if name not in left_out]
-
-
 def contenders(device: str = "cpu") -> dict[str, Step]:
     """Each with a point of its own, which moves from the first of the five published starts."""
     found = {SUMMED: summed(device), BARE: bare(device)}
-    for method in methods():
+    for method in available(tasks=2):
         found[f"ours {method}"] = ours(method, device)
         aggregator = torchjd_aggregator(method, 2, device)
         if aggregator is not None:
@@ -106,7 +95,7 @@ def bare(device: str = "cpu") -> Step:
 def ours(method: str, device: str = "cpu") -> Step:
     """As in the README."""
     theta, adam = _point(device)
-    optimizer = mtl_ops.MultiTaskOptimizer(adam, method_of(method))
+    optimizer = mtl_ops.MultiTaskOptimizer(adam, method_of(method, 2))
 
     def step() -> Tensor:
         optimizer.zero_grad()
