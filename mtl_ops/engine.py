@@ -51,14 +51,15 @@ def fill_grads(
     """
     if method.needs == "losses" and not rules.per_task and accumulated is None:
         weights = present_weights(task_weights, tasks)
-        report = _one_backward(method, tasks, params, weights, rules, given, retain_graph)
+        losses = _taking_part(tasks, weights)
+        report = _one_backward(method, tasks, params, weights, losses, rules, given, retain_graph)
     else:
         rows = differentiate(tasks, params, retain_graph)
         if accumulated is not None:
             rows, totals = accumulated.add(rows, tasks.losses)
             tasks = Tasks(tasks.names, tuple(totals), tasks.scale)
         weights = present_weights(task_weights, tasks)
-        losses = tasks.values if method.uses_losses else None
+        losses = _taking_part(tasks, weights) if method.uses_losses else None
         report = merge_into_grads(
             method,
             rows,
@@ -73,8 +74,18 @@ def fill_grads(
             names=tasks.names,
             grad_scale=tasks.scale,
         )
+    if method.learns and losses is not None:
+        method.add_grads(losses, tasks.scale)
     report._losses = [None if loss is None else loss.detach() for loss in tasks.losses]
     return report
+
+
+def _taking_part(tasks: Tasks, weights: Sequence[float]) -> Tensor:
+    """``(T,)`` float64, the losses; NaN for a task that takes no part."""
+    values = tasks.values
+    if all(weights[t] for t in tasks.present):
+        return values
+    return torch.where(on_device(weights, values.device) != 0, values, torch.nan)
 
 
 def present_weights(task_weights: Sequence[float], tasks: Tasks) -> list[float]:
@@ -122,6 +133,7 @@ def _one_backward(
     tasks: Tasks,
     params: Sequence[Tensor],
     weights: Sequence[float],
+    losses: Tensor,
     rules: Rules,
     given: Mapping[str, Any] | None,
     retain_graph: bool,
@@ -131,16 +143,14 @@ def _one_backward(
     There is no gradient of a single task, so only the sum can be checked and clipped: as the one
     row of a problem with one task.
     """
-    losses = tasks.values
     factors = on_device(weights, losses.device)
-    w = torch.where(
-        (factors != 0) & losses.isfinite(),
-        factors * method.weights(None, losses, **given or {}),
-        0.0,
-    )
+    part = losses.isfinite()
+    w = torch.where(part, factors * method.weights(None, losses, **given or {}), 0.0)
     clip_scale = joint = None
     if rules.max_norm is None and rules.nonfinite in ("propagate", "skip_task"):
         joint_backward(tasks, w, params, retain_graph)
+        if rules.nonfinite == "skip_task":
+            joint = torch.where(part.any(), w, torch.nan)
     else:
         rows = joint_gradient(tasks, w, params, retain_graph)
         report = merge_into_grads(

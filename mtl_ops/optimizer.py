@@ -13,13 +13,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .accumulation import Accumulated
+from .arguments import check_grad_scaler, check_names, check_owned
 from .cheap import CheapSteps
 from .engine import fill_grads
 from .gradients import Losses, Tasks, differentiate, read_losses
 from .methods import Method, resolve
 from .report import Report
 from .rules import Nonfinite, Rules, TaskWeights, read_task_weights
-from .wrapper import OptimizerWrapper, tell_grad_scaler
+from .wrapper import OptimizerWrapper, Remembered, tell_grad_scaler
 
 __all__ = ["MultiTaskOptimizer"]
 
@@ -122,9 +123,19 @@ class MultiTaskOptimizer(OptimizerWrapper):
         if generator is not None:
             self.method.generator = generator
         self.report = Report()
-        self._shared = None if shared is None else self._check_owned("shared", shared)
-        self._cheap = self._cheap_steps(gram_on, weights_every)
-        self._grad_scaler = _check_grad_scaler(grad_scaler, self.rules)
+        self._shared = None if shared is None else check_owned("shared", shared, optimizer)
+        self._cheap: CheapSteps | None = None
+        if gram_on is not None or weights_every != 1:
+            if granularity != "model" or shared is not None:
+                raise ValueError(
+                    "Parameters `gram_on` and `weights_every` should be used with "
+                    '`granularity = "model"` and without `shared`. '
+                    f"Found `granularity = {granularity!r}`."
+                )
+            if not (gram_on is None or isinstance(gram_on, str)):
+                gram_on = check_owned("gram_on", gram_on, optimizer)
+            self._cheap = CheapSteps(self.method, self.rules, gram_on, weights_every)
+        self._grad_scaler = check_grad_scaler(grad_scaler, self.rules)
         self._accumulated: Accumulated | None = None
         self._steps = 0
         self._count: int | None = None
@@ -132,7 +143,7 @@ class MultiTaskOptimizer(OptimizerWrapper):
         self._times_skipped: Tensor | None = None
         self._looked_for_unreached = False
         if tasks is not None:
-            self._bind(_check_names(tasks), len(tasks))
+            self._bind(check_names(tasks), len(tasks))
         if not callable(task_weights) and self._count is not None:
             read_task_weights(task_weights, self._names, self._count, 0)
 
@@ -242,7 +253,7 @@ class MultiTaskOptimizer(OptimizerWrapper):
             # Evaluated here first, because whether the step is lost is known only then.
             with torch.enable_grad():
                 result = closure()
-            closure = _Remembered(closure, result)
+            closure = Remembered(closure, result)
         self._steps += 1
         if self._grad_scaler is not None:
             tell_grad_scaler(self._grad_scaler, self, self.report.lost(any_task=True))
@@ -250,7 +261,7 @@ class MultiTaskOptimizer(OptimizerWrapper):
         if lost is None:
             return super().step(closure)
         if lost.device.type != "cpu" and self._step_supports_amp_scaling:
-            return self._step_unless(lost, closure)
+            return self.step_unless(lost, closure)
         return result if bool(lost) else super().step(closure)
 
     def _lost(self) -> Tensor | None:
@@ -264,17 +275,6 @@ class MultiTaskOptimizer(OptimizerWrapper):
         if any_task or self._step_supports_amp_scaling:
             return self.report.lost(any_task)
         return None  # rather than wait for the device in every step
-
-    def _step_unless(self, lost: Tensor, closure: Callable[[], Any] | None) -> Any:
-        """A fused inner optimizer skips the step by itself, on the device, as under GradScaler."""
-        before = getattr(self, "found_inf", None)
-        self.found_inf = lost.float() if before is None else before + lost
-        try:
-            return super().step(closure)
-        finally:
-            del self.found_inf
-            if before is not None:
-                self.found_inf = before
 
     # ---- checkpoints ----------------------------------------------------------------------------
 
@@ -405,36 +405,6 @@ class MultiTaskOptimizer(OptimizerWrapper):
             self._times_skipped = torch.zeros(len(read.losses), dtype=torch.int64, device=device)
         return self._times_skipped
 
-    def _cheap_steps(
-        self, gram_on: Literal["features"] | Iterable[Tensor] | None, weights_every: int
-    ) -> CheapSteps | None:
-        if gram_on is None and weights_every == 1:
-            return None
-        if self.granularity != "model" or self._shared is not None:
-            raise ValueError(
-                "Parameters `gram_on` and `weights_every` should be used with "
-                '`granularity = "model"` and without `shared`. '
-                f"Found `granularity = {self.granularity!r}`."
-            )
-        if not (gram_on is None or isinstance(gram_on, str)):
-            gram_on = self._check_owned("gram_on", gram_on)
-        return CheapSteps(self.method, self.rules, gram_on, weights_every)
-
-    def _check_owned(self, name: str, params: Iterable[Tensor]) -> list[Tensor]:
-        if isinstance(params, Tensor):
-            raise TypeError(
-                f"Parameter `{name}` should be an iterable of parameters. Found a tensor."
-            )
-        owned = {id(param) for group in self.optimizer.param_groups for param in group["params"]}
-        chosen = list(params)
-        for place, param in enumerate(chosen):
-            if id(param) not in owned:
-                raise ValueError(
-                    f"Parameter `{name}` should hold parameters of the optimizer. "
-                    f"Found another at place {place}."
-                )
-        return chosen
-
     def _warn_of_unreached(self, params: Sequence[Tensor]) -> None:
         unreached = [tuple(param.shape) for param in params if param.grad is None]
         if unreached:
@@ -443,43 +413,6 @@ class MultiTaskOptimizer(OptimizerWrapper):
                 f"gradient; the first has shape {unreached[0]}.",
                 stacklevel=3,
             )
-
-
-class _Remembered:
-    """A closure whose first result is known already."""
-
-    def __init__(self, closure: Callable[[], Any], first: Any) -> None:
-        self.closure, self.results = closure, [first]
-
-    def __call__(self) -> Any:
-        return self.results.pop() if self.results else self.closure()
-
-
-def _check_names(tasks: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(tasks, str) or not all(isinstance(name, str) for name in tasks):
-        raise TypeError(f"Parameter `tasks` should be a sequence of names. Found {tasks!r}.")
-    names = tuple(tasks)
-    if not names or len(set(names)) != len(names):
-        raise ValueError(
-            f"Parameter `tasks` should name at least one task, and each once. Found {names!r}."
-        )
-    return names
-
-
-def _check_grad_scaler(
-    grad_scaler: torch.amp.GradScaler | None, rules: Rules
-) -> torch.amp.GradScaler | None:
-    if grad_scaler is not None and not isinstance(grad_scaler, torch.amp.GradScaler):
-        raise TypeError(
-            "Parameter `grad_scaler` should be a torch.amp.GradScaler. "
-            f"Found {type(grad_scaler).__name__}."
-        )
-    if grad_scaler is not None and rules.clip_value is not None:
-        raise ValueError(
-            "Parameter `clip_value` should be None with a `grad_scaler`, whose gradients are scaled "
-            f"when their elements are read. Found `clip_value = {rules.clip_value}`."
-        )
-    return grad_scaler if grad_scaler is not None and grad_scaler.is_enabled() else None
 
 
 def _shown(names: tuple[str, ...] | None, count: int | None) -> str:

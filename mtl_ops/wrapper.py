@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-__all__ = ["OptimizerWrapper", "tell_grad_scaler"]
+__all__ = ["OptimizerWrapper", "Remembered", "tell_grad_scaler"]
 
 
 class OptimizerWrapper(Optimizer):
@@ -78,6 +78,17 @@ class OptimizerWrapper(Optimizer):
     def _step_supports_amp_scaling(self) -> bool:
         return bool(getattr(self.optimizer, "_step_supports_amp_scaling", False))
 
+    def step_unless(self, lost: Tensor, closure: Callable[[], Any] | None) -> Any:
+        """The step of a fused inner optimizer, which skips it by itself if the 0-d ``lost`` is true."""
+        before = getattr(self, "found_inf", None)
+        self.found_inf = lost.float() if before is None else before + lost
+        try:
+            return OptimizerWrapper.step(self, closure)
+        finally:
+            del self.found_inf
+            if before is not None:
+                self.found_inf = before
+
     # ---- hooks ----------------------------------------------------------------------------------
 
     def register_step_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
@@ -132,6 +143,17 @@ class OptimizerWrapper(Optimizer):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.optimizer!r})"
+
+
+class Remembered:
+    """A closure whose first result is known already."""
+
+    def __init__(self, closure: Callable[[], Any], first: Any) -> None:
+        self.closure, self.results = closure, [first]
+
+    def __call__(self) -> Any:
+        """The first result, and then those of the closure."""
+        return self.results.pop() if self.results else self.closure()
 
 
 def tell_grad_scaler(

@@ -1,0 +1,57 @@
+"""Checks of the optimizer's arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from .rules import Rules
+
+__all__ = ["check_grad_scaler", "check_names", "check_owned"]
+
+
+def check_names(tasks: Sequence[str]) -> tuple[str, ...]:
+    """The tasks' names."""
+    if isinstance(tasks, str) or not all(isinstance(name, str) for name in tasks):
+        raise TypeError(f"Parameter `tasks` should be a sequence of names. Found {tasks!r}.")
+    names = tuple(tasks)
+    if not names or len(set(names)) != len(names):
+        raise ValueError(
+            f"Parameter `tasks` should name at least one task, and each once. Found {names!r}."
+        )
+    return names
+
+
+def check_grad_scaler(
+    grad_scaler: torch.amp.GradScaler | None, rules: Rules
+) -> torch.amp.GradScaler | None:
+    """The scaler, if it does anything."""
+    if grad_scaler is not None and not isinstance(grad_scaler, torch.amp.GradScaler):
+        raise TypeError(
+            "Parameter `grad_scaler` should be a torch.amp.GradScaler. "
+            f"Found {type(grad_scaler).__name__}."
+        )
+    if grad_scaler is not None and rules.clip_value is not None:
+        raise ValueError(
+            "Parameter `clip_value` should be None with a `grad_scaler`, whose gradients are scaled "
+            f"when their elements are read. Found `clip_value = {rules.clip_value}`."
+        )
+    return grad_scaler if grad_scaler is not None and grad_scaler.is_enabled() else None
+
+
+def check_owned(name: str, params: Iterable[Tensor], optimizer: Optimizer) -> list[Tensor]:
+    """Parameters of the optimizer, given as the argument ``name``."""
+    if isinstance(params, Tensor):
+        raise TypeError(f"Parameter `{name}` should be an iterable of parameters. Found a tensor.")
+    owned = {id(param) for group in optimizer.param_groups for param in group["params"]}
+    chosen = list(params)
+    for place, param in enumerate(chosen):
+        if id(param) not in owned:
+            raise ValueError(
+                f"Parameter `{name}` should hold parameters of the optimizer. "
+                f"Found another at place {place}."
+            )
+    return chosen
