@@ -117,7 +117,7 @@ def train(
             chosen, left_out = select(config, load_data(config.seeds[0], config.device))
         except REFUSALS as error:
             _refuse("--method", str(error))
-        with open_folder(layout, config), _interrupts(layout):
+        with open_folder(layout, config), _interrupts(layout), _one_thread():
             _run(layout, config, chosen, left_out)
 
 
@@ -151,7 +151,7 @@ def _print_table(
 
 
 def _headline(config: Config, chosen: Sequence[str]) -> str:
-    threads = f" ({torch.get_num_threads()} threads)" if config.device == "cpu" else ""
+    threads = f" ({_count(torch.get_num_threads(), 'thread')})" if config.device == "cpu" else ""
     return (
         f"[bold]mtl-ops[/] · {len(config.tasks)} tasks on handwritten digits · "
         f"{_count(len(chosen), 'method')} × {_count(len(config.seeds), 'seed')} × "
@@ -200,6 +200,20 @@ def _interrupts(layout: Layout) -> Iterator[None]:
         again = f"mtl-ops train --resume --out {shlex.quote(str(layout.root))}"
         typer.echo(f"Interrupted. Go on with: {again}", err=True)
         raise typer.Exit(130) from None
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Two threads add differently from one: the outcome must not depend on the machine's cores.
+
+    So small a model would gain little from them anyway, and lose much on a busy machine.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

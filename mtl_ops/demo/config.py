@@ -62,7 +62,7 @@ class Config:
     methods: tuple[str, ...] | None = None
     seeds: tuple[int, ...] = (0, 1, 2)
     tasks: tuple[str, ...] = tuple(DIGITS_TASKS)
-    epochs: int = 15
+    epochs: int = 10
     batch_size: int = 64
     learning_rate: float = 3e-3
     device: str = "cpu"

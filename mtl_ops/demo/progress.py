@@ -55,7 +55,7 @@ class Bar:
         self.clock = Clock()
         self.bar = Progress(
             SpinnerColumn(style="cyan"),
-            BarColumn(bar_width=32, complete_style="cyan", finished_style="cyan"),
+            BarColumn(32, complete_style="cyan", finished_style="cyan", pulse_style="cyan"),
             TextColumn("{task.percentage:>3.0f}%"),
             _Left(self.clock),
             TextColumn("[dim]{task.description}"),

@@ -60,15 +60,13 @@ def _quality(config: Config, rows: Sequence[Row]) -> list[_Column]:
         else:
             cells = [_figure(f.mean, f.spread, ".3f", ".3f") for f in figures]
             unit = "MSE"
-        best = _best([figure.mean for figure in figures], higher=higher)
-        columns.append(_Column(task, unit, tuple(cells), best))
+        columns.append(_Column(task, unit, tuple(cells), _best(figures, cells, higher=higher)))
     gains = [row.delta_m or Figure(math.nan, math.nan) for row in rows]
     cells = [
         "" if row.delta_m is None else _figure(gain.mean, gain.spread, "+.1f", ".1f")
         for row, gain in zip(rows, gains, strict=True)
     ]
-    best = _best([gain.mean for gain in gains], higher=True)
-    return [*columns, _Column("Δm", "%", tuple(cells), best)]
+    return [*columns, _Column("Δm", "%", tuple(cells), _best(gains, cells, higher=True))]
 
 
 def _cost(rows: Sequence[Row]) -> list[_Column]:
@@ -82,11 +80,11 @@ def _cost(rows: Sequence[Row]) -> list[_Column]:
 
 
 def _table(methods: Sequence[str], columns: Sequence[_Column]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, header_style="", pad_edge=True)
+    table = Table(box=box.SIMPLE_HEAD, header_style="", padding=(0, 1, 0, 0))
     table.add_column("method", no_wrap=True, header_style="bold")
     for column in columns:
         head = Text.assemble((column.head, "bold"), "\n", (column.unit, "dim"))
-        table.add_column(head, justify="right")
+        table.add_column(head, justify="right", overflow="fold")
     for index, method in enumerate(methods):
         cells = [
             Text(column.cells[index], style="bold green" if index in column.best else "")
@@ -96,13 +94,13 @@ def _table(methods: Sequence[str], columns: Sequence[_Column]) -> Table:
     return table
 
 
-def _best(values: Sequence[float], *, higher: bool) -> tuple[int, ...]:
-    """Where the best value stands; everywhere if several share it, nowhere if there is none."""
-    finite = [value for value in values if math.isfinite(value)]
+def _best(figures: Sequence[Figure], cells: Sequence[str], *, higher: bool) -> tuple[int, ...]:
+    """Where the best mean stands, as far as its digits are shown; nowhere if there is none."""
+    finite = [index for index, figure in enumerate(figures) if math.isfinite(figure.mean)]
     if not finite:
         return ()
-    top = max(finite) if higher else min(finite)
-    return tuple(index for index, value in enumerate(values) if value == top)
+    top = (max if higher else min)(finite, key=lambda index: figures[index].mean)
+    return tuple(index for index in finite if cells[index].split()[0] == cells[top].split()[0])
 
 
 def _figure(mean: float, spread: float, mean_format: str, spread_format: str) -> str:

@@ -10,8 +10,6 @@ import signal
 import sys
 from typing import Any
 
-import torch
-
 from mtl_ops.cli import main
 from mtl_ops.data import Split, digits
 from mtl_ops.demo import experiment
@@ -42,8 +40,6 @@ def _send_in_the_middle(name: str, label: str) -> None:
 
 
 if __name__ == "__main__":
-    # Another number of threads than in the process that resumes would round differently.
-    torch.set_num_threads(1)
     experiment.digits = fewer_digits  # type: ignore[assignment]
     _send_in_the_middle(*sys.argv[1:3])
     sys.argv[1:] = sys.argv[3:]

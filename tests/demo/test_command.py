@@ -62,13 +62,18 @@ def test_the_options_are_used(finished: Finished) -> None:
     assert list(results["timing"]) == labels
 
 
+def test_the_number_of_threads_decides_nothing(finished: Finished) -> None:
+    results = json.loads((finished[0] / "results.json").read_text())
+    assert results["environment"]["threads"] == 1
+
+
 def test_the_table_goes_to_standard_output_and_the_rest_does_not(finished: Finished) -> None:
     folder, result = finished
     for word in ("method", "digit", "reconstruction", "Δm", "overhead", "conflicts", "plain"):
         assert word in result.stdout
     assert "%  " not in result.stdout.splitlines()[0]
     assert "mtl-ops · 2 tasks" in result.stderr
-    assert "1 method × 2 seeds × 2 epochs · cpu" in result.stderr
+    assert "1 method × 2 seeds × 2 epochs · cpu (1 thread)" in result.stderr
     assert "100%" in result.stderr
     assert f"tensorboard --logdir {folder / 'tensorboard'}" in result.stderr
     assert "\x1b" not in result.output
