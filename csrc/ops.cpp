@@ -17,6 +17,9 @@ STABLE_TORCH_LIBRARY(mtl_ops, m) {
   m.def("solve_sum(Tensor gram, Tensor? scale) -> Tensor");
   m.def("solve_mean(Tensor gram, Tensor? scale) -> Tensor");
   m.def("solve_pcgrad(Tensor gram, Tensor? scale, Tensor orders, bool mean) -> Tensor");
+  m.def(
+      "solve_gradvac(Tensor gram, Tensor? scale, Tensor orders, Tensor(a!) rho, float beta, float eps, float tol) "
+      "-> Tensor");
   m.def("solve_mgda(Tensor gram, Tensor? scale) -> Tensor");
   m.def("solve_mgda_frank_wolfe(Tensor gram, Tensor? scale, float epsilon, int max_iters) -> Tensor");
   m.def("solve_cagrad(Tensor gram, Tensor? scale, float c, int rescale, float norm_eps) -> Tensor");
@@ -26,6 +29,18 @@ STABLE_TORCH_LIBRARY(mtl_ops, m) {
   m.def(
       "solve_dualproj(Tensor gram, Tensor? scale, Tensor? preference, bool scale_rows, float reg_eps, float norm_eps) "
       "-> Tensor");
+  m.def("solve_pcd(Tensor gram, Tensor? scale, Tensor(a!) state, float tau, float beta, float eps) -> Tensor");
+
+  m.def("solve_imtl_g(Tensor gram, Tensor? scale, bool avoid_ascent, float? rank_tol) -> Tensor");
+  m.def("solve_config(Tensor gram, Tensor? scale, Tensor? preference, float? rank_tol) -> Tensor");
+  m.def("solve_aligned_mtl(Tensor gram, Tensor? scale, Tensor? preference, int scale_mode, float? rank_tol) -> Tensor");
+  m.def("solve_nash_mtl(Tensor gram, Tensor? scale, float? max_norm, float reg_eps) -> Tensor");
+  m.def("solve_fairgrad(Tensor gram, Tensor? scale, float alpha, float reg_eps) -> Tensor");
+  m.def("solve_krum(Tensor gram, Tensor? scale, int n_byzantine, int n_selected, bool squared) -> Tensor");
+  m.def(
+      "solve_sdmgrad(Tensor gram, Tensor? scale, Tensor(a!) state, Tensor? preference, float lr, float momentum, "
+      "int n_iter, float lam) -> Tensor");
+  m.def("solve_modo(Tensor gram, Tensor? scale, Tensor(a!) state, float gamma, float rho) -> Tensor");
 
   m.def(
       "merge_(Tensor(a!)[] out, Tensor?[] grads, Tensor weights, Tensor? gram, int[] segments, float? max_norm, "

@@ -1,14 +1,24 @@
 // solve_*: from the Gram matrices (S, T, T) and the task scales (S, T) to the weights (S, T), w = s * method(s G s), in float64.
 //
 // One thread a segment; the mathematics is in csrc/solvers, the same text as on the GPU.
-#include "../solvers/linear.h"
-#include "../solvers/problem.h"
-#include "../solvers/scales.h"
-#include "../task_grads.h"
+#include <torch/csrc/stable/library.h>
 
 #include <limits>
 
-#include <torch/csrc/stable/library.h>
+#include "../solvers/aligned.h"
+#include "../solvers/cagrad.h"
+#include "../solvers/dual_cone.h"
+#include "../solvers/equal_angle.h"
+#include "../solvers/krum.h"
+#include "../solvers/linear.h"
+#include "../solvers/mgda.h"
+#include "../solvers/newton.h"
+#include "../solvers/pcd.h"
+#include "../solvers/problem.h"
+#include "../solvers/scales.h"
+#include "../solvers/simplex.h"
+#include "../solvers/surgery.h"
+#include "../task_grads.h"
 
 namespace mtl_ops::cpu {
 namespace {
@@ -56,6 +66,21 @@ Tensor solve(const Tensor& gram, const std::optional<Tensor>& scale, const Metho
   return result;
 }
 
+const double* check_preference(const Tensor& gram, const std::optional<Tensor>& preference) {
+  return preference ? check_array<double>(*preference, "preference", gram.size(1)) : nullptr;
+}
+
+// What a method remembers of each segment's tasks, to be changed in place.
+double* check_state(const Tensor& gram, Tensor& state, int64_t numbers_per_task = 1) {
+  check_array<double>(state, "state", gram.size(0) * gram.size(1) * numbers_per_task);
+  return static_cast<double*>(state.mutable_data_ptr());
+}
+
+solvers::Orders check_orders(const Tensor& gram, const Tensor& orders) {
+  const int64_t length = orders.dim() == 3 ? orders.size(2) : 0;
+  return {check_array<int64_t>(orders, "orders", gram.size(0) * gram.size(1) * length), static_cast<int>(length)};
+}
+
 }  // namespace
 
 Tensor task_scales(const Tensor& gram, const std::vector<double>& task_weights, std::optional<double> max_task_norm,
@@ -65,8 +90,8 @@ Tensor task_scales(const Tensor& gram, const std::vector<double>& task_weights, 
                   " numbers. Found ", task_weights.size(), ".");
   if (skipped) check_array<int64_t>(*skipped, "skipped", T);
   Tensor result = torch::stable::empty({S, T}, ScalarType::Double);
-  const solvers::TaskScales scales{task_weights.data(),
-                                   max_task_norm.value_or(std::numeric_limits<double>::infinity()), skip_nonfinite};
+  const solvers::TaskScales scales{task_weights.data(), max_task_norm.value_or(std::numeric_limits<double>::infinity()),
+                                   skip_nonfinite};
   std::vector<double> workspace(solvers::TaskScales::workspace(T));
   Arena arena(workspace.data());
   scales(Serial{}, S, T, static_cast<const double*>(gram.const_data_ptr()),
@@ -83,10 +108,111 @@ Tensor solve_mean(const Tensor& gram, const std::optional<Tensor>& scale) {
   return solve(gram, scale, solvers::Linear{true});
 }
 
+Tensor solve_pcgrad(const Tensor& gram, const std::optional<Tensor>& scale, const Tensor& orders, bool mean) {
+  return solve(gram, scale, solvers::PcGrad{check_orders(gram, orders), mean});
+}
+
+Tensor solve_gradvac(const Tensor& gram, const std::optional<Tensor>& scale, const Tensor& orders, Tensor rho,
+                     double beta, double eps, double tol) {
+  double* state = check_state(gram, rho, gram.size(1));
+  return solve(gram, scale, solvers::GradVac{check_orders(gram, orders), state, beta, eps, tol});
+}
+
+Tensor solve_mgda(const Tensor& gram, const std::optional<Tensor>& scale) {
+  return solve(gram, scale, solvers::Mgda{});
+}
+
+Tensor solve_mgda_frank_wolfe(const Tensor& gram, const std::optional<Tensor>& scale, double epsilon,
+                              int64_t max_iters) {
+  return solve(gram, scale, solvers::MgdaFrankWolfe{epsilon, static_cast<int>(max_iters)});
+}
+
+Tensor solve_cagrad(const Tensor& gram, const std::optional<Tensor>& scale, double c, int64_t rescale,
+                    double norm_eps) {
+  return solve(gram, scale, solvers::CaGrad{c, static_cast<int>(rescale), norm_eps});
+}
+
+Tensor solve_upgrad(const Tensor& gram, const std::optional<Tensor>& scale, const std::optional<Tensor>& preference,
+                    bool scale_rows, double reg_eps, double norm_eps) {
+  const solvers::DualCone cone{check_preference(gram, preference), scale_rows, reg_eps, norm_eps};
+  return solve(gram, scale, solvers::UpGrad{cone});
+}
+
+Tensor solve_dualproj(const Tensor& gram, const std::optional<Tensor>& scale, const std::optional<Tensor>& preference,
+                      bool scale_rows, double reg_eps, double norm_eps) {
+  const solvers::DualCone cone{check_preference(gram, preference), scale_rows, reg_eps, norm_eps};
+  return solve(gram, scale, solvers::DualProj{cone});
+}
+
+Tensor solve_pcd(const Tensor& gram, const std::optional<Tensor>& scale, Tensor state, double tau, double beta,
+                 double eps) {
+  return solve(gram, scale, solvers::Pcd{check_state(gram, state, 2), tau, beta, eps});
+}
+
+Tensor solve_imtl_g(const Tensor& gram, const std::optional<Tensor>& scale, bool avoid_ascent,
+                    std::optional<double> rank_tol) {
+  return solve(gram, scale, solvers::ImtlG{avoid_ascent, rank_tol.value_or(-1.0)});
+}
+
+Tensor solve_config(const Tensor& gram, const std::optional<Tensor>& scale, const std::optional<Tensor>& preference,
+                    std::optional<double> rank_tol) {
+  return solve(gram, scale, solvers::Config{check_preference(gram, preference), rank_tol.value_or(-1.0)});
+}
+
+Tensor solve_aligned_mtl(const Tensor& gram, const std::optional<Tensor>& scale,
+                         const std::optional<Tensor>& preference, int64_t scale_mode, std::optional<double> rank_tol) {
+  STD_TORCH_CHECK(scale_mode >= 0 && scale_mode <= 2, "scale_mode should be 0, 1 or 2. Found ", scale_mode, ".");
+  const auto scale_of = static_cast<solvers::AlignedMtl::Scale>(scale_mode);
+  return solve(gram, scale, solvers::AlignedMtl{check_preference(gram, preference), scale_of, rank_tol.value_or(-1.0)});
+}
+
+Tensor solve_nash_mtl(const Tensor& gram, const std::optional<Tensor>& scale, std::optional<double> max_norm,
+                      double reg_eps) {
+  const double limit = max_norm.value_or(std::numeric_limits<double>::infinity());
+  return solve(gram, scale, solvers::NashMtl{limit, reg_eps});
+}
+
+Tensor solve_fairgrad(const Tensor& gram, const std::optional<Tensor>& scale, double alpha, double reg_eps) {
+  return solve(gram, scale, solvers::FairGrad{alpha, reg_eps});
+}
+
+Tensor solve_krum(const Tensor& gram, const std::optional<Tensor>& scale, int64_t n_byzantine, int64_t n_selected,
+                  bool squared) {
+  return solve(gram, scale, solvers::Krum{static_cast<int>(n_byzantine), static_cast<int>(n_selected), squared});
+}
+
+Tensor solve_sdmgrad(const Tensor& gram, const std::optional<Tensor>& scale, Tensor state,
+                     const std::optional<Tensor>& preference, double lr, double momentum, int64_t n_iter, double lam) {
+  const solvers::SimplexMemory memory{check_state(gram, state)};
+  return solve(
+      gram, scale,
+      solvers::SdmGrad{memory, check_preference(gram, preference), lr, momentum, static_cast<int>(n_iter), lam});
+}
+
+Tensor solve_modo(const Tensor& gram, const std::optional<Tensor>& scale, Tensor state, double gamma, double rho) {
+  return solve(gram, scale, solvers::MoDo{solvers::SimplexMemory{check_state(gram, state)}, gamma, rho});
+}
+
 }  // namespace mtl_ops::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(mtl_ops, CPU, m) {
   m.impl("task_scales", TORCH_BOX(&mtl_ops::cpu::task_scales));
   m.impl("solve_sum", TORCH_BOX(&mtl_ops::cpu::solve_sum));
   m.impl("solve_mean", TORCH_BOX(&mtl_ops::cpu::solve_mean));
+  m.impl("solve_pcgrad", TORCH_BOX(&mtl_ops::cpu::solve_pcgrad));
+  m.impl("solve_gradvac", TORCH_BOX(&mtl_ops::cpu::solve_gradvac));
+  m.impl("solve_mgda", TORCH_BOX(&mtl_ops::cpu::solve_mgda));
+  m.impl("solve_mgda_frank_wolfe", TORCH_BOX(&mtl_ops::cpu::solve_mgda_frank_wolfe));
+  m.impl("solve_cagrad", TORCH_BOX(&mtl_ops::cpu::solve_cagrad));
+  m.impl("solve_upgrad", TORCH_BOX(&mtl_ops::cpu::solve_upgrad));
+  m.impl("solve_dualproj", TORCH_BOX(&mtl_ops::cpu::solve_dualproj));
+  m.impl("solve_pcd", TORCH_BOX(&mtl_ops::cpu::solve_pcd));
+  m.impl("solve_imtl_g", TORCH_BOX(&mtl_ops::cpu::solve_imtl_g));
+  m.impl("solve_config", TORCH_BOX(&mtl_ops::cpu::solve_config));
+  m.impl("solve_aligned_mtl", TORCH_BOX(&mtl_ops::cpu::solve_aligned_mtl));
+  m.impl("solve_nash_mtl", TORCH_BOX(&mtl_ops::cpu::solve_nash_mtl));
+  m.impl("solve_fairgrad", TORCH_BOX(&mtl_ops::cpu::solve_fairgrad));
+  m.impl("solve_krum", TORCH_BOX(&mtl_ops::cpu::solve_krum));
+  m.impl("solve_sdmgrad", TORCH_BOX(&mtl_ops::cpu::solve_sdmgrad));
+  m.impl("solve_modo", TORCH_BOX(&mtl_ops::cpu::solve_modo));
 }

@@ -39,6 +39,31 @@ MTL_HD void add_with_magnitude(const Lanes& lanes, int n, double t, const double
   }
 }
 
+/// Solves Uᵀ t = v for the first k rows of a factor, `Rows` of them between two sync points.  v is overwritten;
+/// `store(v, q, t, count)` gets elements q ... q + count - 1 of the answer, and may change v there after a sync point.
+template <int Rows, class Lanes, class Store>
+MTL_HD int substitute(const Lanes& lanes, const Triangle& u, int from, int k, double* __restrict__ v, Store store) {
+  int q = from;
+  for (; q + Rows <= k; q += Rows) {
+    double t[Rows];
+    const double* row[Rows];
+    for (int b = 0; b < Rows; ++b) {
+      row[b] = u.row(q + b);
+      double value = v[q + b];
+      for (int c = 0; c < b; ++c) value -= row[c][q + b] * t[c];
+      t[b] = value * row[b][q + b];
+    }
+    for (int i = q + Rows + lanes.lane(); i < k; i += lanes.width()) {
+      double value = v[i];
+      for (int b = 0; b < Rows; ++b) value -= row[b][i] * t[b];
+      v[i] = value;
+    }
+    store(v, q, t, Rows);
+    lanes.sync();
+  }
+  return q;
+}
+
 /// Columns [from, k) of the Cholesky factor U, UᵀU = M, with the *inverse* of its diagonal in place of the diagonal.
 ///
 /// `entry(i, j)` is M_ij.  Columns before `from` are kept, so appending a row of M costs one column.  Returns the first j whose
@@ -50,13 +75,14 @@ MTL_HD int factorise(const Lanes& lanes, const Triangle& u, int from, int k, Ent
     each(lanes, j, [&](int i) { v[i] = entry(i, j); });
     const double diagonal = entry(j, j);
     double schur = diagonal;
-    for (int q = 0; q < j; ++q) {
-      const double t = v[q] * u.at(q, q);
-      schur -= t * t;
-      subtract_multiple(lanes, q + 1, j, t, u.row(q), v);
-      if (lanes.lane() == 0) u.at(q, j) = t;
-      lanes.sync();
-    }
+    const auto store = [&](double*, int q, const double* t, int count) {
+      for (int b = 0; b < count; ++b) {
+        schur -= t[b] * t[b];
+        if (lanes.lane() == 0) u.at(q + b, j) = t[b];
+      }
+    };
+    const int rest = substitute<4>(lanes, u, 0, j, v, store);
+    substitute<1>(lanes, u, rest, j, v, store);
     if (!(schur > tolerance * diagonal)) return j;
     once(lanes, [&] { u.at(j, j) = 1.0 / sqrt(schur); });
   }
@@ -67,12 +93,12 @@ MTL_HD int factorise(const Lanes& lanes, const Triangle& u, int from, int k, Ent
 template <class Lanes>
 MTL_HD void solve_factorised(const Lanes& lanes, const Triangle& u, int k, double* y) {
   lanes.sync();
-  // y[q] is read by all lanes and stays as it is; it is multiplied by the inverse diagonal when everybody is done with it.
-  for (int q = 0; q < k; ++q) {
-    subtract_multiple(lanes, q + 1, k, y[q] * u.at(q, q), u.row(q), y);
+  const auto store = [&](double* v, int q, const double* t, int count) {
     lanes.sync();
-  }
-  each(lanes, k, [&](int q) { y[q] *= u.at(q, q); });
+    for (int b = lanes.lane(); b < count; b += lanes.width()) v[q + b] = t[b];
+  };
+  const int rest = substitute<4>(lanes, u, 0, k, y, store);
+  substitute<1>(lanes, u, rest, k, y, store);
   for (int i = k - 1; i >= 0; --i) {
     const double t = y[i] * u.at(i, i);
     for (int q = lanes.lane(); q < i; q += lanes.width()) y[q] -= u.at(q, i) * t;

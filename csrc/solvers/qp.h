@@ -22,10 +22,11 @@ class NonNegativeQp {
  public:
   MTL_HD static constexpr int workspace(int n) { return Triangle::size(n) + 7 * n + 2 * ints_size(n); }
 
-  MTL_HD NonNegativeQp(const Lanes& lanes, int n, const double* a, Arena& arena)
+  /// A row counts as dependent on others if no more than `dependent` of its squared length is left without them.
+  MTL_HD NonNegativeQp(const Lanes& lanes, int n, const double* a, Arena& arena, double dependent = 0.0)
       : lanes_(lanes),
         n_(n),
-        dependent_(8.0 * n * 2.220446049250313e-16),
+        dependent_(fmax(dependent, 8.0 * n * kEpsilon)),
         a_(a),
         factor_{arena.reals(Triangle::size(n)), n},
         x_(arena.reals(n)),
@@ -76,6 +77,11 @@ class NonNegativeQp {
 
   MTL_HD double matrix(int i, int j) const { return a_[i * n_ + j] + (e_ != nullptr ? e_[i] * e_[j] : 0.0); }
 
+  template <class Keep>
+  MTL_HD int count_of(int n, Keep keep) const {
+    return static_cast<int>(sum_of(lanes_, n, [=](int i) { return keep(i) ? 1.0 : 0.0; }));
+  }
+
   MTL_HD double dot_passive(const double* full, const double* packed) const {
     return sum_of(lanes_, size_, [=, this](int q) { return full[passive_[q]] * packed[q]; });
   }
@@ -85,21 +91,40 @@ class NonNegativeQp {
     valid_ = 0;
     tau_ = 0.0;
     entered_ = -1;
+    all_at_once_ = true;
+    violated_ = n_ + 1;
     bool settled = start();
     for (;;) {
       if (!settled) {
         const QpStatus status = descend();
         if (status != QpStatus::kOptimal) return status;
       }
-      entered_ = most_violated();
-      if (entered_ < 0) return QpStatus::kOptimal;
-      once(lanes_, [this] {
-        passive_[size_] = entered_;
-        mark_[entered_] = kPassive;
-      });
-      ++size_;
+      if (!admit()) return QpStatus::kOptimal;
       settled = false;
     }
+  }
+
+  /// Lets in the variables with a negative multiplier: all of them as long as they get fewer, then the one with the most negative,
+  /// which alone is sure to make progress.  False if there is none.
+  MTL_HD bool admit() {
+    gradient();
+    const auto violated = [this](int i) { return mark_[i] == kFree && y_[i] < -kTolerance * magnitude_[i]; };
+    const int count = count_of(n_, violated);
+    if (count == 0) return false;
+    all_at_once_ = all_at_once_ && count < violated_;
+    violated_ = count;
+    const Least worst = least_of(lanes_, n_, violated, [this](int i) { return y_[i]; });
+    entered_ = all_at_once_ && count > 1 ? -1 : worst.index;
+    once(lanes_, [=, this] {
+      int end = size_;
+      for (int i = 0; i < n_; ++i) {
+        if (entered_ < 0 ? !violated(i) : i != entered_) continue;
+        passive_[end++] = i;
+        mark_[i] = kPassive;
+      }
+    });
+    size_ += entered_ < 0 ? count : 1;
+    return true;
   }
 
   /// A feasible start from a guess of the passive set; true if it already is the minimiser on that set.
@@ -127,18 +152,11 @@ class NonNegativeQp {
 
   /// x = z where z > 0, and nothing else stays passive.  True if that was everybody.
   MTL_HD bool keep_positive() {
-    const Least first = least_of(lanes_, size_, [this](int q) { return !(z_[q] > 0.0); }, [](int q) { return double(q); });
-    each(lanes_, size_, [this](int q) { x_[passive_[q]] = z_[q] > 0.0 ? z_[q] : 0.0; });
-    if (first.index < 0) return true;
-    const int kept = static_cast<int>(sum_of(lanes_, size_, [this](int q) { return z_[q] > 0.0 ? 1.0 : 0.0; }));
-    once(lanes_, [this] {
-      for (int q = 0, to = 0; q < size_; ++q) {
-        if (z_[q] > 0.0) passive_[to++] = passive_[q];
-      }
-    });
-    size_ = kept;
-    valid_ = first.index;
-    if (e_ != nullptr && kept > 0) {
+    const int before = size_;
+    each(lanes_, size_, [this](int q) { x_[passive_[q]] = z_[q]; });
+    remove([this](int q) { return !(z_[q] > 0.0); });
+    if (size_ == before) return true;
+    if (e_ != nullptr && size_ > 0) {
       const double shrink = rhs_ / sum_of(lanes_, n_, [this](int i) { return e_[i] * x_[i]; });
       each(lanes_, n_, [=, this](int i) { x_[i] *= shrink; });
     }
@@ -178,14 +196,18 @@ class NonNegativeQp {
           });
       each(lanes_, size_, [=, this](int q) {
         double& xq = x_[passive_[q]];
-        xq = blocking.index < 0 ? z_[q] : fmax(xq + blocking.value * (z_[q] - xq), 0.0);
+        if (blocking.index < 0) {
+          xq = z_[q];
+        } else {
+          xq = q == blocking.index ? 0.0 : fmax(xq + blocking.value * (z_[q] - xq), 0.0);
+        }
       });
       if (blocking.index < 0) {
         tau_ = tau;
         pardon();
         return QpStatus::kOptimal;
       }
-      drop(blocking.index);
+      remove([this](int q) { return !(z_[q] > 0.0) && x_[passive_[q]] == 0.0; });
     }
     tau_ = 0.0;
     return QpStatus::kOptimal;
@@ -222,24 +244,11 @@ class NonNegativeQp {
       y_[i] = h_[i] - te;
       magnitude_[i] = fabs(h_[i]) + fabs(te);
     });
-    for (int q = 0; q < size_; ++q) add_column(passive_[q], y_, magnitude_);
-    lanes_.sync();
-  }
-
-  MTL_HD void add_column(int j, double* __restrict__ y, double* __restrict__ magnitude) const {
-    const double* __restrict__ column = a_ + j * n_;
-    const double xj = x_[j];
-    for (int i = lanes_.lane(); i < n_; i += lanes_.width()) {
-      const double term = column[i] * xj;
-      y[i] += term;
-      magnitude[i] += fabs(term);
+    for (int q = 0; q < size_; ++q) {
+      const int j = passive_[q];
+      add_with_magnitude(lanes_, n_, x_[j], a_ + j * n_, y_, magnitude_);
     }
-  }
-
-  MTL_HD int most_violated() {
-    gradient();
-    const auto violated = [this](int i) { return mark_[i] == kFree && y_[i] < -kTolerance * magnitude_[i]; };
-    return least_of(lanes_, n_, violated, [this](int i) { return y_[i]; }).index;
+    lanes_.sync();
   }
 
   /// The row in place `valid_` depends on those before it: along p = (1, -r) the objective is a straight line, so follow it
@@ -249,8 +258,7 @@ class NonNegativeQp {
     each(lanes_, k, [=, this](int q) { z_[q] = matrix(passive_[q], j); });
     solve_factorised(lanes_, factor_, k, z_);
     gradient();
-    const double slope =
-        y_[j] - sum_of(lanes_, k, [this](int q) { return y_[passive_[q]] * z_[q]; });
+    const double slope = y_[j] - sum_of(lanes_, k, [this](int q) { return y_[passive_[q]] * z_[q]; });
     double sign = slope <= 0.0 ? 1.0 : -1.0;
     Least blocking = first_to_vanish(k, sign);
     if (blocking.index < 0) {
@@ -262,7 +270,7 @@ class NonNegativeQp {
       double& xq = x_[passive_[q]];
       xq = fmax(xq + blocking.value * direction(q, k, sign), 0.0);
     });
-    drop(blocking.index);
+    remove([=](int q) { return q == blocking.index; });
     return true;
   }
 
@@ -274,17 +282,26 @@ class NonNegativeQp {
         [=, this](int q) { return x_[passive_[q]] / -direction(q, k, sign); });
   }
 
-  /// Takes the variable in place q out of the passive set.  One that leaves right after it entered did so by rounding: it is
-  /// refused until another one has been let in.
-  MTL_HD void drop(int q) {
+  /// Takes the variables in the places that `gone` admits out of the passive set.  One that leaves right after it alone was let in
+  /// did so by rounding: it is refused until another one has been let in.
+  template <class Gone>
+  MTL_HD void remove(Gone gone) {
+    const Least first = least_of(lanes_, size_, gone, [](int q) { return double(q); });
+    if (first.index < 0) return;
+    const int count = count_of(size_, gone);
     once(lanes_, [=, this] {
-      const int i = passive_[q];
-      x_[i] = 0.0;
-      mark_[i] = i == entered_ ? kRefused : kFree;
-      for (int p = q; p + 1 < size_; ++p) passive_[p] = passive_[p + 1];
+      for (int q = 0, end = 0; q < size_; ++q) {
+        const int i = passive_[q];
+        if (!gone(q)) {
+          passive_[end++] = i;
+        } else {
+          x_[i] = 0.0;
+          mark_[i] = i == entered_ ? kRefused : kFree;
+        }
+      }
     });
-    --size_;
-    valid_ = q < valid_ ? q : valid_;
+    size_ -= count;
+    valid_ = first.index < valid_ ? first.index : valid_;
   }
 
   MTL_HD void pardon() {
@@ -306,10 +323,12 @@ class NonNegativeQp {
   Triangle factor_;
   double *x_, *z_, *along_e_, *along_h_, *y_, *magnitude_, *scratch_;
   int *passive_, *mark_;
-  int size_ = 0;     // passive variables
-  int valid_ = 0;    // columns of the factor that still hold
-  int steps_ = 0;    // Cholesky solves so far
-  int entered_ = -1; // the variable let in last
+  int size_ = 0;      // passive variables
+  int valid_ = 0;     // columns of the factor that still hold
+  int steps_ = 0;     // Cholesky solves so far
+  int violated_ = 0;  // negative multipliers found last
+  bool all_at_once_ = true;
+  int entered_ = -1;  // the variable let in last
 };
 
 }  // namespace mtl_ops::solvers

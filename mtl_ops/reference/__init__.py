@@ -5,8 +5,40 @@ the kernels are tested against, and what runs on devices without kernels and for
 the kernels take. A kernel that disagrees is wrong.
 """
 
+from .aligned import solve_aligned_mtl
+from .cagrad import solve_cagrad
+from .dual_cone import solve_dualproj, solve_upgrad
+from .equal_angle import solve_config, solve_imtl_g
+from .fairness import solve_fairgrad, solve_nash_mtl
 from .gradients import gram, merge_
+from .krum import solve_krum
 from .linear import solve_mean, solve_sum
+from .mgda import solve_mgda, solve_mgda_frank_wolfe
+from .pcd import solve_pcd
 from .scales import task_scales
+from .simplex import solve_modo, solve_sdmgrad
+from .surgery import solve_gradvac, solve_pcgrad
 
-__all__ = ["gram", "merge_", "solve_mean", "solve_sum", "task_scales"]
+__all__ = [
+    "gram",
+    "merge_",
+    "solve_aligned_mtl",
+    "solve_cagrad",
+    "solve_config",
+    "solve_dualproj",
+    "solve_fairgrad",
+    "solve_gradvac",
+    "solve_imtl_g",
+    "solve_krum",
+    "solve_mean",
+    "solve_mgda",
+    "solve_mgda_frank_wolfe",
+    "solve_modo",
+    "solve_nash_mtl",
+    "solve_pcd",
+    "solve_pcgrad",
+    "solve_sdmgrad",
+    "solve_sum",
+    "solve_upgrad",
+    "task_scales",
+]
