@@ -45,6 +45,16 @@ def orders() -> Tensor:
     return torch.tensor([[2, 0, 1]]).expand(2, T, T).contiguous()
 
 
+def cosines() -> Tensor:
+    """Cosines ``(2, T, T)`` that are easy to fall short of."""
+    return torch.full((2, T, T), 0.8, dtype=torch.float64)
+
+
+def shares() -> Tensor:
+    """Weights on the simplex ``(2, T)``."""
+    return torch.tensor([[0.2, 0.5, 0.3], [0.6, 0.1, 0.3]], dtype=torch.float64)
+
+
 #: The arguments of each operator, for gradients of the given dtype.
 SAMPLES: dict[str, Callable[[torch.dtype], tuple[Any, ...]]] = {
     "gram": lambda dtype: (rows(dtype), T, [0, 1, 0], 0.5),
@@ -67,4 +77,27 @@ SAMPLES: dict[str, Callable[[torch.dtype], tuple[Any, ...]]] = {
     ),
     "solve_sum": lambda _: (gram(), scale()),
     "solve_mean": lambda _: (gram(), scale()),
+    "solve_pcgrad": lambda _: (gram(), scale(), orders(), False),
+    "solve_gradvac": lambda _: (gram(), scale(), orders(), cosines(), 0.5, 1e-8, 1e-9),
+    "solve_mgda": lambda _: (gram(), scale()),
+    "solve_mgda_frank_wolfe": lambda _: (gram(), scale(), 1e-3, 100),
+    "solve_cagrad": lambda _: (gram(), scale(), 0.5, 1, 1e-4),
+    "solve_upgrad": lambda _: (gram(), scale(), numbers(), True, 1e-6, 0.0),
+    "solve_dualproj": lambda _: (gram(), scale(), None, False, 1e-4, 1e-4),
+    "solve_pcd": lambda _: (
+        gram(),
+        scale(),
+        torch.full((2, 2, T), 0.5, dtype=torch.float64),
+        0.02,
+        0.9,
+        0.0,
+    ),
+    "solve_imtl_g": lambda _: (gram(), scale(), True, None),
+    "solve_config": lambda _: (gram(), scale(), numbers(), 1e-5),
+    "solve_aligned_mtl": lambda _: (gram(), scale(), numbers(), 1, None),
+    "solve_nash_mtl": lambda _: (gram(), scale(), 1.0, 1e-10),
+    "solve_fairgrad": lambda _: (gram(), scale(), 2.0, 1e-10),
+    "solve_krum": lambda _: (gram(), scale(), 0, 2, True),
+    "solve_sdmgrad": lambda _: (gram(), scale(), shares(), numbers(), 10.0, 0.5, 20, 0.3),
+    "solve_modo": lambda _: (gram(), scale(), shares(), 1e-3, 0.1),
 }
