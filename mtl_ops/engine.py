@@ -49,6 +49,7 @@ def fill_grads(
         retain_graph: Keeps the graph for another backward.
         accumulated: Gradients of other micro-batches, to be added before they are merged.
     """
+    losses: Tensor | None = None
     if method.needs == "losses" and not rules.per_task and accumulated is None:
         weights = present_weights(task_weights, tasks)
         losses = _taking_part(tasks, weights)
@@ -59,7 +60,8 @@ def fill_grads(
             rows, totals = accumulated.add(rows, tasks.losses)
             tasks = Tasks(tasks.names, tuple(totals), tasks.scale)
         weights = present_weights(task_weights, tasks)
-        losses = _taking_part(tasks, weights) if method.uses_losses else None
+        if method.uses_losses:
+            losses = _taking_part(tasks, weights)
         report = merge_into_grads(
             method,
             rows,

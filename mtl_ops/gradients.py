@@ -47,13 +47,16 @@ class Tasks:
         )
 
 
-def read_losses(losses: Losses, names: tuple[str, ...] | None = None) -> Tasks:
+def read_losses(
+    losses: Losses, names: tuple[str, ...] | None = None, differentiable: bool = True
+) -> Tasks:
     """Checks what the user handed in and puts it into the order of the tasks.
 
     Args:
         losses: A dict by name, a sequence, or a ``(T,)`` tensor; each loss a tensor of one element
             that requires a gradient, or ``None``. A name that is missing is ``None``, too.
         names: The tasks' names in order, if they are known already.
+        differentiable: Whether the losses have to require a gradient.
 
     Raises:
         TypeError: If ``losses``, or one of them, is something else.
@@ -89,11 +92,11 @@ def read_losses(losses: Losses, names: tuple[str, ...] | None = None) -> Tasks:
             f"Parameter `losses` should hold {len(names)} losses, for {list(names)}. "
             f"Found {len(tasks.losses)}."
         )
-    _check(tasks)
+    _check(tasks, differentiable)
     return tasks
 
 
-def _check(tasks: Tasks) -> None:
+def _check(tasks: Tasks, differentiable: bool) -> None:
     present = tasks.present
     if not present:
         raise ValueError("Parameter `losses` should hold at least one loss. Found none.")
@@ -110,7 +113,7 @@ def _check(tasks: Tasks) -> None:
                 "Parameter `losses` should hold scalars. "
                 f"Found {tasks.label(t)} of shape {tuple(loss.shape)}."
             )
-        if not loss.requires_grad:
+        if differentiable and not loss.requires_grad:
             raise ValueError(
                 "Parameter `losses` should hold tensors that require a gradient. "
                 f"Found {tasks.label(t)}, which does not."
@@ -191,13 +194,20 @@ def _any_sparse(rows: Sequence[Tensor | None]) -> bool:
 
 
 def _weighted(tasks: Tasks, weights: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """The losses that are there, and the factor of each in its own dtype and shape."""
+    """The losses that are there, and the factor of each in its own dtype and shape.
+
+    Where it costs no wait, losses of factor 0 are left out: 0 times a derivative of Inf is NaN.
+    """
+    used = [loss is not None for loss in tasks.losses]
+    if weights.device.type == "cpu":
+        nonzero = [a and bool(b) for a, b in zip(used, weights.tolist(), strict=True)]
+        used = nonzero if any(nonzero) else used
     if tasks.scale is not None:
         weights = weights * tasks.scale
     pairs = [
         (loss, factor.to(loss.dtype).reshape(loss.shape))
-        for loss, factor in zip(tasks.losses, weights.unbind(), strict=True)
-        if loss is not None
+        for loss, factor, kept in zip(tasks.losses, weights.unbind(), used, strict=True)
+        if kept and loss is not None
     ]
     return [loss for loss, _ in pairs], [factor for _, factor in pairs]
 

@@ -118,6 +118,10 @@ def _weights(
 ) -> Tensor:
     """``(total, T)``: the method's answer in the shared segments, the scales in the last one."""
     if method.needs == "losses":
+        if losses is None and not method.uses_losses:
+            losses = torch.zeros_like(scale[0])
+        if losses is not None:
+            losses = torch.where((scale != 0).any(dim=0), losses.to(scale.device), torch.nan)
         weights = method.weights(None, losses, **given)
         return torch.where(scale != 0, scale * weights.to(scale.device), 0.0)
     if shared == len(scale):

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from .accumulation import Accumulated
@@ -18,6 +19,7 @@ from .cheap import CheapSteps
 from .engine import fill_grads
 from .gradients import Losses, Tasks, differentiate, read_losses
 from .methods import Method, resolve
+from .own_group import add_group, state_with_group
 from .report import Report
 from .rules import Nonfinite, Rules, TaskWeights, read_task_weights
 from .wrapper import OptimizerWrapper, Remembered, tell_grad_scaler
@@ -142,6 +144,7 @@ class MultiTaskOptimizer(OptimizerWrapper):
         self._names: tuple[str, ...] | None = None
         self._times_skipped: Tensor | None = None
         self._looked_for_unreached = False
+        self._learnable: list[Parameter] = []
         if tasks is not None:
             self._bind(check_names(tasks), len(tasks))
         if not callable(task_weights) and self._count is not None:
@@ -205,6 +208,20 @@ class MultiTaskOptimizer(OptimizerWrapper):
         if not self._looked_for_unreached and len(read.present) == len(read.losses):
             self._looked_for_unreached = True
             self._warn_of_unreached(params)
+
+    def observe(self, losses: Losses) -> None:
+        """Shows the method the losses of the same batch after the step, for ``famo``.
+
+        Args:
+            losses: As of :meth:`backward`; they need no gradient.
+
+        Raises:
+            TypeError: If the losses are not tensors, or the method has no use for them.
+            ValueError: As :meth:`backward`.
+        """
+        read = read_losses(losses, self._names, differentiable=False)
+        self._check_count(read)
+        self.method.observe(read.values)
 
     def accumulate(self, losses: Losses) -> None:
         """Adds up the gradients of each task over micro-batches; the next :meth:`backward` merges.
@@ -306,18 +323,18 @@ class MultiTaskOptimizer(OptimizerWrapper):
         """
         state = dict(state_dict)
         tasks = state.pop("tasks", None)
-        if tasks is not None:
-            self._check_state(tasks)
-        super().load_state_dict(state)
         if tasks is None:
+            super().load_state_dict(state_with_group(self.optimizer, self._learnable, state))
             self.method.reset()
             if self._cheap is not None:
                 self._cheap.reset()
             self._steps, self._times_skipped = 0, None
             return
+        self._check_state(tasks)
         names = tasks["names"]
-        if tasks["count"] is not None:
+        if tasks["count"] is not None:  # first, so that there are as many groups as in the state
             self._bind(None if names is None else tuple(names), tasks["count"])
+        super().load_state_dict(state)
         self._steps = tasks["steps"]
         skipped = tasks["times_skipped"]
         self._times_skipped = None if skipped is None else skipped.clone()
@@ -364,30 +381,38 @@ class MultiTaskOptimizer(OptimizerWrapper):
 
     def _read(self, losses: Losses) -> Tasks:
         read = read_losses(losses, self._names)
+        self._check_count(read)
         if self._count is None:
             self._bind(read.names, len(read.losses))
-        elif len(read.losses) != self._count:
-            raise ValueError(
-                f"Parameter `losses` should hold {self._count} losses, as at first (None for a task "
-                f"that is absent). Found {len(read.losses)}."
-            )
         if self._grad_scaler is not None:
             device = next(loss.device for loss in read.losses if loss is not None)
             one = torch.ones((), device=device)
             read = replace(read, scale=self._grad_scaler.scale(one))
         return read
 
+    def _check_count(self, read: Tasks) -> None:
+        if self._count is not None and len(read.losses) != self._count:
+            raise ValueError(
+                f"Parameter `losses` should hold {self._count} losses, as at first (None for a task "
+                f"that is absent). Found {len(read.losses)}."
+            )
+
     def _bind(self, names: tuple[str, ...] | None, count: int) -> None:
         """From now on these are the tasks."""
+        if self._count is None:
+            some = next(p for group in self.optimizer.param_groups for p in group["params"])
+            self._learnable = self.method.learnable(count, some.device)
+            add_group(self.optimizer, self._learnable, self.method.name)
         self._names, self._count = names, count
 
     def _parameters(self) -> tuple[list[Tensor], list[int] | None, list[bool] | None]:
         """Those that require a gradient, the set each is merged in, and whether it is shared."""
         params: list[Tensor] = []
         groups: list[int] = []
+        own = {id(param) for param in self._learnable}
         for number, group in enumerate(self.optimizer.param_groups):
             for param in group["params"]:
-                if param.requires_grad:
+                if param.requires_grad and id(param) not in own:
                     params.append(param)
                     groups.append(number)
         sets = None

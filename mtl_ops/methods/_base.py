@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 __all__ = ["CoordinateMethod", "LossMethod", "Method", "NativeMethod", "check_gram", "check_losses"]
 
@@ -22,6 +23,7 @@ class Method(ABC):
         needs: What the weights depend on: ``"gram"`` (one backward for each task), or ``"losses"``
             (one backward for all).
         uses_losses: Whether :meth:`weights` looks at the losses; they are not gathered otherwise.
+        learns: Whether it has parameters that the optimizer learns, see :meth:`learnable`.
         state_names: Attributes that are the method's memory: tensors, numbers, or ``None`` before
             the first call.
         generator: Where random numbers come from; ``None`` for the device's default generator.
@@ -38,9 +40,10 @@ class Method(ABC):
     """
 
     name: ClassVar[str] = ""
-    needs: ClassVar[Literal["gram", "losses", "coordinates"]] = "gram"
+    needs: Literal["gram", "losses", "coordinates"] = "gram"
     state_names: ClassVar[tuple[str, ...]] = ()
     uses_losses: bool = True
+    learns: bool = False
     generator: torch.Generator | None = None
 
     @abstractmethod
@@ -76,6 +79,31 @@ class Method(ABC):
         if losses is not None:
             losses = torch.where(part.any(dim=0), losses, torch.nan)
         return torch.where(part, scale * self.weights(scaled, losses), 0.0)
+
+    def learnable(self, tasks: int, device: torch.device) -> list[Parameter]:
+        """Parameters of the method's own, for T tasks; always the same ones. By default none.
+
+        ``MultiTaskOptimizer`` adds them to the inner optimizer as a group.
+        """
+        return []
+
+    def add_grads(self, losses: Tensor, grad_scale: Tensor | None = None) -> None:
+        """Adds the derivatives by the method's own parameters to their ``.grad``.
+
+        Called after each backward if :attr:`learns`.
+
+        Args:
+            losses: ``(T,)`` float64; NaN for a task that takes no part.
+            grad_scale: A 0-d factor of all gradients, that of a ``GradScaler``; ``None`` for 1.
+        """
+
+    def observe(self, losses: Tensor) -> None:
+        """Takes note of the losses ``(T,)`` after the step; NaN for a task that is absent.
+
+        Raises:
+            TypeError: If the method has no use for them.
+        """
+        raise TypeError(f"Method {self.name!r} has no use for losses after the step.")
 
     def state_dict(self) -> dict[str, Any]:
         """The method's memory, in types that ``torch.load(weights_only=True)`` reads."""
@@ -131,10 +159,11 @@ class NativeMethod(Method):
 class LossMethod(Method):
     """A method that needs no gradient to find its weights: override :meth:`weights`.
 
-    A task whose loss is NaN or infinite takes no part and has weight 0.
+    A task whose loss is NaN or infinite takes no part and has weight 0. The losses are those that
+    the user handed in; weights of tasks are factors of what the method answers.
     """
 
-    needs: ClassVar[Literal["gram", "losses", "coordinates"]] = "losses"
+    needs: Literal["gram", "losses", "coordinates"] = "losses"
 
     @abstractmethod
     def weights(self, gram: Tensor | None, losses: Tensor | None = None) -> Tensor:
@@ -144,7 +173,7 @@ class LossMethod(Method):
 class CoordinateMethod(Method):
     """A method that looks at single coordinates of the gradients: it merges them by itself."""
 
-    needs: ClassVar[Literal["gram", "losses", "coordinates"]] = "coordinates"
+    needs: Literal["gram", "losses", "coordinates"] = "coordinates"
 
     def weights(self, gram: Tensor | None, losses: Tensor | None = None) -> Tensor:
         """Such a method has no weights.
