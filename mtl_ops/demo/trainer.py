@@ -38,8 +38,13 @@ class Trainer:
         self.model = DigitsCNN(run.tasks).to(config.device)
         inner = torch.optim.AdamW(self.model.parameters(), lr=config.learning_rate)
         self.optimizer: torch.optim.Optimizer = inner
+        self.observes = False
         if run.method not in (SINGLE, PLAIN):
-            self.optimizer = MultiTaskOptimizer(inner, method=methods.get(run.method))
+            # The tasks are named now, since a method's own parameters must be there before the
+            # schedule is made.
+            method = methods.get(run.method)
+            self.optimizer = MultiTaskOptimizer(inner, method, tasks=run.tasks)
+            self.observes = type(method).observe is not methods.Method.observe
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, config.epochs)
         self.order = torch.Generator().manual_seed(run.seed)
         self.history: History = {"loss": [], "metric": [], "conflicts": [], "steps": []}
@@ -55,6 +60,10 @@ class Trainer:
             total = torch.stack(list(losses.values())).sum()
             total.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
+        if self.observes and isinstance(self.optimizer, MultiTaskOptimizer):
+            # One more forward, for a method that learns from what the step has changed.
+            with torch.no_grad():
+                self.optimizer.observe(self.model.losses(batch))
         return losses
 
     def batches(self) -> Iterator[Batch]:

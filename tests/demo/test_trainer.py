@@ -94,6 +94,26 @@ def test_the_sum_of_task_gradients_is_the_gradient_of_the_plain_sum(split: Split
         torch.testing.assert_close(one.grad, two.grad, rtol=1e-4, atol=1e-6)
 
 
+def test_a_method_that_asks_for_them_sees_the_losses_after_the_step(split: Split) -> None:
+    seen: list[torch.Tensor] = []
+
+    @mtl_ops.methods.register("curious")
+    class Curious(mtl_ops.methods.Sum):
+        def observe(self, losses: torch.Tensor) -> None:
+            seen.append(losses)
+
+    try:
+        trainer = Trainer(CONFIG, Run("curious", 0, TASKS), split)
+        batch = next(trainer.batches())
+        before = torch.stack(list(trainer.step(batch).values()))
+    finally:
+        mtl_ops.methods.unregister("curious")
+    with torch.no_grad():
+        after = torch.stack(list(trainer.model.losses(batch).values()))
+    torch.testing.assert_close(seen, [after.double()])
+    assert (after < before).all()
+
+
 def test_batches_are_whole_and_new_in_each_epoch(split: Split) -> None:
     trainer = Trainer(CONFIG, Run(PLAIN, 0, TASKS), split)
     first, second = list(trainer.batches()), list(trainer.batches())
