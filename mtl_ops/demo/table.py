@@ -43,7 +43,9 @@ def render(
     unbounded = console.options.update(width=10_000)
     if Measurement.get(console, unbounded, tables[0]).maximum > console.width:
         tables = [_table(methods, quality), _table(methods, cost)]
-    notes = [_legend(config), *(f"Left out: {name} ({why})" for name, why in left_out.items())]
+    # Only the first sentence of the reason; the rest is advice for who writes code.
+    reasons = [f"Left out: {name} ({why.split('. ')[0]})." for name, why in left_out.items()]
+    notes = [_legend(config), *reasons]
     below = Padding(Text("\n".join(notes), style="dim"), (0, 1))
     return Group(*tables, below)
 

@@ -31,7 +31,7 @@ ROWS = [
 def _text(rows: list[Row], width: int = 160, **console: object) -> str:
     file = io.StringIO()
     target = Console(file=file, width=width, **console)  # type: ignore[arg-type]
-    target.print(render(CONFIG, rows, {"krum": "it asks for n_byzantine"}, target))
+    target.print(render(CONFIG, rows, {"krum": "It asks for n_byzantine. It has two more"}, target))
     return file.getvalue()
 
 
@@ -96,5 +96,5 @@ def test_a_narrow_console_gets_two_tables_and_loses_nothing(invented: Invented) 
 
 def test_notes_name_what_was_left_out_and_the_seeds() -> None:
     text = _text(ROWS)
-    assert "Left out: krum (it asks for n_byzantine)" in text
+    assert "Left out: krum (It asks for n_byzantine)." in text
     assert "over 2 seeds" in text
