@@ -1,0 +1,313 @@
+"""Several processes with parts of a batch against one process with all of it."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+
+from mtl_ops import MultiTaskOptimizer
+
+pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch has no torch.distributed")
+
+DATA = torch.randn(24, 5, generator=torch.Generator().manual_seed(0))
+
+
+class Net(nn.Module):
+    """A trunk, a neck for two of three tasks, and three heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.trunk = nn.Sequential(nn.Linear(5, 7), nn.Tanh())
+        self.neck = nn.Linear(7, 7).double()
+        self.heads = nn.ModuleList(
+            [nn.Linear(7, 1), nn.Linear(7, 2).double(), nn.Linear(7, 1).double()]
+        )
+
+    def forward(self, data: Tensor) -> tuple[Tensor, list[Tensor]]:
+        features = self.trunk(data)
+        neck = self.neck(features.double())
+        return features, [self.heads[0](features), self.heads[1](neck), self.heads[2](neck)]
+
+
+def losses_of(outputs: list[Tensor]) -> dict[str, Tensor]:
+    return {
+        name: (k + 1) * (output - k).square().mean()
+        for k, (name, output) in enumerate(zip("abc", outputs, strict=True))
+    }
+
+
+def train(
+    net: nn.Module,
+    data: Tensor,
+    options: dict[str, Any],
+    *,
+    absent: tuple[str, ...] = (),
+    steps: int = 3,
+    **call: Any,
+) -> MultiTaskOptimizer:
+    optimizer = MultiTaskOptimizer(
+        torch.optim.SGD(net.parameters(), lr=0.01), **{"method": "upgrad", **options}
+    )
+    for _ in range(steps):
+        optimizer.zero_grad()
+        features, outputs = net(data)
+        losses = {k: v for k, v in losses_of(outputs).items() if k not in absent}
+        if options.get("gram_on") == "features":
+            call["features"] = features
+        optimizer.backward(losses, **call)
+        optimizer.step()
+    return optimizer
+
+
+def assert_same(first: nn.Module, second: nn.Module, tolerance: float = 1e-6) -> None:
+    for one, two in zip(first.parameters(), second.parameters(), strict=True):
+        torch.testing.assert_close(one, two, rtol=tolerance, atol=tolerance)
+
+
+# ---- what the processes do; each runs on every rank ----------------------------------------------
+
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"method": "pcgrad", "order": "cyclic"},
+    {"method": "sum", "max_norm": 0.05},
+    {"method": "mgda", "max_task_norm": 0.5, "max_norm": 0.05},
+    {"method": "equal"},
+    {"method": "equal", "max_norm": 0.05},
+    {"method": "trimmed_mean", "max_norm": 0.05},
+    {"granularity": "tensor"},
+    {"gram_on": "features", "max_norm": 0.05},
+    {"weights_every": 2},
+    {"clip_value": 0.01},
+]
+
+
+def options_of(options: dict[str, Any]) -> dict[str, Any]:
+    import mtl_ops
+
+    given = dict(options)
+    if given.pop("order", None):
+        given["method"] = mtl_ops.methods.get("pcgrad", order="cyclic")
+    if given.get("method") == "trimmed_mean":
+        given["method"] = mtl_ops.methods.get("trimmed_mean", trim=1)
+    return given
+
+
+def exact(rank: int, world: int) -> None:
+    for options in OPTIONS:
+        if options.get("method") == "trimmed_mean":
+            continue  # of fewer than three tasks in the neck
+        alone, joint = Net(), Net()
+        tasks = {"tasks": ["a", "b", "c"]}
+        train(alone, DATA, {**options_of(options), **tasks, "distributed": None})
+        optimizer = train(joint, DATA.chunk(world)[rank], {**options_of(options), **tasks})
+        assert_same(alone, joint)
+        assert optimizer.report.losses is not None
+
+
+def uneven(rank: int, world: int) -> None:
+    parts = DATA.split([5, 19]) if world == 2 else DATA.split([1, 2, 3, 18])
+    alone, joint = Net(), Net()
+    train(alone, DATA, {"distributed": None})
+    train(joint, parts[rank], {}, samples=len(parts[rank]))
+    assert_same(alone, joint)
+
+
+def absent(rank: int, world: int) -> None:
+    """Task b is on rank 0 only, task c on the others only, and one rank may have none."""
+    missing = ("c",) if rank == 0 else ("b",) if rank == 1 else ("a", "b", "c")
+    parts = DATA.chunk(2)
+    for options in ({}, {"weights_every": 2}, {"gram_on": "features"}):
+        alone, joint = Net(), Net()
+        optimizer = MultiTaskOptimizer(
+            torch.optim.SGD(alone.parameters(), lr=0.01), "upgrad", distributed=None, **options
+        )
+        for _ in range(3):
+            optimizer.zero_grad()
+            features, _ = alone(DATA)
+            outputs = alone(DATA)[1] if not options.get("gram_on") else None
+            neck = alone.neck(features.double())
+            outputs = [alone.heads[0](features), alone.heads[1](neck), alone.heads[2](neck)]
+            cut = [outputs[0], outputs[1][:12], outputs[2][12:]]
+            kwargs = {"features": features} if options.get("gram_on") else {}
+            optimizer.backward(losses_of(cut), **kwargs)
+            optimizer.step()
+        train(joint, parts[min(rank, 1)], {**options, "tasks": ["a", "b", "c"]}, absent=missing)
+        assert_same(alone, joint)
+
+
+def wire(rank: int, world: int) -> None:
+    """T·N + N numbers, up to padding and what is agreed on; not 2·T·N."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
+    optimizer = MultiTaskOptimizer(torch.optim.SGD(net.parameters(), lr=0.1), "sum")
+    sent = {"large": 0, "small": 0}
+
+    def count(call: Callable[..., Any], tensor: int, share: float) -> Callable[..., Any]:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            size = args[tensor].numel()
+            sent["large" if size > 1000 else "small"] += int(size * share)
+            return call(*args, **kwargs)
+
+        return counted
+
+    ring = (world - 1) / world
+    for name, tensor, share in (
+        ("reduce_scatter_single", 1, ring),
+        ("reduce_scatter_tensor", 1, ring),
+        ("all_gather_single", 0, ring),
+        ("all_gather_into_tensor", 0, ring),
+        ("all_reduce", 0, 2 * ring),
+    ):
+        if hasattr(dist, name):
+            setattr(dist, name, count(getattr(dist, name), tensor, share))
+    outputs = net(torch.randn(4, 64))
+    optimizer.backward([outputs[:, t].square().mean() for t in range(6)])
+    numbers = sum(param.numel() for param in net.parameters())
+    assert sent["large"] <= 1.01 * ring * (6 + 1) * numbers
+    assert sent["large"] >= 0.99 * ring * (6 + 1) * numbers
+    assert sent["small"] < 1000
+
+
+def mean_gram(rank: int, world: int) -> None:
+    import mtl_ops
+
+    alone, joint = Net(), Net()
+    optimizer = train(joint, DATA.chunk(world)[rank], {"distributed": "mean_gram"}, steps=1)
+    rows = []
+    for part in DATA.chunk(world):
+        losses = losses_of(alone(part)[1]).values()
+        shared = list(alone.trunk.parameters())
+        rows.append(
+            [
+                torch.cat(
+                    [g.flatten() for g in torch.autograd.grad(loss, shared, retain_graph=True)]
+                )
+                for loss in losses
+            ]
+        )
+    assert optimizer.report.gram is not None
+    grams = [torch.stack(row).double() @ torch.stack(row).double().T for row in rows]
+    neck = list(alone.neck.parameters())
+    for number, part in enumerate(DATA.chunk(world)):
+        losses = list(losses_of(alone(part)[1]).values())[1:]
+        more = torch.stack(
+            [
+                torch.cat([g.flatten() for g in torch.autograd.grad(loss, neck, retain_graph=True)])
+                for loss in losses
+            ]
+        )
+        grams[number][1:, 1:] += more @ more.T
+    gram = torch.stack(grams).mean(dim=0)
+    torch.testing.assert_close(optimizer.report.gram[0], gram, rtol=1e-5, atol=1e-9)
+    w = mtl_ops.methods.get("upgrad").weights(gram)
+    joint_rows = torch.stack([torch.stack(row) for row in rows]).mean(dim=0).double()
+    found = torch.cat([p.grad.flatten() for p in joint.trunk.parameters()])
+    torch.testing.assert_close(found.double(), w @ joint_rows, rtol=1e-5, atol=1e-8)
+
+
+def ddp(rank: int, world: int) -> None:
+    alone, joint = Net(), Net()
+    train(alone, DATA, {"distributed": None})
+    wrapped = nn.parallel.DistributedDataParallel(joint)
+    train(wrapped, DATA.chunk(world)[rank], {"module": wrapped})
+    assert_same(alone, joint)
+
+
+def faults(rank: int, world: int) -> None:
+    net = Net()
+    if rank == 1:
+        with torch.no_grad():
+            net.neck.bias[0] += 1
+    with pytest.raises(ValueError, match=r"same parameters. Found different ones on ranks"):
+        MultiTaskOptimizer(torch.optim.SGD(net.parameters(), lr=0.1))
+    optimizer = MultiTaskOptimizer(torch.optim.SGD(Net().parameters(), lr=0.1))
+    loss = net(DATA)[1][0].mean()
+    with pytest.raises(ValueError, match=r"same tasks on all processes. Found .* on rank"):
+        optimizer.backward({"a": loss} if rank == 0 else {"b": loss})
+    with pytest.raises(ValueError, match="`gram_on` should be None or 'features'"):
+        MultiTaskOptimizer(
+            torch.optim.SGD(net.heads.parameters(), lr=0.1), gram_on=[net.heads[0].bias]
+        )
+    with pytest.raises(TypeError, match="`module` should be a DistributedDataParallel"):
+        MultiTaskOptimizer(torch.optim.SGD(net.heads.parameters(), lr=0.1), module=net)
+
+
+def broken(rank: int, world: int) -> None:
+    """A NaN on one rank leaves the task out on all of them."""
+    net = Net()
+    optimizer = MultiTaskOptimizer(torch.optim.SGD(net.parameters(), lr=0.1), "upgrad")
+    losses = losses_of(net(DATA)[1])
+    if rank == 1:
+        losses["b"] = losses["b"] * torch.nan
+    optimizer.backward(losses)
+    optimizer.step()
+    assert optimizer.report.skipped is not None
+    assert optimizer.report.skipped.tolist() == [False, True, False]
+    assert all(param.isfinite().all() for param in net.parameters())
+    sums = torch.stack([param.double().sum() for param in net.parameters()])
+    other = sums.clone()
+    dist.broadcast(other, 0)
+    assert torch.equal(sums, other)
+
+
+# ---- running them --------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+BODIES = [exact, uneven, absent, mean_gram, ddp, broken, faults, wire]  # `wire` wraps collectives
+
+
+def run(rank: int, world: int, port: int, errors: Any) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group(
+        "gloo", rank=rank, world_size=world, timeout=datetime.timedelta(seconds=120)
+    )
+    for body in BODIES:
+        try:
+            body(rank, world)
+        except BaseException:
+            errors.put(f"{body.__name__} on rank {rank}: {traceback.format_exc()}")
+            raise
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_on_processes(world: int) -> None:
+    """All bodies in one set of processes: starting them takes longer than what they do."""
+    context = mp.get_context("spawn")
+    errors = context.SimpleQueue()
+    try:
+        mp.spawn(run, (world, free_port(), errors), nprocs=world)
+    except Exception as error:
+        raise AssertionError(str(error) if errors.empty() else errors.get()) from None
+
+
+class TestAlone:
+    def test_auto_without_a_process_group_is_plain(self) -> None:
+        assert MultiTaskOptimizer(torch.optim.SGD(Net().parameters(), 0.1))._parallel is None
+
+    def test_exact_without_a_process_group(self) -> None:
+        with pytest.raises(ValueError, match="without an initialised process group"):
+            MultiTaskOptimizer(torch.optim.SGD(Net().parameters(), 0.1), distributed="exact")
+
+    def test_unknown_mode(self) -> None:
+        with pytest.raises(ValueError, match="one of auto, exact, mean_gram"):
+            MultiTaskOptimizer(torch.optim.SGD(Net().parameters(), 0.1), distributed="all")
