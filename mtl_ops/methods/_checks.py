@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-__all__ = ["PerTask", "integer", "non_negative", "one_of", "positive", "share", "squares"]
+__all__ = [
+    "PerTask",
+    "finite",
+    "integer",
+    "non_negative",
+    "one_of",
+    "only",
+    "positive",
+    "share",
+    "squares",
+]
+
+
+Sign = Literal["any", "some", "positive"]
+
+
+def finite(name: str, value: float) -> float:
+    """The value, if it is a finite number."""
+    return _number(name, value, "a number")
 
 
 def positive(name: str, value: float) -> float:
@@ -67,6 +85,18 @@ def squares(name: str, tensor: Any, like: Tensor) -> Tensor:
     return tensor.detach().to(like.device, torch.float64).reshape(like.shape).contiguous()
 
 
+def only(given: Mapping[str, Any], *names: str) -> None:
+    """Refuses what a method can do nothing with.
+
+    Raises:
+        TypeError: If anything but ``names`` is given.
+    """
+    unknown = sorted(set(given) - set(names))
+    if unknown:
+        known = f"be {' or '.join(f'`{name}`' for name in names)}" if names else "be nothing at all"
+        raise TypeError(f"What is given to a method should {known}. Found `{unknown[0]}`.")
+
+
 class PerTask:
     """One number for each task, on any device.
 
@@ -75,13 +105,15 @@ class PerTask:
     Args:
         name: Of the parameter, for messages.
         values: T finite numbers.
+        sign: Whether they may have ``"any"`` sign, have to be ``"positive"``, or ``"some"`` of them
+            positive and none negative.
 
     Raises:
         TypeError: If ``values`` is not a sequence of numbers or a tensor.
-        ValueError: If ``values`` is empty, not one-dimensional or not finite.
+        ValueError: If ``values`` is empty, not one-dimensional, not finite or out of range.
     """
 
-    def __init__(self, name: str, values: Sequence[float] | Tensor) -> None:
+    def __init__(self, name: str, values: Sequence[float] | Tensor, sign: Sign = "any") -> None:
         self.name = name
         try:
             self._tensor = torch.as_tensor(values, dtype=torch.float64, device="cpu").detach()
@@ -94,6 +126,14 @@ class PerTask:
                 f"Parameter `{name}` should hold one finite number for each task. "
                 f"Found `{name} = {values!r}`."
             )
+        wrong = {
+            "any": False,
+            "some": bool((self._tensor < 0).any()) or not bool(self._tensor.any()),
+            "positive": not bool((self._tensor > 0).all()),
+        }
+        if wrong[sign]:
+            what = "positive numbers" if sign == "positive" else "positive numbers and zeros"
+            raise ValueError(f"Parameter `{name}` should hold {what}. Found `{name} = {values!r}`.")
         self._tensor = self._tensor.clone()
         self._on: dict[str, Tensor] = {}
 
@@ -111,6 +151,14 @@ class PerTask:
         if str(device) not in self._on:
             self._on[str(device)] = self._tensor.to(device)
         return self._on[str(device)]
+
+    @classmethod
+    def on_gram(cls, numbers: PerTask | None, gram: Tensor) -> Tensor | None:
+        """The numbers, if there are any, for a Gram matrix ``(S, T, T)``."""
+        return None if numbers is None else numbers.on(gram.device, gram.shape[-1])
+
+    def __len__(self) -> int:
+        return len(self._tensor)
 
     def __repr__(self) -> str:
         return repr(self._tensor.tolist())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -18,36 +20,34 @@ def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
     ``torch.linalg.eigh`` does not offer (Demmel and Veselić, "Jacobi's method is more accurate than
     QR", SIAM J. Matrix Anal. Appl. 1992).
     """
-    a = matrix.clone()
-    n = len(a)
+    a, n = matrix.clone(), len(matrix)
     eps = torch.finfo(a.dtype).eps
-    vectors = torch.eye(n, dtype=a.dtype)
+    rows = torch.eye(n, dtype=a.dtype)  # the eigenvectors
+    noise = eps**2 * a.diagonal().max()
     for _ in range(MAX_SWEEPS):
         rotated = False
         for p, q in _rounds(n):
             app, aqq, apq = a[p, p], a[q, q], a[p, q]
-            size = (4 * eps * (app * aqq).abs().sqrt()).clamp(
-                min=eps**2 * float(a.diagonal().max())
-            )
-            chosen = apq.abs() > size
+            chosen = apq.abs() > torch.maximum(4 * eps * (app * aqq).abs().sqrt(), noise)
             if not chosen.any():
                 continue
             rotated = True
-            p, q, app, aqq, apq = p[chosen], q[chosen], app[chosen], aqq[chosen], apq[chosen]
-            cotangent = (aqq - app) / (2 * apq)
+            cotangent = (aqq - app) / (2 * torch.where(chosen, apq, 1.0))
             tangent = torch.copysign(1 / (cotangent.abs() + (1 + cotangent**2).sqrt()), cotangent)
+            tangent = torch.where(chosen, tangent, 0.0).unsqueeze(1)
             cosine = (1 + tangent**2).rsqrt()
-            sine = cosine * tangent
-            _rotate_columns(vectors, p, q, cosine, sine)
-            _rotate_columns(a, p, q, cosine, sine)
-            _rotate_columns(a.T, p, q, cosine, sine)
-            a[p, q] = a[q, p] = 0.0
+            for matrix in (rows, a, a.T):
+                left, right = matrix[p], matrix[q]
+                matrix[p] = cosine * (left - tangent * right)
+                matrix[q] = cosine * (right + tangent * left)
+            a[p, q] = a[q, p] = torch.where(chosen, 0.0, apq)
         if not rotated:
             break
     values, order = a.diagonal().sort(descending=True, stable=True)
-    return values, vectors[:, order]
+    return values, rows[order].T
 
 
+@functools.lru_cache
 def _rounds(n: int) -> list[tuple[Tensor, Tensor]]:
     """All pairs of n, in rounds in which each takes part once at most, as in a tournament."""
     last = n - 1 + n % 2
@@ -60,11 +60,6 @@ def _rounds(n: int) -> list[tuple[Tensor, Tensor]]:
             first, second = zip(*present, strict=True)
             rounds.append((torch.tensor(first), torch.tensor(second)))
     return rounds
-
-
-def _rotate_columns(a: Tensor, p: Tensor, q: Tensor, cosine: Tensor, sine: Tensor) -> None:
-    left, right = a[:, p], a[:, q]
-    a[:, p], a[:, q] = cosine * left - sine * right, sine * left + cosine * right
 
 
 def cosines(gram: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,55 @@
+"""What SDMGrad and MoDo share: weights on the simplex that are remembered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._base import NativeMethod
+from ._checks import only, squares
+
+__all__ = ["SimplexMethod"]
+
+
+class SimplexMethod(NativeMethod):
+    """Projected steps on the simplex, from the last call's weights.
+
+    Attributes:
+        shares: ``(S, T)`` float64, the weights so far; ``None`` before the first call.
+    """
+
+    state_names = ("shares",)
+
+    def __init__(self) -> None:
+        self.shares: Tensor | None = None
+
+    def start(self, gram: Tensor) -> Tensor:
+        """The weights so far, at first all the same; changed in place by the solver.
+
+        Raises:
+            ValueError: If they are those of another number of tasks or segments.
+        """
+        shape = gram.shape[:2]
+        if self.shares is None:
+            self.shares = torch.full(shape, 1.0 / shape[1], dtype=torch.float64, device=gram.device)
+        if self.shares.shape != shape:
+            raise ValueError(
+                f"Parameter `gram` should be of {self.shares.shape[1]} tasks and "
+                f"{self.shares.shape[0]} segments like the weights that method {self.name!r} "
+                f"remembers (`reset()` forgets them). Found {shape[1]} and {shape[0]}."
+            )
+        self.shares = self.shares.to(gram.device).contiguous()
+        return self.shares
+
+    @staticmethod
+    def products(gram: Tensor, given: dict[str, Any]) -> Tensor:
+        """``A = J₁J₂ᵀ`` if it is given, else ``G``, ``(S, T, T)``.
+
+        Raises:
+            TypeError: If something else is given.
+        """
+        only(given, "cross_gram")
+        cross_gram = given.get("cross_gram")
+        return gram if cross_gram is None else squares("cross_gram", cross_gram, gram)
