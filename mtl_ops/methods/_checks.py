@@ -11,6 +11,7 @@ from torch import Tensor
 
 __all__ = [
     "PerTask",
+    "closed_share",
     "finite",
     "integer",
     "non_negative",
@@ -48,6 +49,13 @@ def share(name: str, value: float) -> float:
     """The value, if it is in [0, 1)."""
     if not 0.0 <= _number(name, value, "a number") < 1.0:
         raise ValueError(f"Parameter `{name}` should be in [0, 1). Found `{name} = {value}`.")
+    return value
+
+
+def closed_share(name: str, value: float) -> float:
+    """The value, if it is in [0, 1]."""
+    if not 0.0 <= _number(name, value, "a number") <= 1.0:
+        raise ValueError(f"Parameter `{name}` should be in [0, 1]. Found `{name} = {value}`.")
     return value
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -58,7 +60,9 @@ def _at_distance(gram: Tensor, uniform: Tensor, r: Tensor) -> tuple[Tensor, bool
     return _newton(gram, nearest, low, high, r), False
 
 
-def _newton(gram, nearest, low: Tensor, high: Tensor, r: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+def _newton(
+    gram: Tensor, nearest: Callable[[Tensor], Tensor | None], low: Tensor, high: Tensor, r: Tensor
+) -> Tensor:
     """Newton's method on t for ``|Jᵀz(t)| = r``, which is convex; kept within ``[low, high]``."""
     t = (low + high) / 2
     z = torch.zeros(len(gram), dtype=torch.float64)

@@ -1,0 +1,42 @@
+"""What UPGrad and DualProj share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from torch import Tensor
+
+from ._base import NativeMethod
+from ._checks import PerTask, non_negative, one_of, only
+
+__all__ = ["DualConeMethod"]
+
+
+class DualConeMethod(NativeMethod):
+    """Projections on the dual cone of the gradients: a preference, and a ridge."""
+
+    def __init__(
+        self,
+        *,
+        preference: Sequence[float] | Tensor | None = None,
+        scaling: Literal["rows", "frobenius"] = "rows",
+        reg_eps: float = 1e-6,
+        norm_eps: float = 0.0,
+    ) -> None:
+        self.preference = None
+        if preference is not None:
+            self.preference = PerTask("preference", preference, sign="some")
+        self.scaling = one_of("scaling", scaling, ("rows", "frobenius"))
+        self.reg_eps = non_negative("reg_eps", reg_eps)
+        self.norm_eps = non_negative("norm_eps", norm_eps)
+
+    def arguments(self, gram: Tensor, given: dict[str, Any]) -> dict[str, Any]:
+        """What the solvers take beside the Gram matrix and the scales."""
+        only(given)
+        return {
+            "preference": PerTask.on_gram(self.preference, gram),
+            "scaling": self.scaling,
+            "reg_eps": self.reg_eps,
+            "norm_eps": self.norm_eps,
+        }

@@ -1,0 +1,63 @@
+"""In which order the other tasks correct a task: of PCGrad and GradVac."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._checks import only
+
+__all__ = ["ORDERS", "orders_for"]
+
+#: What a user can choose between.
+ORDERS = ("random", "shared", "cyclic")
+
+
+def orders_for(
+    order: str, given: Mapping[str, Any], gram: Tensor, generator: torch.Generator | None
+) -> Tensor:
+    """Orders of the tasks ``(S, T, K)`` int64 for Gram matrices ``(S, T, T)``.
+
+    Args:
+        order: ``"random"``, a permutation for each task of each segment; ``"shared"``, one for each
+            segment; or ``"cyclic"``, the tasks as they come.
+        given: May hold ``orders``, which are then the answer.
+        gram: ``(S, T, T)``.
+        generator: Where permutations come from.
+
+    Raises:
+        TypeError: If ``orders`` is no tensor of integers, or something else is given.
+        ValueError: If the shape of ``orders`` is wrong.
+    """
+    only(given, "orders")
+    segments, tasks = gram.shape[:2]
+    if given.get("orders") is not None:
+        return _checked(given["orders"], gram)
+    if order == "cyclic":
+        chosen = torch.arange(tasks, device=gram.device)
+    else:
+        rows = tasks if order == "random" else 1
+        # On the device, without a wait; in float64, because ties would favour the first task.
+        keys = torch.rand(
+            segments, rows, tasks, dtype=gram.dtype, device=gram.device, generator=generator
+        )
+        chosen = keys.argsort(dim=-1)
+    return chosen.expand(segments, tasks, tasks).contiguous()
+
+
+def _checked(orders: Any, gram: Tensor) -> Tensor:
+    if not isinstance(orders, Tensor) or orders.is_floating_point() or orders.is_complex():
+        found = orders.dtype if isinstance(orders, Tensor) else type(orders).__name__
+        raise TypeError(f"Parameter `orders` should be a tensor of integers. Found {found}.")
+    segments, tasks = gram.shape[:2]
+    stacked = orders.unsqueeze(0) if orders.dim() == 2 else orders
+    if stacked.dim() != 3 or stacked.shape[1] != tasks or stacked.shape[0] not in (1, segments):
+        raise ValueError(
+            f"Parameter `orders` should have shape ({tasks}, K) or ({segments}, {tasks}, K), a row "
+            f"for each task. Found shape {tuple(orders.shape)}."
+        )
+    length = stacked.shape[2]
+    return stacked.to(gram.device, torch.int64).expand(segments, tasks, length).contiguous()
