@@ -1,0 +1,429 @@
+"""Bad input gets one sentence that names it, before anything changes."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from multitask import NAMES, Net, assert_equal, batch, every_method, grads, method, train, wrap
+from torch import nn
+
+import mtl_ops
+from mtl_ops import MultiTaskOptimizer
+
+#: "Parameter `x` should ... . Found ... ."
+SENTENCE = re.compile(r"(Parameters?|A method|Method) .+ (should|has|needs|works).+", re.DOTALL)
+
+
+def is_a_sentence(error: BaseException) -> bool:
+    text = str(error)
+    return bool(SENTENCE.fullmatch(text)) and "\n" not in text and len(text) < 400
+
+
+#: What is handed to `backward`, the error, and what its text names.
+LOSSES: dict[str, tuple[Callable[[Net], Any], type[Exception], str]] = {
+    "empty dict": (lambda net: {}, ValueError, "`losses` should hold at least one loss"),
+    "empty list": (lambda net: [], ValueError, "`losses` should hold"),
+    "empty tensor": (
+        lambda net: torch.zeros(0, requires_grad=True) * 1,
+        ValueError,
+        "`losses` should hold",
+    ),
+    "all absent": (
+        lambda net: dict.fromkeys(NAMES),
+        ValueError,
+        "`losses` should hold at least one loss. Found none",
+    ),
+    "not scalar": (
+        lambda net: {**net.losses(batch()), "b": net(batch())["b"]},
+        ValueError,
+        r"`losses` should hold scalars. Found loss 'b' of shape \(8, 1\)",
+    ),
+    "no gradient": (
+        lambda net: {**net.losses(batch()), "c": torch.tensor(1.0)},
+        ValueError,
+        "`losses` should hold tensors that require a gradient. Found loss 'c'",
+    ),
+    "detached": (
+        lambda net: {name: loss.detach() for name, loss in net.losses(batch()).items()},
+        ValueError,
+        "require a gradient. Found loss 'a'",
+    ),
+    "made under no_grad": (
+        lambda net: no_grad(lambda: net.losses(batch())),
+        ValueError,
+        "require a gradient. Found loss 'a'",
+    ),
+    "on two devices": (
+        lambda net: {
+            **net.losses(batch()),
+            "b": torch.zeros((), device="meta", requires_grad=True),
+        },
+        ValueError,
+        "`losses` should hold tensors on one device. Found loss 'b' on meta and another on cpu",
+    ),
+    "unknown name": (
+        lambda net: {**net.losses(batch()), "d": net.losses(batch())["a"]},
+        ValueError,
+        r"`losses` should hold only the tasks \['a', 'b', 'c'\].*Found 'd'",
+    ),
+    "too few": (
+        lambda net: list(net.losses(batch()).values())[:2],
+        ValueError,
+        r"`losses` should hold 3 losses.*Found 2",
+    ),
+    "too many": (
+        lambda net: [*net.losses(batch()).values()] * 2,
+        ValueError,
+        r"`losses` should hold 3 losses.*Found 6",
+    ),
+    "a number": (lambda net: 1.0, TypeError, "`losses` should be a dict, .*Found float"),
+    "None": (lambda net: None, TypeError, "`losses` should be a dict, .*Found NoneType"),
+    "a set": (
+        lambda net: set(net.losses(batch()).values()),
+        TypeError,
+        "`losses` should be a dict, .*Found set",
+    ),
+    "a string": (lambda net: "abc", TypeError, "`losses` should be a dict, .*Found str"),
+    "a generator": (
+        lambda net: (loss for loss in net.losses(batch()).values()),
+        TypeError,
+        "`losses` should be a dict, .*Found generator",
+    ),
+    "a matrix": (
+        lambda net: torch.stack(list(net.losses(batch()).values())).reshape(1, 3),
+        ValueError,
+        r"`losses` should be a dict, .*Found a tensor of shape \(1, 3\)",
+    ),
+    "a summed loss": (
+        lambda net: sum(net.losses(batch()).values()),
+        ValueError,
+        r"`losses` should be a dict, .*Found a tensor of shape \(\)",
+    ),
+    "numbers": (
+        lambda net: {**net.losses(batch()), "b": 2.0},
+        TypeError,
+        "`losses` should hold tensors. Found loss 'b' of type float",
+    ),
+    "graph freed": (lambda net: freed(net), RuntimeError, "`losses` should hold .* was freed"),
+    "graph of one freed": (
+        lambda net: {**net.losses(batch()), "b": freed(net)["b"]},
+        RuntimeError,
+        "The graph of loss 'b' was freed by an earlier backward",
+    ),
+    "reaches nothing": (
+        lambda net: Net(seed=1).losses(batch()),
+        ValueError,
+        "`losses` should depend on the parameters that are optimized. Found none that does",
+    ),
+}
+
+
+def no_grad(call: Callable[[], Any]) -> Any:
+    with torch.no_grad():
+        return call()
+
+
+def freed(net: Net) -> dict[str, torch.Tensor]:
+    losses = net.losses(batch())
+    torch.autograd.grad(list(losses.values()), list(net.parameters()))
+    return losses
+
+
+@pytest.mark.parametrize("case", LOSSES)
+def test_losses(case: str) -> None:
+    make, kind, text = LOSSES[case]
+    net = Net()
+    optimizer = wrap(net, "mean", inner_options={"momentum": 0.9})
+    train(net, optimizer, range(2))
+    before = grads(net), copy.deepcopy(optimizer.state_dict())
+    assert all(gradient is not None for gradient in before[0])
+    with pytest.raises(kind, match=text) as error:
+        optimizer.backward(make(net))
+    assert is_a_sentence(error.value), error.value
+    assert_equal(grads(net), before[0])
+    assert leaves(optimizer.state_dict()) == leaves(before[1])
+
+
+@pytest.mark.parametrize("case", LOSSES)
+def test_losses_of_the_function(case: str) -> None:
+    make, kind, text = LOSSES[case]
+    net = Net()
+    mtl_ops.backward(net.losses(batch()), net.parameters(), "mean")
+    before = grads(net)
+    if case in ("unknown name", "too few", "too many"):  # nothing is remembered there
+        mtl_ops.backward(make(net), net.parameters(), "mean", retain_graph=True)
+        return
+    with pytest.raises(kind, match=text):
+        mtl_ops.backward(make(net), net.parameters(), "mean")
+    assert_equal(grads(net), before)
+
+
+def leaves(state: Any) -> list[Any]:
+    if isinstance(state, dict):
+        return [leaf for value in state.values() for leaf in leaves(value)]
+    if isinstance(state, (list, tuple)):
+        return [leaf for value in state for leaf in leaves(value)]
+    return state.flatten().tolist() if isinstance(state, torch.Tensor) else [state]
+
+
+#: Arguments of the optimizer, of `backward` and of `merge`, the error, and what its text says.
+OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
+    *[
+        ({name: value}, ValueError, f"Parameter `{name}` should be positive. Found `{name} = ")
+        for name in ("max_norm", "max_task_norm", "clip_value")
+        for value in (0, 0.0, -1.0, float("nan"), -float("inf"))
+    ],
+    *[
+        ({name: value}, TypeError, f"Parameter `{name}` should be a number or None. Found `{name}")
+        for name in ("max_norm", "max_task_norm", "clip_value")
+        for value in ("1", True, [1.0], torch.tensor(1.0))
+    ],
+    ({"nonfinite": "ignore"}, ValueError, "Parameter `nonfinite` should be one of skip_task, "),
+    ({"nonfinite": None}, ValueError, "Parameter `nonfinite` should be one of "),
+    (
+        {"task_weights": [1.0, 2.0]},
+        ValueError,
+        "Parameter `task_weights` should hold 3 weights. Found 2",
+    ),
+    ({"task_weights": [1.0] * 4}, ValueError, "Parameter `task_weights` should hold 3 .*Found 4"),
+    (
+        {"task_weights": [1.0, -1.0, 1.0]},
+        ValueError,
+        "Parameter `task_weights` should hold finite numbers of at least 0. Found -1.0",
+    ),
+    ({"task_weights": [1.0, float("nan"), 1.0]}, ValueError, "Parameter `task_weights` .*nan"),
+    ({"task_weights": [1.0, float("inf"), 1.0]}, ValueError, "Parameter `task_weights` .*inf"),
+    (
+        {"task_weights": [0.0, 0.0, 0.0]},
+        ValueError,
+        "Parameter `task_weights` should hold a positive number. Found only 0",
+    ),
+    ({"task_weights": [1.0, "2", 1.0]}, TypeError, "Parameter `task_weights` should hold numbers"),
+    ({"task_weights": 2.0}, TypeError, "Parameter `task_weights` should be a dict.*Found float"),
+    ({"task_weights": "abc"}, TypeError, "Parameter `task_weights` should be a dict.*Found str"),
+    (
+        {"task_weights": lambda step: 2.0},
+        TypeError,
+        "Parameter `task_weights` should be a dict, .*Found float",
+    ),
+    ({"task_weights": lambda step: [1.0]}, ValueError, "Parameter `task_weights` .*Found 1"),
+]
+
+NAMED = [
+    (
+        {"task_weights": {"d": 1.0}},
+        ValueError,
+        r"Parameter `task_weights` should name tasks out of \['a', 'b', 'c'\]. Found 'd'",
+    ),
+    ({"task_weights": {"a": -0.5}}, ValueError, "Parameter `task_weights` .*Found -0.5"),
+]
+
+only_optimizer = [
+    ({"granularity": "layer"}, ValueError, "Parameter `granularity` should be one of model, "),
+    ({"tasks": "abc"}, TypeError, "Parameter `tasks` should be a sequence of names. Found 'abc'"),
+    ({"tasks": [1, 2]}, TypeError, "Parameter `tasks` should be a sequence of names"),
+    ({"tasks": []}, ValueError, "Parameter `tasks` should name at least one task"),
+    ({"tasks": ["a", "b", "a"]}, ValueError, "Parameter `tasks` should .* each once"),
+    ({"shared": torch.zeros(2)}, TypeError, "Parameter `shared` should be an iterable"),
+    (
+        {"shared": [nn.Parameter(torch.zeros(2))]},
+        ValueError,
+        "Parameter `shared` should hold parameters of the optimizer. Found another at place 0",
+    ),
+]
+
+
+def shown(case: tuple[dict[str, Any], type[Exception], str]) -> str:
+    return str(case[0])[:50]
+
+
+@pytest.mark.parametrize("case", [*OPTIONS, *NAMED, *only_optimizer], ids=shown)
+def test_options_of_the_optimizer(case: tuple[dict[str, Any], type[Exception], str]) -> None:
+    options, kind, text = case
+    net = Net()
+    with pytest.raises(kind, match=text) as error:
+        wrap(net, "mean", **{"tasks": NAMES, **options}).backward(net.losses(batch()))
+    assert is_a_sentence(error.value), error.value
+    assert all(param.grad is None for param in net.parameters())
+
+
+@pytest.mark.parametrize("case", [*OPTIONS, *NAMED], ids=shown)
+def test_options_of_the_optimizer_without_known_tasks(
+    case: tuple[dict[str, Any], type[Exception], str],
+) -> None:
+    options, kind, text = case
+    net = Net()
+    with pytest.raises(kind, match=text):
+        wrap(net, "mean", **options).backward(net.losses(batch()))
+    assert all(param.grad is None for param in net.parameters())
+
+
+@pytest.mark.parametrize("case", [*OPTIONS, *NAMED], ids=shown)
+def test_options_of_backward(case: tuple[dict[str, Any], type[Exception], str]) -> None:
+    options, kind, text = case
+    net = Net()
+    with pytest.raises(kind, match=text):
+        mtl_ops.backward(net.losses(batch()), net.parameters(), "mean", **options)
+    assert all(param.grad is None for param in net.parameters())
+
+
+@pytest.mark.parametrize("case", OPTIONS, ids=shown)
+def test_options_of_merge(case: tuple[dict[str, Any], type[Exception], str]) -> None:
+    options, kind, text = case
+    with pytest.raises(kind, match=text):
+        mtl_ops.merge(torch.ones(3, 4), "mean", **options)
+
+
+def test_task_weights_are_checked_at_once_where_the_tasks_are_known() -> None:
+    with pytest.raises(ValueError, match="Parameter `task_weights` should name"):
+        wrap(Net(), "mean", tasks=NAMES, task_weights={"d": 1.0})
+    with pytest.raises(ValueError, match="Parameter `task_weights` should be a sequence"):
+        net = Net()
+        wrap(net, "mean", task_weights={"a": 1.0}).backward(list(net.losses(batch()).values()))
+
+
+METHODS: list[tuple[Any, type[Exception], str]] = [
+    (
+        "mea",
+        ValueError,
+        "Parameter `method` should be one of .*Found `method = 'mea'`. Did you mean",
+    ),
+    ("", ValueError, "Parameter `method` should be one of "),
+    (None, TypeError, "Parameter `method` should be a name or a method"),
+    (3, TypeError, "Parameter `method` should be a name or a method"),
+    (mtl_ops.methods.Mean, TypeError, "Parameter `method` should be a name or a method"),
+]
+
+
+@pytest.mark.parametrize(("name", "kind", "text"), METHODS, ids=str)
+def test_unknown_method(name: Any, kind: type[Exception], text: str) -> None:
+    net = Net()
+    calls: list[Callable[[], object]] = [
+        lambda: MultiTaskOptimizer(torch.optim.SGD(net.parameters(), lr=0.1), name),
+        lambda: mtl_ops.merge(torch.ones(2, 3), name),
+        lambda: mtl_ops.backward(net.losses(batch()), net.parameters(), name),
+    ]
+    for call in calls:
+        with pytest.raises(kind, match=text) as error:
+            call()
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", every_method())
+def test_no_method_swallows_what_it_does_not_know(name: str) -> None:
+    net = Net()
+    optimizer = wrap(net, method(name))
+    with pytest.raises(TypeError, match="retain_graf"):
+        optimizer.backward(net.losses(batch()), retain_graf=True)
+    assert all(param.grad is None for param in net.parameters())
+
+
+class TestRegistry:
+    def test_name_is_taken(self) -> None:
+        with pytest.raises(ValueError, match="Parameter `name` should be a new name"):
+            mtl_ops.methods.register("mean")(type("Other", (mtl_ops.methods.Mean,), {}))
+        assert mtl_ops.methods.get("mean").__class__ is mtl_ops.methods.Mean
+
+    @pytest.mark.parametrize("name", ["", None, 3])
+    def test_name_is_no_name(self, name: Any) -> None:
+        with pytest.raises(ValueError, match="Parameter `name` should be a name"):
+            mtl_ops.methods.register(name)
+
+    @pytest.mark.parametrize("thing", [object, 3, lambda: None])
+    def test_what_is_no_method(self, thing: Any) -> None:
+        with pytest.raises(TypeError, match="A method should be a class derived from Method"):
+            mtl_ops.methods.register("thing")(thing)
+        assert "thing" not in mtl_ops.methods.available()
+
+    def test_unregister_needs_a_method(self) -> None:
+        with pytest.raises(ValueError, match="Parameter `method` should be one of"):
+            mtl_ops.methods.unregister("thing")
+
+    def test_unknown_and_missing_parameters(self) -> None:
+        with pytest.raises(TypeError, match=r"Method 'mean' has other parameters.*'c'.*: none"):
+            mtl_ops.methods.get("mean", c=1)
+        with pytest.raises(TypeError, match=r"Method 'constant' has other parameters.*`weights`"):
+            mtl_ops.methods.get("constant")
+
+
+class TestMerge:
+    @pytest.mark.parametrize(
+        ("gradients", "kind", "text"),
+        [
+            ([[1.0]], TypeError, "Parameter `gradients` should be a tensor. Found list"),
+            (
+                torch.ones(3),
+                ValueError,
+                r"`gradients` should have shape \(T, N\).*Found shape \(3,\)",
+            ),
+            (torch.ones(0, 3), ValueError, "`gradients` should have shape .*with T at least 1"),
+            (torch.ones(2, 2, 2), ValueError, "`gradients` should have shape"),
+            (torch.ones(2, 2).long(), TypeError, "`gradients` should be of a floating dtype"),
+            (torch.ones(2, 2).cfloat(), TypeError, "`gradients` should be of a floating dtype"),
+        ],
+        ids=str,
+    )
+    def test_gradients(self, gradients: Any, kind: type[Exception], text: str) -> None:
+        with pytest.raises(kind, match=text) as error:
+            mtl_ops.merge(gradients, "mean")
+        assert is_a_sentence(error.value)
+
+    @pytest.mark.parametrize("losses", [torch.ones(2), torch.ones(3, 1), [1.0, 2.0, 3.0], 1.0])
+    def test_losses(self, losses: Any) -> None:
+        with pytest.raises(
+            ValueError, match=r"Parameter `losses` should be a tensor of shape \(3,\)"
+        ):
+            mtl_ops.merge(torch.ones(3, 4), "mean", losses=losses)
+
+    def test_method_that_needs_losses(self) -> None:
+        with pytest.raises(TypeError, match="parameter `losses` should be a tensor"):
+            mtl_ops.merge(torch.ones(3, 4), "dwa")
+
+
+class TestParameters:
+    def test_of_backward(self) -> None:
+        net = Net()
+        with pytest.raises(TypeError, match="Parameter `params` should be an iterable"):
+            mtl_ops.backward(net.losses(batch()), net.trunk[0].weight, "mean")
+        with pytest.raises(
+            ValueError, match="Parameter `params` should hold a tensor that requires"
+        ):
+            mtl_ops.backward(net.losses(batch()), [torch.zeros(2)], "mean")
+        with pytest.raises(ValueError, match="Parameter `params`"):
+            mtl_ops.backward(net.losses(batch()), [], "mean")
+
+    def test_of_an_optimizer_that_are_all_frozen(self) -> None:
+        net = Net()
+        optimizer = wrap(net)
+        losses = net.losses(batch())
+        net.requires_grad_(False)
+        with pytest.raises(ValueError, match=r"should .* that requires? a gradient") as error:
+            optimizer.backward(losses)
+        assert is_a_sentence(error.value)
+
+    def test_complex_parameters(self) -> None:
+        param = torch.ones(2, dtype=torch.complex64, requires_grad=True)
+        optimizer = wrap([param], "mean")
+        with pytest.raises((RuntimeError, TypeError), match="float32, float64"):
+            optimizer.backward([param.abs().sum(), param.real.sum()])
+        assert param.grad is None
+
+    def test_complex_losses(self) -> None:
+        param = torch.ones(2, dtype=torch.complex64, requires_grad=True)
+        with pytest.raises((RuntimeError, ValueError, TypeError)):
+            wrap([param], "mean").backward([param.sum(), param.abs().sum()])
+        assert param.grad is None
+
+
+class TestObservation:
+    def test_method_without_use_for_it(self) -> None:
+        net = Net()
+        optimizer = wrap(net, "mean")
+        train(net, optimizer, range(1))
+        with pytest.raises(TypeError, match=r"Method 'mean' has no use for losses after the step"):
+            optimizer.observe(net.losses(batch()))
