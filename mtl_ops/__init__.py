@@ -2,11 +2,13 @@
 
 :class:`MultiTaskOptimizer` wraps any ``torch.optim`` optimizer; :func:`backward` fills ``.grad`` for
 those who keep their own; :func:`merge` merges a plain matrix of gradients. :mod:`mtl_ops.methods`
-holds the methods, and :func:`build_info` says what was compiled.
+holds the methods, :func:`cross_gram` measures what some of them need, and :func:`build_info` says
+what was compiled.
 """
 
 from . import methods
 from ._build import BuildInfo, __version__, build_info
+from .cross import cross_gram
 from .functional import backward, merge
 from .methods import Method
 from .optimizer import MultiTaskOptimizer
@@ -20,6 +22,7 @@ __all__ = [
     "__version__",
     "backward",
     "build_info",
+    "cross_gram",
     "merge",
     "methods",
 ]

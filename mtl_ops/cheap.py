@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -84,9 +84,10 @@ class CheapSteps:
                 'Parameter `gram_on` should be None, "features" or parameters. '
                 f"Found `gram_on = {gram_on!r}`."
             )
-        if method.needs != "gram":
+        if method.needs != "gram" or method.tracks:
             raise ValueError(
-                "Parameters `gram_on` and `weights_every` should be used with a method that needs the Gram matrix. "
+                "Parameters `gram_on` and `weights_every` should be used with a method that needs only the Gram "
+                "matrix. "
                 f"Found method {method.name!r}."
             )
         for name in ("clip_value", "max_task_norm")[: 1 if gram_on is None else 2]:
@@ -114,7 +115,7 @@ class CheapSteps:
     ) -> Report:
         """One backward to ``.grad``; ``step`` is the number of steps taken so far."""
         fresh = self._step < step < self._step + self.weights_every
-        if self._measured is not None and fresh and self._present == tasks.present:
+        if self._measured is not None and fresh and self._present == tasks.taking_part:
             return joint_step(self._measured, tasks, params, self.rules, retain_graph)
         weights = present_weights(task_weights, tasks)
         if self.gram_on is None:
@@ -139,7 +140,7 @@ class CheapSteps:
                 losses,
                 given,
                 times_skipped,
-                tasks.scale,
+                tasks,
             )
             if isinstance(self.gram_on, str):
                 report, measured = features_step(
@@ -148,7 +149,7 @@ class CheapSteps:
             else:
                 measured = weigh(differentiate(tasks, self.gram_on, retain_graph=True))
                 report = joint_step(measured, tasks, params, self.rules, retain_graph)
-        self._measured, self._step, self._present = measured, step, tasks.present
+        self._measured, self._step, self._present = measured, step, tasks.taking_part
         return report
 
     def state_dict(self) -> dict[str, Any]:
@@ -178,11 +179,19 @@ def _measure(
     losses: Tensor | None,
     given: Mapping[str, Any],
     times_skipped: Tensor | None,
-    grad_scale: Tensor | None,
+    tasks: Tasks,
     rows: Sequence[Tensor | None],
 ) -> Measured:
     """Weighs the tasks by some of their gradients, ``T × K`` of them."""
-    gram = unscaled(ops.gram(rows, len(task_weights)), grad_scale)
+    count = len(task_weights)
+    if any(row is not None for row in rows):
+        gram = unscaled(ops.gram(rows, count), tasks.scale)
+    else:  # all tasks are in other processes
+        gram = tasks.values.new_zeros(1, count, count)
+    if (
+        tasks.parallel is not None
+    ):  # whose features are of other samples: their products just add up
+        gram = tasks.parallel.total(gram)
     scale = ops.task_scales(gram, task_weights, None, rules.nonfinite == "skip_task", times_skipped)
     return Measured(gram, scale[0], method.solve(gram, scale, losses, **given)[0])
 
@@ -206,7 +215,7 @@ def features_step(
     rows = differentiate(tasks, both, retain_graph=True)
     at_features = [row for t in range(len(tasks.losses)) for row in rows[t * len(both) :][:count]]
     reached = [k for k in range(count) if any(row is not None for row in at_features[k::count])]
-    if not reached:
+    if not reached and tasks.present:
         raise ValueError(
             "Parameter `features` should be what the losses are computed from. Found no loss that reaches it."
         )
@@ -215,14 +224,16 @@ def features_step(
     picked = [
         at_features[start + k] for start in range(0, len(at_features), count) for k in reached
     ]
-    ops.merge_(merged, picked, measured.weights.unsqueeze(0))
-    trunk = torch.autograd.grad(
-        [features[k] for k in reached],
-        list(params),
-        merged,
-        retain_graph=retain_graph,
-        allow_unused=True,
-    )
+    trunk: Sequence[Tensor | None] = [None] * len(params)
+    if reached:
+        ops.merge_(merged, picked, measured.weights.unsqueeze(0))
+        trunk = torch.autograd.grad(
+            [features[k] for k in reached],
+            list(params),
+            merged,
+            retain_graph=retain_graph,
+            allow_unused=True,
+        )
     place = {id(leaf): count + k for k, leaf in enumerate(downstream)}
     heads = [
         None if id(leaf) not in place else rows[t * len(both) + place[id(leaf)]]
@@ -241,18 +252,22 @@ def joint_step(
 ) -> Report:
     """One step with weights that are known: a backward of ``Σ_t w_t L_t``, and one of each head."""
     leaves = [set() if loss is None else _leaves([loss]) for loss in tasks.losses]
-    times = {id(leaf): sum(id(leaf) in reached for reached in leaves) for leaf in params}
-    own = [p for p, leaf in enumerate(params) if times[id(leaf)] == 1]
-    shared = [p for p, leaf in enumerate(params) if times[id(leaf)] > 1]
+    count = len(params)
+    reach = [leaf if id(leaf) in reached else None for reached in leaves for leaf in params]
+    times = _times(reach, params, tasks)
+    own = [p for p in range(count) if times[p] == 1]
+    shared = [p for p in range(count) if times[p] > 1]
     heads: list[Tensor | None] = [None] * (len(tasks.losses) * len(params))
     for t, loss in enumerate(tasks.losses):
         mine = [p for p in own if id(params[p]) in leaves[t]]
         if loss is None or not mine:
             continue
-        alone = Tasks(None, (loss,), tasks.scale)
+        alone = replace(
+            tasks, losses=tuple(loss if u == t else None for u in range(len(tasks.losses)))
+        )
         rows = differentiate(alone, [params[p] for p in mine], retain_graph=True)
-        for p, row in zip(mine, rows, strict=True):
-            heads[t * len(params) + p] = row
+        for k, p in enumerate(mine):
+            heads[t * count + p] = rows[t * len(mine) + k]
     trunk: list[Tensor | None] = [None] * len(params)
     if shared:
         weights = torch.where(measured.weights == 0, 0.0, measured.weights)
@@ -276,12 +291,12 @@ def _finish(
     reaches with its scale; the row of what is merged already has the factor 1.
     """
     count = len(params)
-    times = [sum(row is not None for row in heads[p::count]) for p in range(count)]
+    times = _times(heads, params, tasks)
     one = torch.ones(1, dtype=torch.float64, device=measured.weights.device)
     factors = [torch.cat([measured.weights, one]), torch.cat([measured.scale, one])]
-    written = [p for p in range(count) if times[p] or trunk[p] is not None]
     sets = [0 if times[p] > 1 else 1 for p in range(count)]
-    present = sorted({sets[p] for p in written})
+    everything = _times([*heads, *trunk], params, tasks)
+    present = sorted({sets[p] for p in range(count) if everything[p]})
     # Whatever is not finite now is in the sum already: nothing can be left out of it any more.
     nonfinite = "skip_step" if rules.nonfinite == "skip_task" else rules.nonfinite
     names = tasks.names or tuple(str(t) for t in range(len(tasks.losses)))
@@ -296,6 +311,7 @@ def _finish(
         shared=[True] * count,
         names=(*names, "weighted sum of all"),
         grad_scale=tasks.scale,
+        parallel=tasks.parallel,
     )
     return Report(
         names=tasks.names,
@@ -305,7 +321,15 @@ def _finish(
         _shared=1,
         _part=tuple(loss is not None for loss in tasks.losses),
         _joint=None if report._gram is None else _masked(report._gram, known),
+        _losses=tasks.detached,
     )
+
+
+def _times(rows: Sequence[Tensor | None], params: Sequence[Tensor], tasks: Tasks) -> list[int]:
+    """How many tasks reach each parameter, in any process."""
+    if tasks.parallel is not None:
+        rows = tasks.parallel.anywhere(rows, params)
+    return [sum(row is not None for row in rows[p :: len(params)]) for p in range(len(params))]
 
 
 def _masked(gram: Tensor, weights: Tensor) -> Tensor:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .accumulation import Accumulated
+from .distributed import DataParallel
 from .gradients import Tasks, differentiate, joint_backward, joint_gradient
 from .layout import find_layout
 from .merging import columns, merge_rows, on_device
@@ -58,7 +60,7 @@ def fill_grads(
         rows = differentiate(tasks, params, retain_graph)
         if accumulated is not None:
             rows, totals = accumulated.add(rows, tasks.losses)
-            tasks = Tasks(tasks.names, tuple(totals), tasks.scale)
+            tasks = replace(tasks, losses=tuple(totals))
         weights = present_weights(task_weights, tasks)
         if method.uses_losses:
             losses = _taking_part(tasks, weights)
@@ -75,27 +77,26 @@ def fill_grads(
             times_skipped=times_skipped,
             names=tasks.names,
             grad_scale=tasks.scale,
+            parallel=tasks.parallel,
         )
     if method.learns and losses is not None:
         method.add_grads(losses, tasks.scale)
-    report._losses = [None if loss is None else loss.detach() for loss in tasks.losses]
+    report._losses = tasks.detached
     return report
 
 
 def _taking_part(tasks: Tasks, weights: Sequence[float]) -> Tensor:
     """``(T,)`` float64, the losses; NaN for a task that takes no part."""
     values = tasks.values
-    if all(weights[t] for t in tasks.present):
+    if all(weights[t] for t in tasks.taking_part):
         return values
     return torch.where(on_device(weights, values.device) != 0, values, torch.nan)
 
 
 def present_weights(task_weights: Sequence[float], tasks: Tasks) -> list[float]:
     """The weights of the tasks that are there; 0 for those that are absent."""
-    return [
-        weight if loss is not None else 0.0
-        for weight, loss in zip(task_weights, tasks.losses, strict=True)
-    ]
+    part = set(tasks.taking_part)
+    return [weight if t in part else 0.0 for t, weight in enumerate(task_weights)]
 
 
 def merge_into_grads(
@@ -107,9 +108,18 @@ def merge_into_grads(
     *,
     sets: Sequence[int] | None = None,
     shared: Sequence[bool] | None = None,
+    parallel: DataParallel | None = None,
     **rest: Any,
 ) -> Report:
     """Merges ``T × P`` gradients and adds the result to ``.grad``; see :func:`merge_rows`."""
+    if parallel is not None:
+        report, merged = parallel.merge(
+            method, rows, params, weights, rules, sets=sets, shared=shared, **rest
+        )
+        for p, gradient in merged.items():
+            before = params[p].grad
+            params[p].grad = gradient if before is None else before.add_(gradient)
+        return report
     layout = find_layout(rows, len(weights), sets, shared)
     reached: Sequence[Tensor] = params
     if layout.kept is not None:
@@ -149,7 +159,8 @@ def _one_backward(
     part = losses.isfinite()
     w = torch.where(part, factors * method.weights(None, losses, **given or {}), 0.0)
     clip_scale = joint = None
-    if rules.max_norm is None and rules.nonfinite in ("propagate", "skip_task"):
+    unchecked = rules.max_norm is None and rules.nonfinite in ("propagate", "skip_task")
+    if unchecked and tasks.parallel is None:
         joint_backward(tasks, w, params, retain_graph)
         if rules.nonfinite == "skip_task":
             joint = torch.where(part.any(), w, torch.nan)
@@ -163,6 +174,7 @@ def _one_backward(
             rules,
             names=("weighted sum of all",),
             grad_scale=tasks.scale,
+            parallel=tasks.parallel,
         )
         clip_scale, joint = report.clip_scale, report._gram
     return Report(names=tasks.names, weights=w.unsqueeze(0), clip_scale=clip_scale, _joint=joint)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from .distributed import DataParallel
 
 __all__ = ["Losses", "Tasks", "differentiate", "joint_backward", "joint_gradient", "read_losses"]
 
@@ -22,11 +26,19 @@ class Tasks:
         names: The tasks' names, or ``None`` if the losses came without.
         losses: T losses.
         scale: A 0-d factor of all gradients, that of a ``GradScaler``; ``None`` for 1.
+        shares: What the gradients of this process count for in those of the joint batch.
+        part: Whether any process has the task; ``None`` if there is only this one.
+        totals: ``(T,)`` float64, the losses of the joint batch.
+        parallel: The processes that the joint batch is spread over.
     """
 
     names: tuple[str, ...] | None
     losses: tuple[Tensor | None, ...]
     scale: Tensor | None = None
+    shares: tuple[float, ...] | None = None
+    part: tuple[bool, ...] | None = None
+    totals: Tensor | None = None
+    parallel: DataParallel | None = None
 
     def label(self, task: int) -> str:
         """How messages name a task."""
@@ -38,8 +50,33 @@ class Tasks:
         return [t for t, loss in enumerate(self.losses) if loss is not None]
 
     @property
+    def taking_part(self) -> list[int]:
+        """Tasks that have a loss in any process."""
+        return self.present if self.part is None else [t for t, p in enumerate(self.part) if p]
+
+    def factor(self, task: int) -> Tensor | None:
+        """What the gradient of a task is multiplied by; ``None`` for 1."""
+        loss = self.losses[task]
+        if loss is None or (self.scale is None and self.shares is None):
+            return None
+        share = torch.full_like(loss, 1.0 if self.shares is None else self.shares[task])
+        return share if self.scale is None else share * self.scale.to(loss.dtype)
+
+    @property
+    def detached(self) -> list[Tensor | None]:
+        """The losses, those of the joint batch if there are several processes, without graphs."""
+        if self.totals is None or self.part is None:
+            return [None if loss is None else loss.detach() for loss in self.losses]
+        return [
+            total if part else None
+            for total, part in zip(self.totals.unbind(), self.part, strict=True)
+        ]
+
+    @property
     def values(self) -> Tensor:
         """``(T,)`` float64, detached; NaN for an absent task."""
+        if self.totals is not None:
+            return self.totals
         some = next(loss for loss in self.losses if loss is not None)
         absent = torch.full((), torch.nan, dtype=torch.float64, device=some.device)
         return torch.stack(
@@ -48,7 +85,10 @@ class Tasks:
 
 
 def read_losses(
-    losses: Losses, names: tuple[str, ...] | None = None, differentiable: bool = True
+    losses: Losses,
+    names: tuple[str, ...] | None = None,
+    differentiable: bool = True,
+    some: bool = True,
 ) -> Tasks:
     """Checks what the user handed in and puts it into the order of the tasks.
 
@@ -57,6 +97,7 @@ def read_losses(
             that requires a gradient, or ``None``. A name that is missing is ``None``, too.
         names: The tasks' names in order, if they are known already.
         differentiable: Whether the losses have to require a gradient.
+        some: Whether there has to be a loss.
 
     Raises:
         TypeError: If ``losses``, or one of them, is something else.
@@ -92,16 +133,15 @@ def read_losses(
             f"Parameter `losses` should hold {len(names)} losses, for {list(names)}. "
             f"Found {len(tasks.losses)}."
         )
+    if some and not tasks.present:
+        raise ValueError("Parameter `losses` should hold at least one loss. Found none.")
     _check(tasks, differentiable)
     return tasks
 
 
 def _check(tasks: Tasks, differentiable: bool) -> None:
-    present = tasks.present
-    if not present:
-        raise ValueError("Parameter `losses` should hold at least one loss. Found none.")
     device = None
-    for t in present:
+    for t in tasks.present:
         loss = tasks.losses[t]
         if not isinstance(loss, Tensor):
             raise TypeError(
@@ -142,13 +182,13 @@ def differentiate(
         RuntimeError: If the graph of a loss was freed by an earlier backward.
     """
     rows: list[Tensor | None] = []
-    last = tasks.present[-1]
+    last = max(tasks.present, default=-1)
     nothing = [None] * len(params)
     for t, loss in enumerate(tasks.losses):
         if loss is None:
             rows += nothing
             continue
-        factor = None if tasks.scale is None else tasks.scale.to(loss.dtype).reshape(loss.shape)
+        factor = tasks.factor(t)
         try:
             grads = torch.autograd.grad(
                 loss, params, factor, retain_graph=retain_graph or t != last, allow_unused=True
@@ -164,6 +204,8 @@ def joint_gradient(
 ) -> list[Tensor | None]:
     """The gradient of ``Σ_t w_t L_t`` with respect to each parameter, in one backward."""
     losses, factors = _weighted(tasks, weights)
+    if not losses:
+        return [None] * len(params)
     try:
         rows: Sequence[Tensor | None] = torch.autograd.grad(
             losses, params, factors, retain_graph=retain_graph, allow_unused=True
@@ -196,20 +238,21 @@ def _any_sparse(rows: Sequence[Tensor | None]) -> bool:
 def _weighted(tasks: Tasks, weights: Tensor) -> tuple[list[Tensor], list[Tensor]]:
     """The losses that are there, and the factor of each in its own dtype and shape.
 
-    Where it costs no wait, losses of factor 0 are left out: 0 times a derivative of Inf is NaN.
+    Where it costs no wait, losses that are not finite and have the factor 0 are left out, unless all
+    are: 0 times a derivative of Inf is NaN.
     """
-    used = [loss is not None for loss in tasks.losses]
+    used = tasks.present
     if weights.device.type == "cpu":
-        nonzero = [a and bool(b) for a, b in zip(used, weights.tolist(), strict=True)]
-        used = nonzero if any(nonzero) else used
-    if tasks.scale is not None:
-        weights = weights * tasks.scale
-    pairs = [
-        (loss, factor.to(loss.dtype).reshape(loss.shape))
-        for loss, factor, kept in zip(tasks.losses, weights.unbind(), used, strict=True)
-        if kept and loss is not None
-    ]
-    return [loss for loss, _ in pairs], [factor for _, factor in pairs]
+        finite = tasks.values.isfinite()
+        used = [t for t in used if weights[t] != 0 or finite[t]] or used
+    losses, factors = [], []
+    for t in used:
+        loss, factor = tasks.losses[t], tasks.factor(t)
+        assert loss is not None
+        weight = weights[t].to(loss.dtype).reshape(loss.shape)
+        losses.append(loss)
+        factors.append(weight if factor is None else weight * factor)
+    return losses, factors
 
 
 def _explained(error: RuntimeError, label: str) -> RuntimeError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,9 +10,10 @@ from torch import Tensor
 
 from . import ops
 from .layout import Layout
-from .methods import CoordinateMethod, Method
+from .methods import CoordinateMethod, Method, TrackingMethod
 from .report import Report
 from .rules import Rules
+from .tracking import Problem, show
 
 __all__ = ["columns", "merge_rows", "on_device", "unscaled"]
 
@@ -31,6 +32,7 @@ def merge_rows(
     times_skipped: Tensor | None = None,
     names: tuple[str, ...] | None = None,
     grad_scale: Tensor | None = None,
+    total: Callable[[Tensor], Tensor] | None = None,
 ) -> Report:
     """Writes the merged gradient of the parameters that the layout keeps.
 
@@ -48,6 +50,7 @@ def merge_rows(
         names: The tasks' names, for messages.
         grad_scale: A 0-d factor that all gradients were multiplied by. What is measured, and so
             every threshold, is without it; the merged gradient is with it.
+        total: Sums what is measured over processes that have a part of the elements each.
 
     Raises:
         RuntimeError: If a gradient is not finite and the rules say ``"raise"``.
@@ -60,6 +63,9 @@ def merge_rows(
     gram = scale = None
     if method.needs == "gram" or rules != Rules() or times_skipped is not None:
         gram = unscaled(ops.gram(rows, tasks, layout.segments, rules.clip_value), grad_scale)
+        if total is not None:
+            missing = layout.total - len(gram)  # last segments of which there is nothing here
+            gram = total(torch.nn.functional.pad(gram, (0, 0, 0, 0, 0, missing)))
         if rules.nonfinite == "raise":
             _raise_if_nonfinite(gram, factors, names)
         scale = ops.task_scales(
@@ -70,18 +76,20 @@ def merge_rows(
     if isinstance(method, CoordinateMethod):
         weights = None
         clip_scale = _merge_coordinates(
-            method, rows, out, gram, scale, layout, rules, given or {}, accumulate
+            method, rows, out, gram, scale, layout, rules, given or {}, accumulate, total
         )
     else:
-        weights = _weights(method, gram, scale, losses, layout.shared, given or {})
+        problem = Problem(rows, gram, scale, rules.clip_value)
+        if isinstance(method, TrackingMethod) and method.tracks and layout.shared > 0:
+            problem = show(method, problem, losses, layout, grad_scale, alone=total is None)
+        weights = _weights(method, problem.gram, problem.scale, losses, layout.shared, given or {})
         clip_scale = ops.merge_(
             out,
-            rows,
-            weights,
-            gram if rules.max_norm is not None else None,
+            problem.rows,
+            *problem.scaled(weights, rules.max_norm is not None),
             layout.segments,
             rules.max_norm,
-            rules.clip_value,
+            problem.clip_value,
             accumulate,
         )
         weights = weights[: layout.shared]
@@ -156,6 +164,7 @@ def _merge_coordinates(
     rules: Rules,
     given: Mapping[str, Any],
     accumulate: bool,
+    total: Callable[[Tensor], Tensor] | None,
 ) -> Tensor | None:
     """As :func:`merge_rows` for a method that merges coordinate by coordinate.
 
@@ -164,7 +173,7 @@ def _merge_coordinates(
     if rules.max_norm is not None and accumulate:
         fresh = [torch.empty_like(tensor) for tensor in out]
         clip_scale = _merge_coordinates(
-            method, rows, fresh, gram, scale, layout, rules, given, False
+            method, rows, fresh, gram, scale, layout, rules, given, False, total
         )
         torch._foreach_add_(list(out), fresh)
         return clip_scale
@@ -184,6 +193,8 @@ def _merge_coordinates(
             accumulate,
             **given,
         )
+    if total is not None and rules.max_norm is not None:
+        square = total(square)
     if own:
         factors = scale[layout.shared :]
         ops.merge_(

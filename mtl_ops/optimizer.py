@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from .accumulation import Accumulated
 from .arguments import check_grad_scaler, check_names, check_owned
 from .cheap import CheapSteps
+from .distributed import DataParallel, Distributed, Samples, stop_averaging
 from .engine import fill_grads
 from .gradients import Losses, Tasks, differentiate, read_losses
 from .methods import Method, resolve
@@ -72,6 +73,14 @@ class MultiTaskOptimizer(OptimizerWrapper):
             they are, and call ``scaler.step(optimizer)`` and ``scaler.update()`` as ever: thresholds
             are on the true gradients, and the scaler learns of an Inf in any task, also where the
             step goes on without that task.
+        distributed: How to merge over processes that hold the same parameters and different batches.
+            ``"exact"``: as one process would with the joint batch. ``"mean_gram"``: with weights
+            from the mean of the processes' Gram matrices, an approximation that sends less.
+            ``None``: each process for itself. ``"auto"``: exact where a process group is
+            initialised.
+        process_group: The processes; ``None`` for the default group.
+        module: The ``DistributedDataParallel`` that wraps the model, if there is one: its own
+            averaging of gradients is switched off.
         generator: Where random methods draw from, saved in :meth:`state_dict`; on the parameters'
             device. ``None`` for the device's default generator.
 
@@ -109,6 +118,9 @@ class MultiTaskOptimizer(OptimizerWrapper):
         gram_on: Literal["features"] | Iterable[Tensor] | None = None,
         weights_every: int = 1,
         grad_scaler: torch.amp.GradScaler | None = None,
+        distributed: Distributed | None = "auto",
+        process_group: torch.distributed.ProcessGroup | None = None,
+        module: torch.nn.Module | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(optimizer)
@@ -125,6 +137,7 @@ class MultiTaskOptimizer(OptimizerWrapper):
         if generator is not None:
             self.method.generator = generator
         self.report = Report()
+        self._learnable: list[Parameter] = []
         self._shared = None if shared is None else check_owned("shared", shared, optimizer)
         self._cheap: CheapSteps | None = None
         if gram_on is not None or weights_every != 1:
@@ -139,12 +152,14 @@ class MultiTaskOptimizer(OptimizerWrapper):
             self._cheap = CheapSteps(self.method, self.rules, gram_on, weights_every)
         self._grad_scaler = check_grad_scaler(grad_scaler, self.rules)
         self._accumulated: Accumulated | None = None
+        self._parallel = self._make_parallel(distributed, process_group, gram_on)
+        if module is not None:
+            stop_averaging(module)
         self._steps = 0
         self._count: int | None = None
         self._names: tuple[str, ...] | None = None
         self._times_skipped: Tensor | None = None
         self._looked_for_unreached = False
-        self._learnable: list[Parameter] = []
         if tasks is not None:
             self._bind(check_names(tasks), len(tasks))
         if not callable(task_weights) and self._count is not None:
@@ -157,6 +172,7 @@ class MultiTaskOptimizer(OptimizerWrapper):
         losses: Losses,
         *,
         features: Tensor | Sequence[Tensor] | None = None,
+        samples: Samples = 1.0,
         retain_graph: bool = False,
         **given: Any,
     ) -> None:
@@ -166,6 +182,8 @@ class MultiTaskOptimizer(OptimizerWrapper):
             losses: A dict by name, a sequence, or a ``(T,)`` tensor. A name that is missing, or a
                 loss that is ``None``, is a task that is absent from this batch.
             features: With ``gram_on="features"``: what the heads are computed from.
+            samples: How many samples of this process's batch each loss is the mean of, for all
+                tasks, by name, or in order, if processes have batches of different sizes.
             retain_graph: Keeps the graph for another backward.
             **given: What the method otherwise draws or remembers, handed on to it.
 
@@ -176,7 +194,7 @@ class MultiTaskOptimizer(OptimizerWrapper):
             RuntimeError: If their graph was freed, or with ``nonfinite="raise"`` if a gradient is
                 not finite. ``.grad`` is unchanged after any of these.
         """
-        read = self._read(losses)
+        read = self._read(losses, samples)
         accumulated, self._accumulated = self._accumulated, None
         weights = read_task_weights(self.task_weights, read.names, len(read.losses), self._steps)
         params, sets, shared = self._parameters()
@@ -223,7 +241,7 @@ class MultiTaskOptimizer(OptimizerWrapper):
         self._check_count(read)
         self.method.observe(read.values)
 
-    def accumulate(self, losses: Losses) -> None:
+    def accumulate(self, losses: Losses, *, samples: Samples = 1.0) -> None:
         """Adds up the gradients of each task over micro-batches; the next :meth:`backward` merges.
 
         Nothing is merged and no ``.grad`` changes, so ``k - 1`` calls of this and one of
@@ -232,6 +250,7 @@ class MultiTaskOptimizer(OptimizerWrapper):
 
         Args:
             losses: As of :meth:`backward`.
+            samples: As of :meth:`backward`.
 
         Raises:
             TypeError: As :meth:`backward`.
@@ -244,7 +263,7 @@ class MultiTaskOptimizer(OptimizerWrapper):
                 "Parameters `gram_on` and `weights_every` should be left out to accumulate gradients "
                 f"of single tasks. Found `weights_every = {self._cheap.weights_every}`."
             )
-        read = self._read(losses)
+        read = self._read(losses, samples)
         rows = differentiate(read, self._parameters()[0])
         if self._accumulated is None:
             self._accumulated = Accumulated()
@@ -362,6 +381,9 @@ class MultiTaskOptimizer(OptimizerWrapper):
         state = super().__getstate__()
         state["report"] = Report()
         state["_accumulated"] = None
+        state["_parallel"] = (
+            None  # process groups cannot be copied; each process is for itself then
+        )
         if self.generator is not None:
             state["generator"] = (self.generator.device.type, self.generator.get_state())
         return state
@@ -379,14 +401,17 @@ class MultiTaskOptimizer(OptimizerWrapper):
 
     # ---- what backward needs --------------------------------------------------------------------
 
-    def _read(self, losses: Losses) -> Tasks:
-        read = read_losses(losses, self._names)
+    def _read(self, losses: Losses, samples: Samples) -> Tasks:
+        read = read_losses(losses, self._names, some=self._parallel is None)
         self._check_count(read)
         if self._count is None:
+            if self._parallel is not None:
+                self._parallel.check_tasks(read.names, len(read.losses))
             self._bind(read.names, len(read.losses))
+        if self._parallel is not None:
+            read = self._parallel.agree(read, samples, self._device())
         if self._grad_scaler is not None:
-            device = next(loss.device for loss in read.losses if loss is not None)
-            one = torch.ones((), device=device)
+            one = torch.ones((), device=self._device())
             read = replace(read, scale=self._grad_scaler.scale(one))
         return read
 
@@ -400,8 +425,7 @@ class MultiTaskOptimizer(OptimizerWrapper):
     def _bind(self, names: tuple[str, ...] | None, count: int) -> None:
         """From now on these are the tasks."""
         if self._count is None:
-            some = next(p for group in self.optimizer.param_groups for p in group["params"])
-            self._learnable = self.method.learnable(count, some.device)
+            self._learnable = self.method.learnable(count, self._device())
             add_group(self.optimizer, self._learnable, self.method.name)
         self._names, self._count = names, count
 
@@ -424,10 +448,31 @@ class MultiTaskOptimizer(OptimizerWrapper):
             shared = [id(param) in chosen for param in params]
         return params, sets, shared
 
+    def _device(self) -> torch.device:
+        some: Tensor = next(p for group in self.optimizer.param_groups for p in group["params"])
+        return some.device
+
+    def _make_parallel(
+        self,
+        distributed: Distributed | None,
+        group: torch.distributed.ProcessGroup | None,
+        gram_on: Literal["features"] | Iterable[Tensor] | None,
+    ) -> DataParallel | None:
+        parallel = DataParallel.make(distributed, group)
+        if parallel is not None:
+            if not (gram_on is None or isinstance(gram_on, str)):
+                raise ValueError(
+                    "Parameter `gram_on` should be None or 'features' with several processes, whose gradients of "
+                    "single parameters are not summed before the weights are known. Found parameters."
+                )
+            parallel.check_parameters(self._parameters()[0])
+        return parallel
+
     def _counter(self, read: Tasks) -> Tensor:
         if self._times_skipped is None:
-            device = next(loss.device for loss in read.losses if loss is not None)
-            self._times_skipped = torch.zeros(len(read.losses), dtype=torch.int64, device=device)
+            self._times_skipped = torch.zeros(
+                len(read.losses), dtype=torch.int64, device=self._device()
+            )
         return self._times_skipped
 
     def _warn_of_unreached(self, params: Sequence[Tensor]) -> None:

@@ -5,16 +5,90 @@ and :func:`get` makes one. :func:`register` adds your own.
 """
 
 from ._base import CoordinateMethod, LossMethod, Method, NativeMethod
+from ._learnable import LearnableMethod
 from ._registry import available, get, register, resolve, unregister
+from ._tracking import TrackingMethod
+from .adaptive_sharing import AdaptiveSharing
+from .aligned_mtl import AlignedMTL
+from .auto_lambda import AutoLambda
+from .cagrad import CAGrad
+from .config import ConFIG
+from .constant import Constant
+from .cosmos import COSMOS
+from .cr_mogm import CRMOGM
+from .db_mtl import DBMTL
+from .dualproj import DualProj
+from .dwa import DWA
+from .equal import Equal
+from .excess_mtl import ExcessMTL
+from .fairgrad import FairGrad
+from .famo import FAMO
+from .forum import FORUM
+from .geometric import Geometric
+from .gradnorm import GradNorm
+from .gradvac import GradVac
+from .imtl_g import IMTLG
+from .imtl_l import IMTLL
+from .krum import Krum
 from .linear import Mean, Sum
+from .mgda import MGDA
+from .moco import MoCo
+from .modo import MoDo
+from .moml import MOML
+from .nash_mtl import NashMTL
+from .pbi import PBI
+from .pcd import PCD
+from .pcgrad import PCGrad
+from .random import Random
+from .sdmgrad import SDMGrad
+from .stch import STCH
+from .uncertainty import Uncertainty
+from .upgrad import UPGrad
 
 __all__ = [
+    "COSMOS",
+    "CRMOGM",
+    "DBMTL",
+    "DWA",
+    "FAMO",
+    "FORUM",
+    "IMTLG",
+    "IMTLL",
+    "MGDA",
+    "MOML",
+    "PBI",
+    "PCD",
+    "STCH",
+    "AdaptiveSharing",
+    "AlignedMTL",
+    "AutoLambda",
+    "CAGrad",
+    "ConFIG",
+    "Constant",
     "CoordinateMethod",
+    "DualProj",
+    "Equal",
+    "ExcessMTL",
+    "FairGrad",
+    "Geometric",
+    "GradNorm",
+    "GradVac",
+    "Krum",
+    "LearnableMethod",
     "LossMethod",
     "Mean",
     "Method",
+    "MoCo",
+    "MoDo",
+    "NashMTL",
     "NativeMethod",
+    "PCGrad",
+    "Random",
+    "SDMGrad",
     "Sum",
+    "TrackingMethod",
+    "UPGrad",
+    "Uncertainty",
     "available",
     "get",
     "register",

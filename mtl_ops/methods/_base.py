@@ -24,6 +24,7 @@ class Method(ABC):
             (one backward for all).
         uses_losses: Whether :meth:`weights` looks at the losses; they are not gathered otherwise.
         learns: Whether it has parameters that the optimizer learns, see :meth:`learnable`.
+        tracks: Whether it is shown the gradients themselves, see ``TrackingMethod``.
         state_names: Attributes that are the method's memory: tensors, numbers, or ``None`` before
             the first call.
         generator: Where random numbers come from; ``None`` for the device's default generator.
@@ -44,6 +45,7 @@ class Method(ABC):
     state_names: ClassVar[tuple[str, ...]] = ()
     uses_losses: bool = True
     learns: bool = False
+    tracks: bool = False
     generator: torch.Generator | None = None
 
     @abstractmethod
@@ -95,7 +97,11 @@ class Method(ABC):
         Args:
             losses: ``(T,)`` float64; NaN for a task that takes no part.
             grad_scale: A 0-d factor of all gradients, that of a ``GradScaler``; ``None`` for 1.
+
+        Raises:
+            TypeError: If it learns nothing.
         """
+        raise TypeError(f"Method {self.name!r} learns nothing.")
 
     def observe(self, losses: Tensor) -> None:
         """Takes note of the losses ``(T,)`` after the step; NaN for a task that is absent.
@@ -115,13 +121,17 @@ class Method(ABC):
         Raises:
             ValueError: If ``state`` is not of this method.
         """
-        if set(state) != set(self.state_names):
-            raise ValueError(
-                f"Parameter `state` should hold {sorted(self.state_names)} for method "
-                f"{self.name!r}. Found {sorted(state)}."
-            )
+        self._check_state(state)
         for name, value in state.items():
             setattr(self, name, value.clone() if isinstance(value, Tensor) else value)
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        names = sorted(self.state_dict())
+        if sorted(state) != names:
+            raise ValueError(
+                f"Parameter `state` should hold {names} for method {self.name!r}. "
+                f"Found {sorted(state)}."
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         # A generator has no copy of its own; who gave it to the method gives it to the copy, too.

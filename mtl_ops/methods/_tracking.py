@@ -1,0 +1,139 @@
+"""Methods with a memory of J's size."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ._base import NativeMethod
+
+__all__ = ["MovingAverage", "TrackingMethod"]
+
+
+class TrackingMethod(NativeMethod):
+    """A method that is shown the gradients of the shared parameters, and remembers some T×N numbers.
+
+    The memory is as large as T gradients of the shared parameters. It is kept in float32, or
+    float64 for float64 gradients, on the gradients' device, by the place of a parameter among those
+    that require a gradient: call :meth:`reset` when that changes.
+
+    Attributes:
+        memory: For each place of a parameter, T tensors of its shape; ``None`` where a task has
+            never reached it.
+    """
+
+    tracks = True
+    state_names: ClassVar[tuple[str, ...]] = ("memory",)
+
+    def __init__(self) -> None:
+        self.memory: dict[int, list[Tensor | None]] = {}
+
+    @abstractmethod
+    def track(
+        self,
+        rows: Sequence[Tensor | None],
+        factors: Tensor,
+        losses: Tensor | None,
+        places: Sequence[int],
+        segments: Sequence[int],
+    ) -> list[Tensor | None] | None:
+        """Takes note of the gradients.
+
+        Args:
+            rows: ``T × K`` gradients of the K shared parameters.
+            factors: ``(T,)`` float64, what to multiply each task's gradient with; 0 for a task whose
+                gradient is not to be read, and must leave the memory as it is.
+            losses: ``(T,)`` float64, or ``None``.
+            places: The place of each of the K parameters.
+            segments: The segment of each.
+
+        Returns:
+            ``T × K`` gradients to measure and merge instead, of the same dtypes, or ``None`` for
+            those that came in.
+        """
+
+    def recall(self, rows: Sequence[Tensor | None], places: Sequence[int]) -> list[Tensor | None]:
+        """``T × K``, the memory of each row; zeros at first, and ``None`` where there is no row.
+
+        Raises:
+            ValueError: If a parameter has changed its shape.
+        """
+        count = len(places)
+        found: list[Tensor | None] = []
+        for k, row in enumerate(rows):
+            if row is None:
+                found.append(None)
+                continue
+            task, place = divmod(k, count)
+            column = self.memory.setdefault(places[place], [None] * (len(rows) // count))
+            known = column[task]
+            dtype = torch.float64 if row.dtype == torch.float64 else torch.float32
+            if known is None:
+                known = torch.zeros_like(row, dtype=dtype)
+            if known.shape != row.shape:
+                raise ValueError(
+                    f"Method {self.name!r} should see the same parameters in every step (`reset()` "
+                    f"forgets them). Found shape {tuple(row.shape)} after {tuple(known.shape)}."
+                )
+            column[task] = known = known.to(row.device, dtype)
+            found.append(known)
+        return found
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores what :meth:`state_dict` returned."""
+        super().load_state_dict(state)
+        self.memory = {
+            place: [None if known is None else known.clone() for known in column]
+            for place, column in state["memory"].items()
+        }
+
+    def reset(self) -> None:
+        """Forgets everything, as if newly made."""
+        super().reset()
+        self.memory = {}
+
+
+class MovingAverage(TrackingMethod):
+    """A method that merges moving averages of the gradients, ``Y_t <- (1 - β) Y_t + β f_t g_t``."""
+
+    def average(
+        self,
+        rows: Sequence[Tensor | None],
+        factors: Tensor,
+        rate: float,
+        places: Sequence[int],
+    ) -> list[Tensor | None]:
+        """One step of all averages, in one pass over rows and memory.
+
+        Args:
+            rows: ``T × K`` gradients.
+            factors: ``(T,)`` f, 0 for a task whose average stays.
+            rate: β.
+            places: The place of each of the K parameters.
+
+        Returns:
+            ``T × K`` averages in the dtypes of the rows: the memory itself if that is the same.
+        """
+        found = self.recall(rows, places)
+        pairs = [
+            (known, row if row.dtype == known.dtype else row.to(known.dtype), k // len(places))
+            for k, (known, row) in enumerate(zip(found, rows, strict=True))
+            if known is not None and row is not None
+        ]
+        averages = [known for known, _, _ in pairs]
+        kept = torch.where(factors != 0, 1.0 - rate, 1.0)
+        ops.merge_(
+            averages,
+            [*averages, *(row for _, row, _ in pairs)],
+            torch.stack([kept, rate * factors], dim=1),
+            segments=[task for _, _, task in pairs],
+        )
+        return [
+            known if known is None or row is None else known.to(row.dtype)
+            for known, row in zip(found, rows, strict=True)
+        ]

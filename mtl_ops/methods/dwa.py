@@ -1,0 +1,111 @@
+"""Dynamic weight average."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ._base import LossMethod, check_losses
+from ._checks import integer, positive
+from ._losses import shares
+from ._memory import recall
+from ._registry import register
+
+__all__ = ["DWA"]
+
+
+@register("dwa")
+class DWA(LossMethod):
+    """Dynamic weight average: more weight for tasks whose loss falls more slowly.
+
+    With ``L_i(e)`` the mean loss of task i in epoch e, in epoch e
+
+        ``w = T · softmax(r / τ)``,  ``r_i = L_i(e-1) / L_i(e-2)``,
+
+    and ``w = 1`` in the first two epochs. The method cannot see where an epoch ends: call
+    :meth:`end_epoch` there (``optimizer.method.end_epoch()``), or set ``window``. Without either,
+    it never leaves its first epoch, and all weights stay 1.
+
+    Guarantee: ``w > 0`` and ``Σw = T``.
+
+    Args:
+        temperature: τ; weights are more alike the larger it is.
+        window: Calls that count as an epoch. LibMTL and TorchJD have true epochs, as the paper;
+            nash-mtl compares means of 25 steps, and anew in every step.
+
+    Memory: the mean losses of the last two epochs, sums and counts of the current one. The former
+    can be handed in as ``previous`` ``(2, T)``, epoch ``e-2`` first; the memory is then neither
+    used nor changed.
+
+    Degenerate cases: a task that takes no part in a step has the weight 0, and the others' sum to
+    their number; its mean is over the steps it took part in, and is that of the epoch before if it
+    took part in none. A task without two means has ``r = 1``. A mean of 0 in epoch e-2 makes the
+    weights NaN; that of a negative one has no meaning.
+
+    Raises:
+        ValueError: If a parameter is out of range, or the number of tasks changes.
+        TypeError: If a parameter is of the wrong type, or there are no losses.
+
+    Shikun Liu, Edward Johns, Andrew J. Davison, "End-to-End Multi-Task Learning with Attention",
+    CVPR 2019.
+
+    Example:
+        >>> import torch, mtl_ops
+        >>> method = mtl_ops.methods.DWA()
+        >>> previous = torch.tensor([[1.0, 1.0], [1.0, 0.5]])
+        >>> method.weights(None, torch.ones(2), previous=previous)
+        tensor([1.1244, 0.8756], dtype=torch.float64)
+    """
+
+    state_names = ("means", "sums", "counts", "calls")
+
+    def __init__(self, *, temperature: float = 2.0, window: int | None = None) -> None:
+        self.temperature = positive("temperature", temperature)
+        self.window = None if window is None else integer("window", window, 1)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets everything, as if newly made."""
+        self.means: Tensor | None = None
+        self.sums: Tensor | None = None
+        self.counts: Tensor | None = None
+        self.calls = 0
+
+    def weights(
+        self, gram: Tensor | None, losses: Tensor | None = None, previous: Tensor | None = None
+    ) -> Tensor:
+        """``(T,)`` float64."""
+        values = check_losses(losses, self.name)
+        part = values.isfinite()
+        if previous is None:
+            previous = self._take_note(values, part)
+        elif previous.shape != (2, len(values)):
+            raise ValueError(
+                f"Parameter `previous` should have shape (2, {len(values)}). "
+                f"Found shape {tuple(previous.shape)}."
+            )
+        older, newer = previous.detach().to(values).unbind()
+        rates = torch.where(older.isnan() | newer.isnan(), 1.0, newer / older)
+        return part.sum() * shares(rates / self.temperature, part)
+
+    def end_epoch(self) -> None:
+        """Ends an epoch: the next weights compare it with the one before."""
+        if self.sums is None or self.counts is None or self.means is None:
+            return
+        mean = torch.where(self.counts > 0, self.sums / self.counts, self.means[1])
+        self.means = torch.stack([self.means[1], mean])
+        self.sums, self.counts = torch.zeros_like(mean), torch.zeros_like(mean)
+        self.calls = 0
+
+    def _take_note(self, values: Tensor, part: Tensor) -> Tensor:
+        """Adds the losses to the current epoch's, and returns the means to use in this call."""
+        tasks, device = len(values), values.device
+        if self.window is not None and self.calls == self.window:
+            self.end_epoch()
+        self.means = recall(self.means, (2, tasks), device, torch.nan, self.name)
+        self.sums = recall(self.sums, (tasks,), device, 0.0, self.name)
+        self.counts = recall(self.counts, (tasks,), device, 0.0, self.name)
+        self.sums = self.sums + torch.where(part, values, 0.0)
+        self.counts = self.counts + part
+        self.calls += 1
+        return self.means
