@@ -22,8 +22,7 @@ struct AlignedMtl {
     double *s = arena.reals(k), *p = arena.reals(k);
     Eigen<Lanes> eigen(lanes, k, arena);
     unit_diagonal(lanes, k, problem.gram, s);
-    eigen.decompose(problem.gram);
-    int rank = eigen.rank(rank_tolerance(rank_tol, k));
+    int rank = eigen.rank_of(problem.gram, rank_tolerance(rank_tol, k));
     restore_lengths(lanes, k, s, problem.gram, p);
     eigen.decompose(problem.gram);
     rank = rank < eigen.count() ? rank : eigen.count();

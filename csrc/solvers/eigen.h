@@ -54,6 +54,26 @@ class Eigen {
     sort();
   }
 
+  /// How many eigenvalues of A are larger than `tolerance` times the largest.  Often that is clear long before the columns are
+  /// orthogonal: by Weyl's inequality, no squared norm is further from an eigenvalue than the inner products of different columns
+  /// together, ‖LᵀL - diag‖_F² = ‖A‖_F² - ‖diag‖².
+  MTL_HD int rank_of(const double* a, double tolerance) {
+    factorise(a);
+    const double total = sum_of(lanes_, n_ * n_, [=](int at) { return a[at] * a[at]; });
+    for (int sweep = 0; sweep < kMaxSweeps && count_ > 0; ++sweep) {
+      measure();
+      const double diagonal = sum_of(lanes_, count_, [this](int k) { return square_[k] * square_[k]; });
+      const double error = sqrt(fmax(total - diagonal, 0.0) + n_ * kEpsilon * total);
+      const double most = largest_of(lanes_, count_, [this](int k) { return square_[k]; });
+      const double least = -largest_of(lanes_, count_, [this](int k) { return -square_[k]; });
+      if (least - error > tolerance * (most + error)) return count_;
+      if (rotate_all() == 0.0) break;
+    }
+    measure();
+    sort();
+    return rank(tolerance);
+  }
+
   /// How many eigenvalues do not vanish.
   MTL_HD int count() const { return count_; }
 
