@@ -73,7 +73,7 @@ class NonNegativeQp {
  private:
   enum Mark { kFree, kPassive, kRefused };
   static constexpr double kTolerance = 1e-13;  // a multiplier this small against its own terms is zero
-  static constexpr double kFlat = 1e-6;        // what a Gram matrix cannot tell from a slope of zero
+  static constexpr double kFlat = 1e-6;        // what rounding of a Gram matrix leaves of a slope, or a speed, of zero
 
   MTL_HD double matrix(int i, int j) const { return a_[i * n_ + j] + (e_ != nullptr ? e_[i] * e_[j] : 0.0); }
 
@@ -276,9 +276,11 @@ class NonNegativeQp {
 
   MTL_HD double direction(int q, int k, double sign) const { return q == k ? sign : -sign * z_[q]; }
 
+  /// Who is at 0 first; whoever moves so slowly that it may be rounding is not, however far it goes.
   MTL_HD Least first_to_vanish(int k, double sign) const {
+    const double fastest = largest_of(lanes_, k + 1, [=, this](int q) { return fabs(direction(q, k, sign)); });
     return least_of(
-        lanes_, k + 1, [=, this](int q) { return direction(q, k, sign) < 0.0; },
+        lanes_, k + 1, [=, this](int q) { return direction(q, k, sign) < (q < k ? -kFlat * fastest : 0.0); },
         [=, this](int q) { return x_[passive_[q]] / -direction(q, k, sign); });
   }
 

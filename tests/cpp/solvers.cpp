@@ -28,6 +28,7 @@
 #include "../../csrc/solvers/newton.h"
 #include "../../csrc/solvers/pcd.h"
 #include "../../csrc/solvers/problem.h"
+#include "../../csrc/solvers/qp.h"
 #include "../../csrc/solvers/scales.h"
 #include "../../csrc/solvers/simplex.h"
 #include "../../csrc/solvers/surgery.h"
@@ -159,9 +160,42 @@ struct Scales {
   }
 };
 
+/// The quadratic program behind many of them, for the cosine matrix A, h_i = ±p_i or A times that, and e = p, Σ e x = 1.5.
+/// Its weights are x; what it remembers is h, then T times the status, then T times the number of steps.
+struct Quadratic {
+  const double* p;
+  double* report;
+  bool in_range, with_sum;
+
+  static constexpr int workspace(int T) { return 2 * T + NonNegativeQp<Serial>::workspace(T); }
+
+  template <class Lanes>
+  void operator()(const Lanes& lanes, const Problem& problem, double* w, Arena& arena) const {
+    const int n = problem.count;
+    double *s = arena.reals(n), *h = arena.reals(n);
+    unit_diagonal(lanes, n, problem.gram, s);
+    each(lanes, n, [=, this](int i) { s[i] = i % 2 == 0 ? -p[i] : p[i]; });
+    multiply(lanes, n, problem.gram, s, h);
+    each(lanes, n, [=, this](int i) {
+      if (!in_range) h[i] = s[i];
+      report[i] = h[i];
+    });
+    NonNegativeQp<Lanes> qp(lanes, n, problem.gram, arena);
+    const QpStatus status = with_sum ? qp.minimise(h, p, 1.5, false) : qp.minimise(h);
+    each(lanes, n, [&](int i) {
+      w[i] = qp.x()[i];
+      report[n + i] = static_cast<double>(status);
+      report[2 * n + i] = qp.steps();
+    });
+  }
+};
+
 // clang-format off
 const std::map<std::string, Solver> kSolvers = {
   {"task_scales", solver([](Inputs& in) { return Scales{{in.preference(), 1.5, true}}; })},
+  {"quadratic", solver([](Inputs& in) { return Quadratic{in.preference(), in.state(3, 0.0), false, false}; })},
+  {"quadratic_in_range", solver([](Inputs& in) { return Quadratic{in.preference(), in.state(3, 0.0), true, false}; })},
+  {"quadratic_with_sum", solver([](Inputs& in) { return Quadratic{in.preference(), in.state(3, 0.0), false, true}; })},
   {"sum", solver([](Inputs&) { return Linear{false}; })},
   {"mean", solver([](Inputs&) { return Linear{true}; })},
   {"pcgrad", solver([](Inputs& in) { return PcGrad{in.orders(), true}; })},
