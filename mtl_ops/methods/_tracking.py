@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .. import ops
 from ._base import NativeMethod
+from ._memory import recall
 
 __all__ = ["MovingAverage", "TrackingMethod"]
 
@@ -99,13 +100,29 @@ class TrackingMethod(NativeMethod):
 
 
 class MovingAverage(TrackingMethod):
-    """A method that merges moving averages of the gradients, ``Y_t <- (1 - β) Y_t + β f_t g_t``."""
+    """A method that merges moving averages of the gradients, ``Y_t <- (1 - β) Y_t + β f_t g_t``.
+
+    Attributes:
+        calls: The number k of steps so far, a 0-d float64 tensor; ``None`` before the first.
+    """
+
+    state_names: ClassVar[tuple[str, ...]] = ("memory", "calls")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Tensor | None = None
+
+    def count(self, factors: Tensor) -> Tensor:
+        """The number of this step; a step in which nothing may be read is none."""
+        before = recall(self.calls, (), factors.device, 0.0, self.name)
+        self.calls = before + (factors != 0).any()
+        return self.calls.clamp(min=1.0)
 
     def average(
         self,
         rows: Sequence[Tensor | None],
         factors: Tensor,
-        rate: float,
+        rate: Tensor,
         places: Sequence[int],
     ) -> list[Tensor | None]:
         """One step of all averages, in one pass over rows and memory.
@@ -113,7 +130,7 @@ class MovingAverage(TrackingMethod):
         Args:
             rows: ``T × K`` gradients.
             factors: ``(T,)`` f, 0 for a task whose average stays.
-            rate: β.
+            rate: β, 0-d float64.
             places: The place of each of the K parameters.
 
         Returns:
@@ -126,7 +143,7 @@ class MovingAverage(TrackingMethod):
             if known is not None and row is not None
         ]
         averages = [known for known, _, _ in pairs]
-        kept = torch.where(factors != 0, 1.0 - rate, 1.0)
+        kept = torch.where(factors != 0, 1.0 - rate, torch.ones_like(factors))
         ops.merge_(
             averages,
             [*averages, *(row for _, row, _ in pairs)],

@@ -65,23 +65,16 @@ class DBMTL(MovingAverage):
     """
 
     uses_losses = True
-    state_names = ("memory", "calls")
 
     def __init__(self, *, beta: float = 0.9, beta_sigma: float = 0.0) -> None:
         super().__init__()
         self.beta = share("beta", beta)
         self.beta_sigma = non_negative("beta_sigma", beta_sigma)
-        self.calls = 0
 
     @property
     def tracks(self) -> bool:  # type: ignore[override]
         """Whether there are averages."""
         return self.beta > 0.0
-
-    def reset(self) -> None:
-        """Forgets everything, as if newly made."""
-        super().reset()
-        self.calls = 0
 
     def track(
         self,
@@ -91,12 +84,11 @@ class DBMTL(MovingAverage):
         places: Sequence[int],
         segments: Sequence[int],
     ) -> list[Tensor | None]:
-        self.calls += 1
         part = factors != 0
         inverse = self._inverse(losses, part)
         usable = torch.where(part, inverse, 0.0).isfinite().all()
         scaled = torch.where(part & usable, factors * inverse, 0.0)
-        rate = 1.0 - self.beta / self.calls**self.beta_sigma
+        rate = 1.0 - self.beta / self.count(scaled) ** self.beta_sigma
         return self.average(rows, scaled, rate, places)
 
     def solve(

@@ -96,7 +96,6 @@ class MoCo(MovingAverage):
         """Forgets everything, as if newly made."""
         super().reset()
         self.shares: Tensor | None = None
-        self.calls = 0
 
     def track(
         self,
@@ -106,35 +105,40 @@ class MoCo(MovingAverage):
         places: Sequence[int],
         segments: Sequence[int],
     ) -> list[Tensor | None]:
-        self.calls += 1
-        return self.average(rows, factors, self.beta / self.calls**self.beta_sigma, places)
+        return self.average(
+            rows, factors, self.beta / self.count(factors) ** self.beta_sigma, places
+        )
 
     def solve(
         self, gram: Tensor, scale: Tensor | None, losses: Tensor | None, **given: Any
     ) -> Tensor:
         """The weights of averages whose Gram matrix is given."""
         only(given)
-        gamma = self.gamma / max(self.calls, 1) ** self.gamma_sigma
         shape, tasks = tuple(gram.shape[:2]), gram.shape[1]
         self.shares = recall(self.shares, shape, gram.device, 1.0 / tasks, self.name).contiguous()
-        if self.projection == "simplex":
-            return ops.solve_modo(gram, scale, state=self.shares, gamma=gamma, rho=self.rho)
-        return self._softmax_step(gram, torch.ones_like(self.shares) if scale is None else scale, gamma)
-
-    def _softmax_step(self, gram: Tensor, scale: Tensor, gamma: float) -> Tensor:
-        """The step with the softmax, on the tasks that take part as if there were no others."""
-        assert self.shares is not None
+        scale = torch.ones_like(self.shares) if scale is None else scale
         part = scale != 0
-        matrices = torch.where(
+        calls = recall(self.calls, (), gram.device, 1.0, self.name).clamp(min=1.0)
+        ridge = self.rho * torch.eye(tasks, dtype=gram.dtype, device=gram.device)
+        scaled = torch.where(
             part.unsqueeze(2) & part.unsqueeze(1),
-            scale.unsqueeze(2) * gram * scale.unsqueeze(1),
+            scale.unsqueeze(2) * gram * scale.unsqueeze(1) + ridge,
             0.0,
         )
+        scaled = self.gamma / calls**self.gamma_sigma * scaled
+        if self.projection == "softmax":
+            return torch.where(part, scale * self._softmax_step(scaled, part), 0.0)
+        weights = ops.solve_modo(scaled, part.double(), state=self.shares, gamma=1.0, rho=0.0)
+        return torch.where(part, scale * weights, 0.0)
+
+    def _softmax_step(self, scaled: Tensor, part: Tensor) -> Tensor:
+        """The step with the softmax, on the tasks that take part as if there were no others."""
+        assert self.shares is not None
         old = torch.where(part, self.shares, 0.0)
         mass = old.sum(dim=1, keepdim=True)
         old = torch.where(part & (mass > 0), old / mass, part / part.sum(dim=1, keepdim=True))
-        slope = (matrices @ old.unsqueeze(2)).squeeze(2) + self.rho * old
-        new = (old - gamma * slope).masked_fill(~part, -torch.inf).softmax(dim=1)
-        usable = part & matrices.isfinite().all(dim=2).all(dim=1, keepdim=True)
+        slope = (scaled @ old.unsqueeze(2)).squeeze(2)
+        new = (old - slope).masked_fill(~part, -torch.inf).softmax(dim=1)
+        usable = part & scaled.isfinite().all(dim=2).all(dim=1, keepdim=True)
         self.shares = torch.where(usable, mass * new, self.shares)
-        return torch.where(part, scale * new, 0.0)
+        return new
