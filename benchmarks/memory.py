@@ -1,15 +1,15 @@
-"""Peak memory of a merge, and of a whole training step, each in a process of its own.
-
-``python -m benchmarks.memory KIND RIVAL METHOD TASKS DEVICE SIZE`` measures one and prints the bytes
-that the process used at most on top of what it had before.
-"""
+"""Peak memory of a merge, and of a whole training step, each in a process of its own."""
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import multiprocessing
 import resource
-import subprocess
 import sys
+import traceback
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from .results import Goal, Row
 from .rivals import LIBMTL_METHODS, NAIVE_METHODS, available, torchjd_aggregator
 from .timing import Quartiles
 
-__all__ = ["measure", "peak"]
+__all__ = ["in_child", "measure", "peak"]
 
 METHODS = ("upgrad", "pcgrad")
 TASKS = 8
@@ -44,7 +44,7 @@ def _merges(method: str, device: str, size: str) -> list[Row]:
     floor = gradients + 4 * elements
 
     def total(rival: str) -> float:
-        return gradients + _in_child("merge", rival, method, device, size)
+        return gradients + in_child("merge", rival, method, device, size)
 
     rivals = ["naive loop"] if method in NAIVE_METHODS else []
     rivals += ["LibMTL's way"] if method in LIBMTL_METHODS else []
@@ -57,12 +57,12 @@ def _steps(device: str, size: str) -> list[Row]:
     """Over the model and the batch; the bare backwards hold T gradients and the activations."""
     model = step.setup(device, size == "small")[0]
     merged = 4 * sum(param.numel() for param in model.shared.parameters())
-    peaks = {name: _in_child("step", name, step.METHOD, device, size) for name in _step_rivals()}
+    peaks = {name: in_child("step", name, step.METHOD, device, size) for name in _step_rivals()}
     floor = peaks[step.BARE] + merged
 
     def total(rival: str) -> float:
         if rival == "ours":
-            return _in_child("step", f"ours {step.METHOD}", step.METHOD, device, size)
+            return in_child("step", f"ours {step.METHOD}", step.METHOD, device, size)
         return peaks[rival]
 
     allowance = None if size == "small" else ALLOWANCE
@@ -107,13 +107,36 @@ def _single(value: float) -> Quartiles:
     return Quartiles(value, value, value)
 
 
-def _in_child(kind: str, rival: str, method: str, device: str, size: str) -> float:
-    """Bytes over what was there, in a fresh process."""
-    command = [sys.executable, "-m", "benchmarks.memory", kind, rival, method, device, size]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"{kind} {rival} {method} failed:\n{done.stderr}")
-    return float(done.stdout.splitlines()[-1])
+def in_child(*arguments: str) -> float:
+    """Bytes over what was there, in a fresh process.
+
+    Where the system can fork, they are forked from one that has imported everything and has not
+    started a thread.
+    """
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__, "torchjd.aggregation", "torchjd.autojac"])
+    else:
+        context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(sender, *arguments))
+    process.start()
+    sender.close()
+    try:
+        answer = receiver.recv()
+    except EOFError:
+        answer = "The process ended without an answer."
+    process.join()
+    if isinstance(answer, str):
+        raise RuntimeError(f"Measuring {' '.join(arguments)} failed. {answer}")
+    return float(answer)
+
+
+def _send(sender: Connection, *arguments: str) -> None:
+    try:
+        sender.send(_measure(*arguments))
+    except Exception:
+        sender.send(traceback.format_exc())
 
 
 def peak(call: Callable[[], object], device: str = "cpu") -> int:
@@ -129,6 +152,7 @@ def peak(call: Callable[[], object], device: str = "cpu") -> int:
         torch.cuda.synchronize()
         taken = torch.cuda.max_memory_allocated() - before
     else:
+        _give_back()
         clear = Path("/proc/self/clear_refs")
         if clear.exists():
             clear.write_text("5")
@@ -137,6 +161,14 @@ def peak(call: Callable[[], object], device: str = "cpu") -> int:
         taken = _high_water() - before
     del held
     return taken
+
+
+def _give_back() -> None:
+    """Memory that was freed before, and would be used again unseen."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _high_water() -> int:
@@ -148,21 +180,17 @@ def _high_water() -> int:
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _child(kind: str, rival: str, method: str, device: str, size: str) -> int:
+def _measure(kind: str, rival: str, method: str, device: str, size: str) -> int:
     if kind == "step":
         # Once on small sizes, so that loading code is not counted.
-        step.contenders(device, quick=True)[rival]()
+        step.contender(rival, device, quick=True)()
         return peak(step.contender(rival, device, size == "small"), device)
     calls = [
         contender(random_problem(shapes, TASKS, device=device), method, rival)
-        for shapes in (SIZES["small"], SIZES[size])
+        for shapes in ([(8, 8)], SIZES[size])
     ]
     if any(call is None for call in calls):
         raise ValueError(f"{rival!r} does not have method {method!r}.")
     warm_up, call = calls
     warm_up()
     return peak(call, device)
-
-
-if __name__ == "__main__":
-    print(_child(*sys.argv[1:]))

@@ -73,8 +73,9 @@ def contenders(tasks: int, device: str = "cpu") -> dict[tuple[str, str], Callabl
 
 
 def methods(tasks: int) -> list[str]:
-    """Those that weigh by the Gram matrix."""
-    return [name for name in available(tasks=tasks) if method_of(name, tasks).needs == "gram"]
+    """Those that weigh by the Gram matrix, and by nothing that has to be gathered elsewhere."""
+    made = {name: method_of(name, tasks) for name in available(tasks=tasks)}
+    return [name for name, method in made.items() if method.needs == "gram" and not method.tracks]
 
 
 def jacobians(tasks: int, device: str = "cpu", count: int = 8) -> list[Tensor]:

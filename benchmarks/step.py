@@ -65,7 +65,7 @@ def measure(device: str = "cpu", quick: bool = False) -> list[Row]:
     timings = interleave(
         steps, rounds=3 if quick else 15, seconds=0.5 if quick else 60.0, device=device
     )
-    case = "MLP, 8.4M shared parameters, T = 8, batch 64" if not quick else "tiny MLP, T = 3"
+    case = "MLP, 8.4M shared parameters, T = 8, batch 64" if not quick else "small MLP, T = 3"
     rows = []
     for method in available(METHODS):
         for rival in (BARE, PLAIN, *(MODES if method == METHOD else ())):
@@ -116,7 +116,7 @@ def contender(name: str, device: str = "cpu", quick: bool = False) -> Step:
 def setup(device: str, quick: bool) -> tuple[Heads, torch.optim.Optimizer, Tensor, Tensor]:
     """Model, inner optimizer (plain SGD, whose step costs the least), input and targets."""
     tasks, batch = (3, 4) if quick else (8, 64)
-    widths = (8, 16, 8) if quick else (1024, 2048, 2048, 1024)
+    widths = (256, 512, 256) if quick else (1024, 2048, 2048, 1024)
     torch.manual_seed(0)
     model = Heads(widths, tasks).to(device)
     inputs = torch.randn(batch, widths[0], device=device)
