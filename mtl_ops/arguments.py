@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from .rules import Rules
 
-__all__ = ["check_grad_scaler", "check_names", "check_owned"]
+__all__ = ["check_grad_scaler", "check_names", "check_owned", "check_plain"]
 
 
 def check_names(tasks: Sequence[str]) -> tuple[str, ...]:
@@ -55,3 +55,18 @@ def check_owned(name: str, params: Iterable[Tensor], optimizer: Optimizer) -> li
                 f"Found another at place {place}."
             )
     return chosen
+
+
+def check_plain(optimizer: Optimizer) -> None:
+    """Refuses parameters that are spread over processes.
+
+    Raises:
+        TypeError: If one is a DTensor, as those of ``fully_shard``.
+    """
+    for group in optimizer.param_groups:
+        for param in group["params"]:
+            if type(param.data).__name__ == "DTensor":
+                raise TypeError(
+                    "Parameter `optimizer` should hold parameters that are whole in every process. "
+                    f"Found a DTensor of shape {tuple(param.shape)}."
+                )

@@ -243,6 +243,16 @@ def faults(rank: int, world: int) -> None:
         MultiTaskOptimizer(torch.optim.SGD(net.heads.parameters(), lr=0.1), module=net)
 
 
+def sharded(rank: int, world: int) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    net = nn.Linear(4, 4)
+    fully_shard(net, mesh=init_device_mesh("cpu", (world,)))
+    with pytest.raises(TypeError, match="whole in every process. Found a DTensor"):
+        MultiTaskOptimizer(torch.optim.SGD(net.parameters(), lr=0.1))
+
+
 def broken(rank: int, world: int) -> None:
     """A NaN on one rank leaves the task out on all of them."""
     net = Net()
@@ -270,7 +280,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-BODIES = [exact, uneven, absent, mean_gram, ddp, broken, faults, wire]  # `wire` wraps collectives
+BODIES = [exact, uneven, absent, mean_gram, ddp, broken, faults, sharded, wire]  # `wire` wraps collectives
 
 
 def run(rank: int, world: int, port: int, errors: Any) -> None:
