@@ -75,7 +75,7 @@ def test_guarantees() -> None:
 
 
 def test_lengths_of_single_gradients_do_not_matter() -> None:
-    for case in cases(set(["random", "conflict", "square"]) - SINGULAR, sizes=(5,)):
+    for case in cases({"random", "conflict", "square"} - SINGULAR, sizes=(5,)):
         lengths = torch.logspace(-3, 3, 5, dtype=torch.float64).unsqueeze(1)
         weights = AdaptiveSharing().weights(gram(case.jacobian)[0])
         scaled = AdaptiveSharing().weights(gram(lengths * case.jacobian)[0])

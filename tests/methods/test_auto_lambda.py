@@ -111,7 +111,7 @@ def test_validation() -> None:
         with pytest.raises(ValueError, match=f"`{name}` should be positive"):
             AutoLambda(**{"inner_lr": 0.1, name: 0.0})
     method = AutoLambda(inner_lr=0.1, primary=[1.0])
-    with pytest.raises(TypeError, match="`cross_gram` should be a tensor. Found NoneType"):
+    with pytest.raises(TypeError, match=r"`cross_gram` should be a tensor\. Found NoneType"):
         method.weights(None, torch.ones(2))
     with pytest.raises(ValueError, match=r"`cross_gram` should have shape \(2, V\)"):
         method.weights(None, torch.ones(2), cross_gram=torch.ones(3, 1))

@@ -125,7 +125,7 @@ def test_forgets() -> None:
 
 def test_state_of_another_method_is_refused() -> None:
     state: Any = saved_and_loaded(CRMOGM(method="mean").state_dict())
-    with pytest.raises(ValueError, match="should be of method 'sum' smoothed. Found 'mean'"):
+    with pytest.raises(ValueError, match=r"should be of method 'sum' smoothed\. Found 'mean'"):
         CRMOGM(method="sum").load_state_dict(state)
     with pytest.raises(ValueError, match="Parameter `state` should hold"):
         CRMOGM(method="sum").load_state_dict({})
@@ -138,6 +138,8 @@ def test_validation() -> None:
         CRMOGM(method="nothing")
     with pytest.raises(TypeError, match="should be a name or a method"):
         CRMOGM(method=3)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="from the Gram matrix or the losses alone. Found 'moco'"):
+    with pytest.raises(
+        ValueError, match=r"from the Gram matrix or the losses alone\. Found 'moco'"
+    ):
         CRMOGM(method=MoCo())
     assert repr(CRMOGM(method="mean")) == "CRMOGM(method=Mean(), alpha=0.9)"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from multitask import Net, batch, wrap
@@ -68,7 +70,7 @@ def test_agrees_with_torchjd() -> None:
 def test_without_observe_the_next_losses_serve() -> None:
     losses = drawn(3, 6)[:, 0]
     told, untold = FAMO(), FAMO()
-    for now, later in zip(losses, losses[1:], strict=False):
+    for now, later in itertools.pairwise(losses):
         torch.testing.assert_close(told.weights(None, now), untold.weights(None, now))
         told.observe(later)
     torch.testing.assert_close(told.weights(None, losses[-1]), untold.weights(None, losses[-1]))

@@ -216,6 +216,17 @@ class TestGroup:
         assert len(optimizer.state) == len(list(other.parameters()))
         take_steps(other, optimizer, range(2))
 
+    def test_state_from_before_the_tasks_were_known(self, cls: type[LearnableMethod]) -> None:
+        early = wrap(Net(), cls(), torch.optim.Adam)
+        net = Net()
+        optimizer = wrap(net, cls(init=0.5), torch.optim.Adam, tasks=NAMES)
+        take_steps(net, optimizer, range(2))
+        optimizer.load_state_dict(saved_and_loaded(early.state_dict()))
+        assert len(optimizer.param_groups) == 2
+        assert not optimizer.state
+        (s,) = optimizer.param_groups[-1]["params"]
+        assert torch.equal(s.detach(), torch.full((3,), 0.5))
+
     def test_state_of_another_number_of_groups_is_refused(self, cls: type[LearnableMethod]) -> None:
         net = Net()
         optimizer = wrap(net, cls(), tasks=NAMES)
@@ -310,7 +321,7 @@ def test_validation(cls: type[LearnableMethod]) -> None:
         cls(init="0")  # type: ignore[arg-type]
     method = cls()
     method.weights(None, torch.ones(2))
-    with pytest.raises(ValueError, match="the 2 tasks whose weights it learns. Found 3"):
+    with pytest.raises(ValueError, match=r"the 2 tasks whose weights it learns\. Found 3"):
         method.weights(None, torch.ones(3))
 
 
