@@ -45,4 +45,18 @@ STABLE_TORCH_LIBRARY(mtl_ops, m) {
   m.def(
       "merge_(Tensor(a!)[] out, Tensor?[] grads, Tensor weights, Tensor? gram, int[] segments, float? max_norm, "
       "float? clip_value, bool accumulate) -> Tensor");
+
+  // The methods that look at single coordinates; they return the squared norm of the merged gradient.
+  m.def(
+      "merge_graddrop_(Tensor(a!)[] out, Tensor?[] grads, Tensor? scale, int[] segments, "
+      "float? clip_value, bool accumulate, float[] leak, int seed, int offset, Tensor? uniforms) -> Tensor");
+  m.def(
+      "merge_trimmed_mean_(Tensor(a!)[] out, Tensor?[] grads, Tensor? scale, int[] segments, "
+      "float? clip_value, bool accumulate, int trim) -> Tensor");
+  m.def(
+      "merge_median_(Tensor(a!)[] out, Tensor?[] grads, Tensor? scale, int[] segments, "
+      "float? clip_value, bool accumulate) -> Tensor");
+  m.def(
+      "merge_sign_agreement_(Tensor(a!)[] out, Tensor?[] grads, Tensor? scale, int[] segments, "
+      "float? clip_value, bool accumulate, float tau, bool mean) -> Tensor");
 }

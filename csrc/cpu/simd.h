@@ -12,7 +12,7 @@
 #include <type_traits>
 
 #if defined(__x86_64__)
-#include <emmintrin.h>
+#include <immintrin.h>
 #endif
 
 #include <torch/headeronly/core/ScalarType.h>

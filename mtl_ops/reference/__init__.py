@@ -8,6 +8,12 @@ the kernels take. A kernel that disagrees is wrong.
 from .aligned import solve_aligned_mtl
 from .cagrad import solve_cagrad
 from .dual_cone import solve_dualproj, solve_upgrad
+from .elementwise import (
+    merge_graddrop_,
+    merge_median_,
+    merge_sign_agreement_,
+    merge_trimmed_mean_,
+)
 from .equal_angle import solve_config, solve_imtl_g
 from .fairness import solve_fairgrad, solve_nash_mtl
 from .gradients import gram, merge_
@@ -22,6 +28,10 @@ from .surgery import solve_gradvac, solve_pcgrad
 __all__ = [
     "gram",
     "merge_",
+    "merge_graddrop_",
+    "merge_median_",
+    "merge_sign_agreement_",
+    "merge_trimmed_mean_",
     "solve_aligned_mtl",
     "solve_cagrad",
     "solve_config",

@@ -36,12 +36,16 @@ def gram(
     dtype = precision(first.device)
     total = torch.zeros(max(home) + 1, tasks, tasks, dtype=dtype, device=first.device)
     for p in range(count):
-        reached = [t for t in range(tasks) if rows[t * count + p] is not None]
-        columns = [clamped(row, clip_value).flatten() for row in rows[p::count] if row is not None]
-        for i, left in zip(reached, columns, strict=True):
-            for j, right in zip(reached, columns, strict=True):
-                if i <= j:
-                    total[home[p], i, j] += left.dot(right)
+        column = rows[p::count]
+        reached = torch.tensor([t for t in range(tasks) if column[t] is not None])
+        if len(reached) > 0:
+            matrix = torch.stack(
+                [clamped(row, clip_value).flatten() for row in column if row is not None]
+            )
+            place = reached.to(first.device)
+            total[home[p]].index_put_(
+                (place.unsqueeze(1), place.unsqueeze(0)), matrix @ matrix.T, accumulate=True
+            )
     upper = total.triu()
     return upper + total.triu(1).transpose(1, 2)
 
@@ -69,6 +73,7 @@ def merge_(
         )  # 0 · Inf must not poison the norm
         square = torch.einsum("si,sij,sj->", weights, taken, weights)
         factor = torch.where(square <= max_norm**2, factor, max_norm / square.clamp(min=0).sqrt())
+        factor = torch.where(square.isfinite(), factor, torch.nan)  # 0 · would hide what is broken
     for p, target in enumerate(out):
         merged = (
             target.detach().to(weights.dtype)

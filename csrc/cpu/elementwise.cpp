@@ -1,0 +1,260 @@
+// merge_graddrop_, merge_trimmed_mean_, merge_median_, merge_sign_agreement_: the merged gradient of the methods that look at single
+// coordinates, out_p = method(s_t g_tp over the tasks t that take part) (+ out_p when accumulating), in one pass.  They return the
+// squared norm of the merged gradient.
+//
+// A task takes part in a parameter if it reaches it and its scale is not 0; of the others nothing is read.  A parameter without tasks
+// gets 0.
+//
+// Order of accumulation.  A block of columns of all rows is converted to float32 (float64 for float64 gradients) in the first cache
+// and combined there, over the tasks in their order.  The squared norm is added up in float64, jobs in their order, so its bits depend
+// on the shapes and the level of instruction set alone.
+#include <torch/csrc/stable/library.h>
+
+#include "coordinates.h"
+#include "jobs.h"
+
+namespace mtl_ops::cpu {
+namespace {
+
+template <int BYTES, class Method, class A>
+MTL_INLINE void combine(const Method& method, const Block<A>& block) {
+  method.template combine<BYTES>(block);
+}
+MTL_SIMD_ENTRY(combine, (const GradDrop& method, const Block<float>& block), (method, block))
+MTL_SIMD_ENTRY(combine, (const GradDrop& method, const Block<double>& block), (method, block))
+MTL_SIMD_ENTRY(combine, (const TrimmedMean& method, const Block<float>& block), (method, block))
+MTL_SIMD_ENTRY(combine, (const TrimmedMean& method, const Block<double>& block), (method, block))
+MTL_SIMD_ENTRY(combine, (const SignAgreement& method, const Block<float>& block), (method, block))
+MTL_SIMD_ENTRY(combine, (const SignAgreement& method, const Block<double>& block), (method, block))
+
+// A method behind a call for each block, so that what goes round it is compiled once.
+struct Combine {
+  virtual void operator()(const Block<float>& block) const = 0;
+  virtual void operator()(const Block<double>& block) const = 0;
+};
+template <class Method>
+struct CombineBy final : Combine {
+  explicit CombineBy(const Method& given) : method(given) {}
+  void operator()(const Block<float>& block) const override { run_combine(method, block); }
+  void operator()(const Block<double>& block) const override { run_combine(method, block); }
+  const Method& method;
+};
+
+struct ElementwiseJob {
+  const TaskGrads& grads;
+  const Job& job;
+  const Combine& combine;
+  const double* scale;         // (T,), or null
+  const int64_t* coordinates;  // (P,), the number of each parameter's first
+  double limit;                // of the elementwise clamp; negative for none
+  bool accumulate, stream;
+  double square = 0;  // of the result's norm
+};
+
+template <class S>
+using Accumulator = std::conditional_t<std::is_same_v<S, double>, double, float>;
+
+// The tasks that take part in a parameter.
+template <class S>
+struct Rows {
+  int64_t k = 0;
+  int64_t task[kMaxTasks];
+  const S* at[kMaxTasks];
+  Accumulator<S> scale[kMaxTasks];
+
+  Rows(const ElementwiseJob& job, const Range& range) {
+    for (int64_t t = 0; t < job.grads.tasks(); ++t) {
+      const void* row = job.grads.rows(range.param)[t];
+      if (!row || (job.scale && job.scale[t] == 0)) continue;
+      task[k] = t;
+      at[k] = static_cast<const S*>(row) + range.begin;
+      scale[k++] = job.scale ? static_cast<Accumulator<S>>(job.scale[t]) : 1;
+    }
+  }
+};
+
+// Columns [x, x + n) of the rows, scaled and clamped, padded with zeros to a whole block.
+template <int BYTES, class S, class A>
+MTL_INLINE void stage(const Rows<S>& rows, int64_t x, int64_t n, double limit, A* values) {
+  constexpr int N = BYTES / sizeof(A);
+  const A bound = static_cast<A>(limit);
+  for (int64_t t = 0; t < rows.k; ++t) {
+    const S* from = rows.at[t] + x;
+    S part[kBlock] = {};
+    if (n < kBlock) {
+      std::memcpy(part, from, n * sizeof(S));
+      from = part;
+    } else {
+#pragma GCC unroll 8
+      for (int64_t line = 0; line < kBlock; line += kLine / sizeof(S)) __builtin_prefetch(from + kBlock + line);
+    }
+#pragma GCC unroll 4
+    for (int64_t c = 0; c < kBlock; c += N) {
+      auto v = load<N>(from + c);
+      if (limit >= 0) v = clamp(v, bound);
+      store_raw(values + t * kBlock + c, v * rows.scale[t]);
+    }
+  }
+}
+
+template <int BYTES, class A>
+MTL_INLINE double sum_of_squares(const A* merged) {
+  constexpr int H = BYTES / sizeof(double);
+  vec<double, H> sums{};
+  for (int64_t c = 0; c < kBlock; c += H) {
+    const auto v = __builtin_convertvector(load_raw<vec<A, H>>(merged + c), vec<double, H>);
+    sums += v * v;
+  }
+  double sum = 0;
+  for (int h = 0; h < H; ++h) sum += sums[h];
+  return sum;
+}
+
+// Writes n columns of the result.
+template <int BYTES, class S, class A>
+MTL_INLINE void write(const ElementwiseJob& job, const A* merged, int64_t n, S* out) {
+  constexpr int N = BYTES / sizeof(A);
+  alignas(kLine) S result[kBlock] = {};
+  if (job.accumulate) std::memcpy(result, out, n * sizeof(S));
+#pragma GCC unroll 4
+  for (int64_t c = 0; c < kBlock; c += N) {
+    auto v = load_raw<vec<A, N>>(merged + c);
+    if (job.accumulate) v += load<N>(result + c);
+    store<N>(result + c, v);
+  }
+  if (job.stream && n == kBlock && reinterpret_cast<uintptr_t>(out) % kLine == 0) {
+    for (int64_t c = 0; c < kBlock; c += kLine / sizeof(S)) stream_line(out + c, result + c);
+  } else {
+    std::memcpy(out, result, n * sizeof(S));
+  }
+}
+
+template <int BYTES, class S>
+MTL_INLINE void elementwise_range(ElementwiseJob& job, const Range& range) {
+  using A = Accumulator<S>;
+  const Rows<S> rows(job, range);
+  if (rows.k == 0 && job.accumulate) return;
+  S* out = static_cast<S*>(job.grads.out(range.param)) + range.begin;
+  const int64_t first = job.coordinates[range.param] + range.begin;
+  const int64_t n = range.end - range.begin;
+
+  alignas(kLine) A values[kMaxTasks * kBlock];
+  alignas(kLine) A merged[kBlock] = {};
+  int64_t m = kBlock - reinterpret_cast<uintptr_t>(out) % kLine / sizeof(S);  // later blocks begin on a line
+  for (int64_t x = 0; x < n; x += m, m = kBlock) {
+    m = std::min(m, n - x);
+    if (rows.k > 0) {
+      stage<BYTES>(rows, x, m, job.limit, values);
+      job.combine(Block<A>{rows.k, rows.task, values, first + x, m, merged});
+      job.square += sum_of_squares<BYTES>(merged);
+    }
+    write<BYTES>(job, merged, m, out + x);
+  }
+}
+
+template <int BYTES>
+MTL_INLINE void elementwise_job(ElementwiseJob& job) {
+  for (const Range& range : job.job.ranges) {
+    with_element_type(job.grads.dtype(range.param),
+                      [&](auto element) MTL_INLINE_LAMBDA { elementwise_range<BYTES, decltype(element)>(job, range); });
+  }
+  if (job.stream) stream_fence();
+}
+MTL_SIMD_ENTRY(elementwise_job, (ElementwiseJob & job), (job))
+
+// The arguments that all of these operators have.
+struct Call {
+  const std::vector<Tensor>& out;
+  const OptionalTensors& tensors;
+  const std::optional<Tensor>& scale;
+  const std::vector<int64_t>& segments;
+  std::optional<double> clip_value;
+  bool accumulate;
+
+  int64_t tasks() const {
+    STD_TORCH_CHECK(!out.empty(), "out should hold at least one tensor. Found none.");
+    return static_cast<int64_t>(tensors.size() / out.size());
+  }
+  // The number of elements of the parameters before each, and of all.
+  std::vector<int64_t> coordinates() const {
+    std::vector<int64_t> first(1, 0);
+    for (const Tensor& p : out) first.push_back(first.back() + p.numel());
+    return first;
+  }
+};
+
+template <class Method>
+Tensor merge(const Call& call, const Method& method) {
+  const int64_t T = call.tasks();
+  const TaskGrads grads(call.tensors, T, call.segments, &call.out, Method::layout);
+  const double* scale = nullptr;
+  if (call.scale) {
+    STD_TORCH_CHECK(call.scale->scalar_type() == ScalarType::Double && call.scale->is_contiguous() &&
+                        call.scale->dim() == 2 && call.scale->size(0) >= grads.segments() && call.scale->size(1) == T,
+                    "scale should be a contiguous float64 tensor of shape (S, T) with S >= ", grads.segments(),
+                    " and T = ", T, ".");
+    scale = static_cast<const double*>(call.scale->const_data_ptr());
+  }
+  const std::vector<Job> jobs = split(grads, /*min_elements=*/16384, /*max_jobs=*/256);
+  const std::vector<int64_t> coordinates = call.coordinates();
+  const bool stream = !call.accumulate && outgrows_cache(grads);
+  const CombineBy<Method> combine(method);
+  std::vector<double> squares(jobs.size());
+  run_jobs(jobs, [&](int64_t begin, int64_t end) {
+    for (int64_t j = begin; j < end; ++j) {
+      const double* factors = scale ? scale + jobs[j].segment * T : nullptr;
+      const double limit = call.clip_value.value_or(-1.0);
+      ElementwiseJob job{grads, jobs[j], combine, factors, coordinates.data(), limit, call.accumulate, stream};
+      run_elementwise_job(job);
+      squares[j] = job.square;
+    }
+  });
+  grads.write_back();
+
+  Tensor result = grads.new_float64({});
+  double& square = *static_cast<double*>(result.mutable_data_ptr());
+  square = 0;
+  for (const double part : squares) square += part;
+  return result;
+}
+
+}  // namespace
+
+Tensor merge_graddrop_(const std::vector<Tensor>& out, const OptionalTensors& grads, const std::optional<Tensor>& scale,
+                       const std::vector<int64_t>& segments, std::optional<double> clip_value, bool accumulate,
+                       const std::vector<double>& leak, int64_t seed, int64_t offset,
+                       const std::optional<Tensor>& uniforms) {
+  const Call call{out, grads, scale, segments, clip_value, accumulate};
+  STD_TORCH_CHECK(static_cast<int64_t>(leak.size()) == call.tasks(), "leak should hold T = ", call.tasks(),
+                  " numbers. Found ", leak.size(), ".");
+  const bool leaks = std::any_of(leak.begin(), leak.end(), [](double share) { return share != 0; });
+  const Uniforms source(uniforms, seed, offset, call.coordinates().back());
+  return merge(call, GradDrop{source, leak, leaks});
+}
+
+Tensor merge_trimmed_mean_(const std::vector<Tensor>& out, const OptionalTensors& grads,
+                           const std::optional<Tensor>& scale, const std::vector<int64_t>& segments,
+                           std::optional<double> clip_value, bool accumulate, int64_t trim) {
+  STD_TORCH_CHECK(trim >= 0, "trim should not be negative. Found ", trim, ".");
+  return merge({out, grads, scale, segments, clip_value, accumulate}, TrimmedMean{trim});
+}
+
+Tensor merge_median_(const std::vector<Tensor>& out, const OptionalTensors& grads, const std::optional<Tensor>& scale,
+                     const std::vector<int64_t>& segments, std::optional<double> clip_value, bool accumulate) {
+  return merge({out, grads, scale, segments, clip_value, accumulate}, TrimmedMean{kMaxTasks});
+}
+
+Tensor merge_sign_agreement_(const std::vector<Tensor>& out, const OptionalTensors& grads,
+                             const std::optional<Tensor>& scale, const std::vector<int64_t>& segments,
+                             std::optional<double> clip_value, bool accumulate, double tau, bool mean) {
+  return merge({out, grads, scale, segments, clip_value, accumulate}, SignAgreement{tau, mean});
+}
+
+}  // namespace mtl_ops::cpu
+
+STABLE_TORCH_LIBRARY_IMPL(mtl_ops, CPU, m) {
+  m.impl("merge_graddrop_", TORCH_BOX(&mtl_ops::cpu::merge_graddrop_));
+  m.impl("merge_trimmed_mean_", TORCH_BOX(&mtl_ops::cpu::merge_trimmed_mean_));
+  m.impl("merge_median_", TORCH_BOX(&mtl_ops::cpu::merge_median_));
+  m.impl("merge_sign_agreement_", TORCH_BOX(&mtl_ops::cpu::merge_sign_agreement_));
+}

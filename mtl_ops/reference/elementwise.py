@@ -1,0 +1,180 @@
+"""The methods that look at single coordinates, and their random numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .gradients import clamped, precision
+
+__all__ = [
+    "merge_graddrop_",
+    "merge_median_",
+    "merge_sign_agreement_",
+    "merge_trimmed_mean_",
+    "philox",
+    "philox_uniforms",
+]
+
+_WORD = 0xFFFFFFFF
+
+#: Coordinates ``g … g+63`` take the four words of the counters ``g/4 … g/4+15``, 16 by 16.
+GROUP = 64
+
+
+def philox(counter: Tensor, seed: int, offset: int) -> Tensor:
+    """Philox4x32-10: ``(n,)`` int64 counters to ``(n, 4)`` words of 32 bits, as int64.
+
+    The key is ``seed``, the upper half of the 128-bit counter ``offset``; both are taken as 64 bits.
+
+    John K. Salmon, Mark A. Moraes, Ron O. Dror, David E. Shaw, "Parallel Random Numbers: As Easy as
+    1, 2, 3", SC 2011.
+    """
+    a, b = counter & _WORD, counter >> 32
+    c, d = torch.full_like(a, offset & _WORD), torch.full_like(a, (offset >> 32) & _WORD)
+    keys = [seed & _WORD, (seed >> 32) & _WORD]
+    for _ in range(10):
+        left, right = a * 0xD2511F53, c * 0xCD9E8D57  # wraps modulo 2^64, as it should
+        a = ((right >> 32) & _WORD) ^ b ^ keys[0]
+        c = ((left >> 32) & _WORD) ^ d ^ keys[1]
+        b, d = right & _WORD, left & _WORD
+        keys = [(keys[0] + 0x9E3779B9) & _WORD, (keys[1] + 0xBB67AE85) & _WORD]
+    return torch.stack([a, b, c, d], dim=1)
+
+
+def philox_uniforms(
+    count: int, seed: int, offset: int, device: torch.device | None = None
+) -> Tensor:
+    """The uniform numbers of the first ``count`` coordinates, ``(count,)``, strictly inside (0, 1).
+
+    Each is an odd multiple of 2⁻²⁴, so it is exact in float32.
+    """
+    groups = math.ceil(count / GROUP)
+    counters = torch.arange(groups * (GROUP // 4), device=device)
+    words = philox(counters, seed, offset).reshape(groups, GROUP // 4, 4).transpose(1, 2)
+    odd = (words.flatten()[:count] >> 9) * 2 + 1
+    return odd.to(precision(odd.device)) / 2**24
+
+
+def merge_graddrop_(
+    out: Sequence[Tensor],
+    rows: Sequence[Tensor | None],
+    scale: Tensor | None,
+    segments: Sequence[int],
+    clip_value: float | None,
+    accumulate: bool,
+    leak: Sequence[float],
+    seed: int,
+    offset: int,
+    uniforms: Tensor | None,
+) -> Tensor:
+    """``Σ_t (l_t + (1 - l_t) M_t) g_t``; see :func:`mtl_ops.ops.merge_graddrop_`."""
+    total = sum(target.numel() for target in out)
+    if uniforms is None:
+        uniforms = philox_uniforms(total, seed, offset, out[0].device)
+    shares = torch.tensor(list(leak), dtype=precision(out[0].device), device=out[0].device)
+
+    def merge(values: Tensor, tasks: Tensor, first: int) -> Tensor:
+        magnitude = values.abs().sum(dim=0)
+        positive = 0.5 * (1 + values.sum(dim=0) / magnitude)  # NaN, and no mask, where all are 0
+        u = uniforms[first : first + values.shape[1]].to(values.dtype)
+        mask = ((values > 0) & (positive > u)) | ((values < 0) & (positive < u))
+        share = shares[tasks].unsqueeze(1)
+        merged = ((share + (1 - share) * mask) * values).sum(dim=0)
+        return torch.where(magnitude.isfinite(), merged, torch.nan)
+
+    return _merge(out, rows, scale, segments, clip_value, accumulate, merge)
+
+
+def merge_trimmed_mean_(
+    out: Sequence[Tensor],
+    rows: Sequence[Tensor | None],
+    scale: Tensor | None,
+    segments: Sequence[int],
+    clip_value: float | None,
+    accumulate: bool,
+    trim: int,
+) -> Tensor:
+    """The mean without the ``trim`` largest and smallest; see :func:`mtl_ops.ops.merge_trimmed_mean_`."""
+
+    def merge(values: Tensor, tasks: Tensor, first: int) -> Tensor:
+        count = len(tasks)
+        drop = min(trim, (count - 1) // 2)
+        mean = values.sort(dim=0).values[drop : count - drop].mean(dim=0)
+        return torch.where(values.isnan().any(dim=0), torch.nan, mean)
+
+    return _merge(out, rows, scale, segments, clip_value, accumulate, merge)
+
+
+def merge_median_(
+    out: Sequence[Tensor],
+    rows: Sequence[Tensor | None],
+    scale: Tensor | None,
+    segments: Sequence[int],
+    clip_value: float | None,
+    accumulate: bool,
+) -> Tensor:
+    """The middle value, or the mean of the middle two; see :func:`mtl_ops.ops.merge_median_`."""
+    tasks = len(rows) // len(out)
+    return merge_trimmed_mean_(out, rows, scale, segments, clip_value, accumulate, tasks)
+
+
+def merge_sign_agreement_(
+    out: Sequence[Tensor],
+    rows: Sequence[Tensor | None],
+    scale: Tensor | None,
+    segments: Sequence[int],
+    clip_value: float | None,
+    accumulate: bool,
+    tau: float,
+    mean: bool,
+) -> Tensor:
+    """The mean or sum where the signs agree; see :func:`mtl_ops.ops.merge_sign_agreement_`."""
+
+    def merge(values: Tensor, tasks: Tensor, first: int) -> Tensor:
+        agree = values.sign().sum(dim=0).abs() >= tau * len(tasks)
+        merged = values.mean(dim=0) if mean else values.sum(dim=0)
+        broken = values.isnan().any(dim=0)
+        return torch.where(broken, torch.nan, torch.where(agree, merged, 0.0))
+
+    return _merge(out, rows, scale, segments, clip_value, accumulate, merge)
+
+
+def _merge(
+    out: Sequence[Tensor],
+    rows: Sequence[Tensor | None],
+    scale: Tensor | None,
+    segments: Sequence[int],
+    clip_value: float | None,
+    accumulate: bool,
+    merge: Callable[[Tensor, Tensor, int], Tensor],
+) -> Tensor:
+    """Writes the merge of every parameter, of the tasks that take part in it; its squared norm.
+
+    ``merge`` takes the ``(k, n)`` scaled gradients, the k tasks and the number of the first
+    coordinate to ``(n,)``.
+    """
+    count = len(out)
+    home = list(segments) or [0] * count
+    merged, first = [], 0
+    for p, target in enumerate(out):
+        values, tasks = [], []
+        for t, row in enumerate(rows[p::count]):
+            factor = 1.0 if scale is None else scale[home[p], t]
+            if row is not None and bool(factor != 0):
+                values.append((factor * clamped(row, clip_value)).flatten())
+                tasks.append(t)
+        if tasks:
+            place = torch.tensor(tasks, device=target.device)
+            merged.append(merge(torch.stack(values), place, first))
+        else:
+            merged.append(torch.zeros_like(target, dtype=precision(target.device)).flatten())
+        first += target.numel()
+
+    for target, part in zip(out, merged, strict=True):
+        result = part.view_as(target)
+        target.copy_(target.to(result.dtype) + result if accumulate else result)
+    return torch.stack([part.square().sum() for part in merged]).sum()
