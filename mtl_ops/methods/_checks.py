@@ -101,8 +101,8 @@ def only(given: Mapping[str, Any], *names: str) -> None:
     """
     unknown = sorted(set(given) - set(names))
     if unknown:
-        known = f"be {' or '.join(f'`{name}`' for name in names)}" if names else "be nothing at all"
-        raise TypeError(f"What is given to a method should {known}. Found `{unknown[0]}`.")
+        known = " or ".join(f"`{name}`" for name in names) or "nothing but gradients and losses"
+        raise TypeError(f"A method like this should be given {known}. Found `{unknown[0]}`.")
 
 
 class PerTask:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ._base import NativeMethod
 from ._checks import only, squares
+from ._memory import recall
 
 __all__ = ["SimplexMethod"]
 
@@ -31,16 +31,8 @@ class SimplexMethod(NativeMethod):
         Raises:
             ValueError: If they are those of another number of tasks or segments.
         """
-        shape = gram.shape[:2]
-        if self.shares is None:
-            self.shares = torch.full(shape, 1.0 / shape[1], dtype=torch.float64, device=gram.device)
-        if self.shares.shape != shape:
-            raise ValueError(
-                f"Parameter `gram` should be of {self.shares.shape[1]} tasks and "
-                f"{self.shares.shape[0]} segments like the weights that method {self.name!r} "
-                f"remembers (`reset()` forgets them). Found {shape[1]} and {shape[0]}."
-            )
-        self.shares = self.shares.to(gram.device).contiguous()
+        shape = tuple(gram.shape[:2])
+        self.shares = recall(self.shares, shape, gram.device, 1.0 / shape[1], self.name)
         return self.shares
 
     @staticmethod

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ._base import NativeMethod, check_losses
 from ._checks import non_negative, only, positive
+from ._memory import recall
 from ._registry import register
 
 __all__ = ["GradNorm"]
@@ -89,15 +90,9 @@ class GradNorm(NativeMethod):
     def _recall(self, losses: Tensor, part: Tensor, given: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """``L / L(0)`` and s, ``(T,)`` each; takes note of losses that are seen for the first time."""
         only(given, "initial_losses")
-        logits, initial = self.logits, self.initial_losses
-        if logits is None or initial is None:
-            logits, initial = torch.zeros_like(losses), torch.full_like(losses, torch.nan)
-        if logits.shape != losses.shape:
-            raise ValueError(
-                f"Parameter `losses` should be of {len(logits)} tasks like what method "
-                f"{self.name!r} remembers (`reset()` forgets it). Found {len(losses)}."
-            )
-        logits, initial = logits.to(losses.device), initial.to(losses.device)
+        shape, device = tuple(losses.shape), losses.device
+        logits = recall(self.logits, shape, device, 0.0, self.name)
+        initial = recall(self.initial_losses, shape, device, torch.nan, self.name)
         initial = torch.where(part & initial.isnan() & losses.isfinite(), losses, initial)
         self.initial_losses = initial
         if "initial_losses" in given:

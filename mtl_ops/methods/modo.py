@@ -24,9 +24,9 @@ class MoDo(SimplexMethod):
 
     with Π the projection on the simplex, and answers with w. Here ``A = J₁J₂ᵀ`` holds the inner
     products of the gradients of two independent batches, so that ``A w`` is an unbiased estimate;
-    the weights are then those for the mean of both, or for a third. Hand it in as ``cross_gram``.
-    Without it, ``A = G``: one batch is enough, but the estimate is biased, and the paper's
-    convergence does not hold.
+    the weights are then those for the mean of both, or for a third. Hand it in as ``cross_gram``
+    (:func:`mtl_ops.cross_gram` measures it). Without it, ``A = G``: one batch is enough, but the
+    estimate is biased, and the paper's convergence does not hold.
 
     Guarantees: the weights are not negative and sum to 1.
 

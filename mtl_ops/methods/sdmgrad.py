@@ -26,8 +26,9 @@ class SDMGrad(SimplexMethod):
 
     with Π the projection on the simplex and a the mean of ``√A_ii``. Here ``A = J₁J₂ᵀ`` holds the
     inner products of the gradients of two independent batches, so that ``A(w + λp)`` is an unbiased
-    estimate; the weights are then those for a third batch. Hand it in as ``cross_gram``. Without
-    it, ``A = G``: one batch is enough, and the estimate is biased.
+    estimate; the weights are then those for a third batch. Hand it in as ``cross_gram``
+    (:func:`mtl_ops.cross_gram` measures it). Without it, ``A = G``: one batch is enough, and the
+    estimate is biased.
 
     Guarantees: the weights are not negative and sum to 1 if p does. Nothing depends on the
     gradients' size.

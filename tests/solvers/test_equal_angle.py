@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from matrices import SINGULAR, Case, cases, make, norms
+from merged import assert_same, length, size
 from torch import Tensor
 
 from mtl_ops import ops, reference
 
 from . import sixty_digits as digits
-from .merged import assert_same, length, size
 
 #: Independent gradients whose cosine matrix is far from singular.
 REGULAR = [

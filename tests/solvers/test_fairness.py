@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 from matrices import FAMILIES, STATIONARY, Case, cases, gram, make, norms
+from merged import assert_same, length
 from torch import Tensor
 
 from mtl_ops import ops, reference
 
 from . import sixty_digits as digits
-from .merged import assert_same, length
 
 #: A direction suits all tasks, so that the equation has a solution without the ridge.
 SOLVABLE = sorted(set(FAMILIES) - STATIONARY)

@@ -27,7 +27,7 @@ def crossed(case: Any, seed: int = 1) -> Tensor:
 
 
 class TestProjection:
-    """MoDo with A = 0, rho = 1 and gamma = 1 - 1/c projects a multiple of its state."""
+    """By MoDo, with a diagonal A that makes its step go to any point we like."""
 
     @staticmethod
     def project(y: Tensor) -> Tensor:
