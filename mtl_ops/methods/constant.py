@@ -34,6 +34,8 @@ class Constant(LossMethod):
         tensor([1., 1.])
     """
 
+    uses_losses = False
+
     def __init__(self, *, weights: Sequence[float] | Tensor) -> None:
         self._weights = PerTask("weights", weights)
 

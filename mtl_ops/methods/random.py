@@ -46,6 +46,8 @@ class Random(LossMethod):
         tensor([0.5000, 0.5000], dtype=torch.float64)
     """
 
+    uses_losses = False
+
     def __init__(self, *, distribution: Literal["normal", "dirichlet"] = "normal") -> None:
         self.distribution = one_of("distribution", distribution, ("normal", "dirichlet"))
 

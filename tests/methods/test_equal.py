@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from multitask import Net, batch, grads, wrap
 from resuming import assert_resumes
 
 import mtl_ops
-from mtl_ops.methods import Equal
+from mtl_ops.methods import Constant, Equal
 
 
 def test_is_a_backward_of_the_sum() -> None:
@@ -34,6 +35,18 @@ def test_weights() -> None:
     assert method.weights(torch.ones(2, 4, 4)).tolist() == [1.0] * 4
     gradients = torch.randn(3, 5, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(mtl_ops.merge(gradients, "equal"), gradients.sum(dim=0))
+
+
+def test_methods_that_look_at_no_loss_merge_without() -> None:
+    gradients = torch.eye(3, dtype=torch.float64)
+    weights = [0.5, 1.0, 2.0]
+    constant = mtl_ops.merge(gradients, Constant(weights=weights))
+    assert constant.tolist() == weights
+    drawn, found = mtl_ops.merge(
+        gradients, "random", task_weights=[1.0, 0.0, 2.0], return_weights=True
+    )
+    assert float(found[0] + found[2] / 2) == pytest.approx(1.0)
+    assert drawn[1] == 0.0
 
 
 def test_a_loss_that_is_not_finite_spoils_nothing() -> None:
