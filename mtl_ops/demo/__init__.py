@@ -1,6 +1,7 @@
 """The experiment behind ``mtl-ops train``: every method against single tasks and a plain sum.
 
 Read it in this order: ``config`` (what is asked for), ``trainer`` (one training), ``experiment``
-(all of them, with resume), ``timing`` (steps side by side), ``summary`` (what the table says),
-``table``, ``plots`` and ``files`` (where it goes), ``command`` (the options).
+(all of them, with resume), ``selection`` (which methods), ``timing`` (steps side by side),
+``summary`` (what the table says), ``table`` and ``plots`` (how it looks), ``files``, ``checkpoint``
+and ``events`` (where it goes), ``progress`` (how far it is), ``command`` (the options).
 """

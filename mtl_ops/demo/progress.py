@@ -124,8 +124,9 @@ class Lines:
         """See :class:`mtl_ops.demo.experiment.Listener`."""
         self.clock.advance(amount, skipped=skipped)
         tenths = int(10 * self.clock.share + 1e-6)
-        if tenths > self.tenths:
-            self.tenths = tenths
+        news = tenths > self.tenths and not skipped
+        self.tenths = max(tenths, self.tenths)
+        if news:
             parts = (f"{10 * tenths:>3}%", self.clock.left() if tenths < 10 else "", self.text)
             self.console.print("  ".join(part for part in parts if part), highlight=False)
 

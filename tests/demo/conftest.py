@@ -11,7 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from mtl_ops.cli import make_app
-from mtl_ops.demo import experiment
+from mtl_ops.demo import experiment, plots
 from mtl_ops.demo.config import PLAIN, SINGLE, Config
 from mtl_ops.demo.timing import Timing
 
@@ -70,10 +70,11 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def quick() -> Iterator[None]:
-    """Fewer images, and fewer rounds of timing: neither the skill nor the times matter here."""
+    """Fewer digits, rounds of timing, and pixels: neither skill nor time nor beauty is tested."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiment, "ROUNDS", 2)
         patch.setattr(experiment, "digits", fewer_digits)
+        patch.setitem(plots.STYLE, "savefig.dpi", 60)
         yield
 
 

@@ -26,7 +26,7 @@ def test_pictures_are_written_and_show_something(invented: Invented, tmp_path: P
     for name in ("losses", "cosines", "overhead"):
         pixels = matplotlib.image.imread(layout.picture(name))
         height, width = pixels.shape[:2]
-        assert min(height, width) > 200
+        assert min(height, width) > 100
         colours = np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)
         assert len(colours) > 20, name
         ink = (pixels[..., :3] < 0.95).any(axis=-1).mean()

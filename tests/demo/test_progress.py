@@ -63,6 +63,17 @@ def test_a_pipe_gets_a_line_for_each_tenth() -> None:
     assert "\x1b" not in file.getvalue()
 
 
+def test_what_an_earlier_session_did_is_no_news() -> None:
+    file = io.StringIO()
+    with Lines(Console(file=file, width=80)) as listener:
+        listener.start(10.0)
+        for _ in range(5):
+            listener.advance(1.0, skipped=True)
+        assert file.getvalue() == ""
+        listener.advance(1.0)
+    assert file.getvalue().split("%")[0].strip() == "60"
+
+
 def test_a_terminal_gets_a_bar_that_does_not_stay() -> None:
     file = io.StringIO()
     console = Console(file=file, width=100, force_terminal=True, _environ={"TERM": "xterm"})
