@@ -32,10 +32,10 @@ def rounding(case: Case, w: Tensor, alpha: float) -> float:
 
 
 class TestEquation:
-    @pytest.mark.parametrize("ridge", [0.0, 1e-10, 1e-6])
+    @pytest.mark.parametrize("ridge", [0.0, 1e-6])
     @pytest.mark.parametrize("alpha", ALPHAS)
     def test_holds_to_rounding(self, alpha: float, ridge: float) -> None:
-        for case in cases(SOLVABLE, sizes=(1, 2, 3, 5, 8), seeds=2):
+        for case in cases(SOLVABLE, sizes=(1, 2, 3, 7), seeds=1):
             w = solve(case, alpha, ridge)
             residual = digits.fairness_residual(case.gram[0], w, alpha, ridge)
             allowed = max(1e-12, 16 * rounding(case, w, alpha))
