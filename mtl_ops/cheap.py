@@ -17,6 +17,7 @@ from torch import Tensor
 from . import ops
 from .engine import fill_grads, merge_into_grads, present_weights
 from .gradients import Tasks, differentiate, joint_gradient
+from .graph import leaves
 from .merging import unscaled
 from .methods import LossMethod, Method
 from .report import Report
@@ -210,7 +211,7 @@ def features_step(
     through the rest of the network. Together that is what one backward of a sum does.
     """
     count = len(features)
-    downstream = [leaf for leaf in params if id(leaf) in _leaves(tasks.losses, features)]
+    downstream = [leaf for leaf in params if id(leaf) in leaves(tasks.losses, features)]
     both = [*features, *downstream]
     rows = differentiate(tasks, both, retain_graph=True)
     at_features = [row for t in range(len(tasks.losses)) for row in rows[t * len(both) :][:count]]
@@ -251,15 +252,15 @@ def joint_step(
     retain_graph: bool = False,
 ) -> Report:
     """One step with weights that are known: a backward of ``Σ_t w_t L_t``, and one of each head."""
-    leaves = [set() if loss is None else _leaves([loss]) for loss in tasks.losses]
+    reached = [leaves([loss]) for loss in tasks.losses]
     count = len(params)
-    reach = [leaf if id(leaf) in reached else None for reached in leaves for leaf in params]
+    reach = [leaf if id(leaf) in found else None for found in reached for leaf in params]
     times = _times(reach, params, tasks)
     own = [p for p in range(count) if times[p] == 1]
     shared = [p for p in range(count) if times[p] > 1]
     heads: list[Tensor | None] = [None] * (len(tasks.losses) * len(params))
     for t, loss in enumerate(tasks.losses):
-        mine = [p for p in own if id(params[p]) in leaves[t]]
+        mine = [p for p in own if id(params[p]) in reached[t]]
         if loss is None or not mine:
             continue
         alone = replace(
@@ -346,24 +347,6 @@ class _Known(LossMethod):
 
     def weights(self, gram: Tensor | None, losses: Tensor | None = None) -> Tensor:
         return self.known
-
-
-def _leaves(losses: Sequence[Tensor | None], stop: Sequence[Tensor] = ()) -> set[int]:
-    """The ``id`` of every leaf that a loss reaches without passing through one of ``stop``."""
-    halt = {tensor.grad_fn for tensor in stop if tensor.grad_fn is not None}
-    seen = set(halt)
-    waiting = [loss.grad_fn for loss in losses if loss is not None and loss.grad_fn not in halt]
-    found: set[int] = set()
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        variable = getattr(node, "variable", None)
-        if variable is not None:
-            found.add(id(variable))
-        waiting.extend(next_node for next_node, _ in node.next_functions)
-    return found
 
 
 def _as_list(features: Tensor | Sequence[Tensor] | None) -> list[Tensor]:

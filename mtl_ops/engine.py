@@ -57,7 +57,7 @@ def fill_grads(
         losses = _taking_part(tasks, weights)
         report = _one_backward(method, tasks, params, weights, losses, rules, given, retain_graph)
     else:
-        rows = differentiate(tasks, params, retain_graph)
+        rows = differentiate(_weighty(tasks, task_weights), params, retain_graph)
         if accumulated is not None:
             rows, totals = accumulated.add(rows, tasks.losses)
             tasks = replace(tasks, losses=tuple(totals))
@@ -83,6 +83,15 @@ def fill_grads(
         method.add_grads(losses, tasks.scale)
     report._losses = tasks.detached
     return report
+
+
+def _weighty(tasks: Tasks, task_weights: Sequence[float]) -> Tasks:
+    """Without tasks of weight 0: they take no part, and are not worth a backward."""
+    kept = [
+        loss if weight else None for loss, weight in zip(tasks.losses, task_weights, strict=True)
+    ]
+    some = any(loss is not None for loss in kept)
+    return replace(tasks, losses=tuple(kept)) if some else tasks
 
 
 def _taking_part(tasks: Tasks, weights: Sequence[float]) -> Tensor:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .graph import root
+
 if TYPE_CHECKING:
     from .distributed import DataParallel
 
@@ -153,7 +155,7 @@ def _check(tasks: Tasks, differentiable: bool) -> None:
                 "Parameter `losses` should hold scalars. "
                 f"Found {tasks.label(t)} of shape {tuple(loss.shape)}."
             )
-        if differentiable and not loss.requires_grad:
+        if differentiable and root(loss) is None:
             raise ValueError(
                 "Parameter `losses` should hold tensors that require a gradient. "
                 f"Found {tasks.label(t)}, which does not."
@@ -188,10 +190,11 @@ def differentiate(
         if loss is None:
             rows += nothing
             continue
-        factor = tasks.factor(t)
+        start, factor = root(loss), tasks.factor(t)
+        assert start is not None
         try:
             grads = torch.autograd.grad(
-                loss, params, factor, retain_graph=retain_graph or t != last, allow_unused=True
+                start, params, factor, retain_graph=retain_graph or t != last, allow_unused=True
             )
         except RuntimeError as error:
             raise _explained(error, tasks.label(t)) from error
@@ -243,8 +246,8 @@ def _weighted(tasks: Tasks, weights: Tensor) -> tuple[list[Tensor], list[Tensor]
     """
     used = tasks.present
     if weights.device.type == "cpu":
-        finite = tasks.values.isfinite()
-        used = [t for t in used if weights[t] != 0 or finite[t]] or used
+        good = ((weights != 0) | tasks.values.isfinite()).tolist()
+        used = [t for t in used if good[t]] or used
     losses, factors = [], []
     for t in used:
         loss, factor = tasks.losses[t], tasks.factor(t)
@@ -265,7 +268,8 @@ def _explained(error: RuntimeError, label: str) -> RuntimeError:
         )
     if "donated buffer" in text:
         return RuntimeError(
-            "Parameter `losses` should come from a model that can be differentiated once a task. It was compiled with "
-            "donated buffers: set `torch._functorch.config.donated_buffer = False` before it is compiled."
+            "Parameter `losses` should come from a model that can be differentiated once a task. "
+            f"The one of {label} was compiled for a single backward: make the optimizer before anything is compiled, "
+            "or set `torch._functorch.config.donated_buffer = False` before."
         )
     return error

@@ -10,15 +10,16 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from .accumulation import Accumulated
-from .arguments import check_grad_scaler, check_names, check_owned
+from .arguments import check_grad_scaler, check_names, check_owned, check_plain
 from .cheap import CheapSteps
 from .distributed import DataParallel, Distributed, Samples, stop_averaging
 from .engine import fill_grads
 from .gradients import Losses, Tasks, differentiate, read_losses
+from .graph import allow_repeated_backward, hidden_by_compiler, leaves
+from .memory import Memory
 from .methods import Method, resolve
 from .own_group import add_group, state_with_group
 from .report import Report
@@ -42,13 +43,19 @@ class MultiTaskOptimizer(OptimizerWrapper):
     tasks; a parameter that one loss reaches gets that loss's own gradient, with the task's weight
     and clip factor. Parameters that a loss reaches but the optimizer does not own are left alone.
 
+    The graph of a model that is compiled together with its heads does not tell which loss reaches
+    which parameter, nor does one tensor of losses, unless it was made by ``torch.stack``: all then
+    count as shared, so name in ``shared`` those that are. Make the optimizer before the compiled model
+    first runs: it switches off ``torch._functorch.config.donated_buffer``, so that models that are
+    compiled later can be differentiated once a task.
+
     Args:
         optimizer: The inner optimizer; it owns the parameters of all tasks.
         method: What weighs the tasks: a name out of ``mtl_ops.methods.available()``, or a method.
         tasks: The tasks' names, in order; otherwise those of the first call of :meth:`backward`.
         task_weights: Factors of the tasks' gradients: a dict by name (1 where it says nothing), a
             sequence, or a function of the number of steps taken that returns one. A task of
-            weight 0 takes no part.
+            weight 0 takes no part, as if it were absent.
         max_task_norm: Clips the norm of each task's gradient, over all parameters it reaches.
         clip_value: Clamps each element of each task's gradient to ``[-clip_value, clip_value]``.
         max_norm: Clips the norm of what :meth:`backward` adds to ``.grad``, over all parameters.
@@ -124,6 +131,7 @@ class MultiTaskOptimizer(OptimizerWrapper):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(optimizer)
+        check_plain(optimizer)
         if granularity not in get_args(Granularity):
             raise ValueError(
                 f"Parameter `granularity` should be one of {', '.join(get_args(Granularity))}. "
@@ -136,8 +144,7 @@ class MultiTaskOptimizer(OptimizerWrapper):
         self.generator = generator
         if generator is not None:
             self.method.generator = generator
-        self.report = Report()
-        self._learnable: list[Parameter] = []
+        self._memory = Memory()
         self._shared = None if shared is None else check_owned("shared", shared, optimizer)
         self._cheap: CheapSteps | None = None
         if gram_on is not None or weights_every != 1:
@@ -151,19 +158,20 @@ class MultiTaskOptimizer(OptimizerWrapper):
                 gram_on = check_owned("gram_on", gram_on, optimizer)
             self._cheap = CheapSteps(self.method, self.rules, gram_on, weights_every)
         self._grad_scaler = check_grad_scaler(grad_scaler, self.rules)
-        self._accumulated: Accumulated | None = None
         self._parallel = self._make_parallel(distributed, process_group, gram_on)
         if module is not None:
             stop_averaging(module)
-        self._steps = 0
-        self._count: int | None = None
-        self._names: tuple[str, ...] | None = None
-        self._times_skipped: Tensor | None = None
-        self._looked_for_unreached = False
         if tasks is not None:
-            self._bind(check_names(tasks), len(tasks))
-        if not callable(task_weights) and self._count is not None:
-            read_task_weights(task_weights, self._names, self._count, 0)
+            names = check_names(tasks)
+            self._bind(names, len(names))
+            if not callable(task_weights):
+                read_task_weights(task_weights, names, len(names), 0)
+        allow_repeated_backward()
+
+    @property
+    def report(self) -> Report:
+        """What the last :meth:`backward` measured and decided."""
+        return self._memory.report
 
     # ---- what a user calls in every step --------------------------------------------------------
 
@@ -194,25 +202,25 @@ class MultiTaskOptimizer(OptimizerWrapper):
             RuntimeError: If their graph was freed, or with ``nonfinite="raise"`` if a gradient is
                 not finite. ``.grad`` is unchanged after any of these.
         """
-        read = self._read(losses, samples)
-        accumulated, self._accumulated = self._accumulated, None
-        weights = read_task_weights(self.task_weights, read.names, len(read.losses), self._steps)
+        read, memory = self._read(losses, samples), self._memory
+        count = len(read.losses)
+        weights = read_task_weights(self.task_weights, read.names, count, memory.steps)
         params, sets, shared = self._parameters()
         common: dict[str, Any] = {
             "given": given,
-            "times_skipped": self._counter(read),
+            "times_skipped": self._counter(count),
             "retain_graph": retain_graph,
         }
+        fresh = all(param.grad is None for param in params)
         if self._cheap is not None:
-            self.report = self._cheap.backward(
-                read, features, params, weights, self._steps, **common
-            )
+            report = self._cheap.backward(read, features, params, weights, memory.steps, **common)
         elif features is not None:
             raise ValueError(
                 'Parameter `features` should be given with `gram_on="features"`. Found it without.'
             )
         else:
-            self.report = fill_grads(
+            accumulated, memory.accumulated = memory.accumulated, None
+            report = fill_grads(
                 self.method,
                 read,
                 params,
@@ -223,9 +231,11 @@ class MultiTaskOptimizer(OptimizerWrapper):
                 accumulated=accumulated,
                 **common,
             )
-        if not self._looked_for_unreached and len(read.present) == len(read.losses):
-            self._looked_for_unreached = True
-            self._warn_of_unreached(params)
+        memory.report = report
+        memory.unstepped = [report] if fresh else [*memory.unstepped, report]
+        if not memory.looked_at_graph and len(read.present) == count:
+            memory.looked_at_graph = True
+            self._warn_of_graph(read, params)
 
     def observe(self, losses: Losses) -> None:
         """Shows the method the losses of the same batch after the step, for ``famo``.
@@ -237,7 +247,7 @@ class MultiTaskOptimizer(OptimizerWrapper):
             TypeError: If the losses are not tensors, or the method has no use for them.
             ValueError: As :meth:`backward`.
         """
-        read = read_losses(losses, self._names, differentiable=False)
+        read = read_losses(losses, self._memory.names, differentiable=False)
         self._check_count(read)
         self.method.observe(read.values)
 
@@ -265,13 +275,13 @@ class MultiTaskOptimizer(OptimizerWrapper):
             )
         read = self._read(losses, samples)
         rows = differentiate(read, self._parameters()[0])
-        if self._accumulated is None:
-            self._accumulated = Accumulated()
-        self._accumulated.add(rows, read.losses)
+        if self._memory.accumulated is None:
+            self._memory.accumulated = Accumulated()
+        self._memory.accumulated.add(rows, read.losses)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As ``torch.optim.Optimizer.zero_grad``; forgets accumulated gradients, too."""
-        self._accumulated = None
+        self._memory.forget_gradients()
         super().zero_grad(set_to_none)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -290,26 +300,32 @@ class MultiTaskOptimizer(OptimizerWrapper):
             with torch.enable_grad():
                 result = closure()
             closure = Remembered(closure, result)
-        self._steps += 1
+        reports = self._memory.unstepped
+        if reports:
+            self._memory.steps += 1
         if self._grad_scaler is not None:
-            tell_grad_scaler(self._grad_scaler, self, self.report.lost(any_task=True))
-        lost = self._lost()
+            broken = [report.lost(any_task=True) for report in reports]
+            tell_grad_scaler(self._grad_scaler, self, _any(broken))
+        lost = _any([self._lost(report) for report in reports])
         if lost is None:
-            return super().step(closure)
-        if lost.device.type != "cpu" and self._step_supports_amp_scaling:
-            return self.step_unless(lost, closure)
-        return result if bool(lost) else super().step(closure)
+            result = super().step(closure)
+        elif lost.device.type != "cpu" and self._step_supports_amp_scaling:
+            result = self.step_unless(lost, closure)
+        elif not bool(lost):
+            result = super().step(closure)
+        self._memory.unstepped = []
+        return result
 
-    def _lost(self) -> Tensor | None:
+    def _lost(self, report: Report) -> Tensor | None:
         """Whether there is no gradient to step with; ``None`` if there is, or nobody should ask."""
-        measured = self.report._gram if self.report._joint is None else self.report._joint
+        measured = report._gram if report._joint is None else report._joint
         if measured is None or self.rules.nonfinite not in ("skip_task", "skip_step"):
             return None
         any_task = self.rules.nonfinite == "skip_step"
         if measured.device.type == "cpu":
-            return None if math.isfinite(measured.sum().item()) else self.report.lost(any_task)
+            return None if math.isfinite(measured.sum().item()) else report.lost(any_task)
         if any_task or self._step_supports_amp_scaling:
-            return self.report.lost(any_task)
+            return report.lost(any_task)
         return None  # rather than wait for the device in every step
 
     # ---- checkpoints ----------------------------------------------------------------------------
@@ -321,10 +337,7 @@ class MultiTaskOptimizer(OptimizerWrapper):
         """
         state = super().state_dict()
         state["tasks"] = {
-            "names": None if self._names is None else list(self._names),
-            "count": self._count,
-            "steps": self._steps,
-            "times_skipped": self._times_skipped,
+            **self._memory.state_dict(),
             "method": self.method.name,
             "method_state": self.method.state_dict(),
             "cheap_steps": None if self._cheap is None else self._cheap.state_dict(),
@@ -343,25 +356,26 @@ class MultiTaskOptimizer(OptimizerWrapper):
         state = dict(state_dict)
         tasks = state.pop("tasks", None)
         if tasks is None:
-            super().load_state_dict(state_with_group(self.optimizer, self._learnable, state))
+            self._load_inner(state)
             self.method.reset()
             if self._cheap is not None:
                 self._cheap.reset()
-            self._steps, self._times_skipped = 0, None
+            self._memory.steps, self._memory.times_skipped = 0, None
             return
         self._check_state(tasks)
         names = tasks["names"]
         if tasks["count"] is not None:  # first, so that there are as many groups as in the state
             self._bind(None if names is None else tuple(names), tasks["count"])
-        super().load_state_dict(state)
-        self._steps = tasks["steps"]
-        skipped = tasks["times_skipped"]
-        self._times_skipped = None if skipped is None else skipped.clone()
+        self._load_inner(state)
+        self._memory.load(tasks, self._device())
         self.method.load_state_dict(tasks["method_state"])
         if self._cheap is not None and tasks["cheap_steps"] is not None:
             self._cheap.load_state_dict(tasks["cheap_steps"])
         if self.generator is not None and tasks["generator"] is not None:
             self.generator.set_state(tasks["generator"].cpu())
+
+    def _load_inner(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state_with_group(self.optimizer, self._memory.learnable, state))
 
     def _check_state(self, tasks: Mapping[str, Any]) -> None:
         if tasks["method"] != self.method.name:
@@ -369,18 +383,11 @@ class MultiTaskOptimizer(OptimizerWrapper):
                 f"Parameter `state_dict` should be of method {self.method.name!r}. "
                 f"Found one of {tasks['method']!r}."
             )
-        names = None if tasks["names"] is None else tuple(tasks["names"])
-        if self._count is not None and (names, tasks["count"]) != (self._names, self._count):
-            raise ValueError(
-                f"Parameter `state_dict` should be of the tasks {_shown(self._names, self._count)}. "
-                f"Found {_shown(names, tasks['count'])}."
-            )
+        self._memory.check(tasks)
 
     def __getstate__(self) -> dict[str, Any]:
-        # The report holds the last losses and measurements; a copy of an optimizer starts without.
         state = super().__getstate__()
-        state["report"] = Report()
-        state["_accumulated"] = None
+        state["_memory"] = self._memory.without_gradients()
         state["_parallel"] = (
             None  # process groups cannot be copied; each process is for itself then
         )
@@ -402,9 +409,9 @@ class MultiTaskOptimizer(OptimizerWrapper):
     # ---- what backward needs --------------------------------------------------------------------
 
     def _read(self, losses: Losses, samples: Samples) -> Tasks:
-        read = read_losses(losses, self._names, some=self._parallel is None)
+        read = read_losses(losses, self._memory.names, some=self._parallel is None)
         self._check_count(read)
-        if self._count is None:
+        if self._memory.count is None:
             if self._parallel is not None:
                 self._parallel.check_tasks(read.names, len(read.losses))
             self._bind(read.names, len(read.losses))
@@ -416,29 +423,35 @@ class MultiTaskOptimizer(OptimizerWrapper):
         return read
 
     def _check_count(self, read: Tasks) -> None:
-        if self._count is not None and len(read.losses) != self._count:
+        count = self._memory.count
+        if count is not None and len(read.losses) != count:
             raise ValueError(
-                f"Parameter `losses` should hold {self._count} losses, as at first (None for a task "
+                f"Parameter `losses` should hold {count} losses, as at first (None for a task "
                 f"that is absent). Found {len(read.losses)}."
             )
 
     def _bind(self, names: tuple[str, ...] | None, count: int) -> None:
         """From now on these are the tasks."""
-        if self._count is None:
-            self._learnable = self.method.learnable(count, self._device())
-            add_group(self.optimizer, self._learnable, self.method.name)
-        self._names, self._count = names, count
+        memory = self._memory
+        if memory.count is None:
+            memory.learnable = self.method.learnable(count, self._device())
+            add_group(self.optimizer, memory.learnable, self.method.name)
+        memory.names, memory.count = names, count
 
     def _parameters(self) -> tuple[list[Tensor], list[int] | None, list[bool] | None]:
         """Those that require a gradient, the set each is merged in, and whether it is shared."""
         params: list[Tensor] = []
         groups: list[int] = []
-        own = {id(param) for param in self._learnable}
+        own = {id(param) for param in self._memory.learnable}
         for number, group in enumerate(self.optimizer.param_groups):
             for param in group["params"]:
                 if param.requires_grad and id(param) not in own:
                     params.append(param)
                     groups.append(number)
+        if not params:
+            raise ValueError(
+                "Parameter `optimizer` should hold a parameter that requires a gradient. Found none."
+            )
         sets = None
         if self.granularity != "model":
             sets = groups if self.granularity == "group" else list(range(len(params)))
@@ -468,22 +481,31 @@ class MultiTaskOptimizer(OptimizerWrapper):
             parallel.check_parameters(self._parameters()[0])
         return parallel
 
-    def _counter(self, read: Tasks) -> Tensor:
-        if self._times_skipped is None:
-            self._times_skipped = torch.zeros(
-                len(read.losses), dtype=torch.int64, device=self._device()
-            )
-        return self._times_skipped
+    def _counter(self, count: int) -> Tensor:
+        memory = self._memory
+        if memory.times_skipped is None:
+            memory.times_skipped = torch.zeros(count, dtype=torch.int64, device=self._device())
+        return memory.times_skipped
 
-    def _warn_of_unreached(self, params: Sequence[Tensor]) -> None:
-        unreached = [tuple(param.shape) for param in params if param.grad is None]
+    def _warn_of_graph(self, read: Tasks, params: Sequence[Tensor]) -> None:
+        reached = leaves(read.losses)
+        unreached = [tuple(param.shape) for param in params if id(param) not in reached]
         if unreached:
             warnings.warn(
                 f"No loss reaches {len(unreached)} of the optimizer's {len(params)} parameters, which get no "
                 f"gradient; the first has shape {unreached[0]}.",
                 stacklevel=3,
             )
+        if self._shared is None and hidden_by_compiler(read.losses):
+            warnings.warn(
+                "The losses use different outputs of one compiled model, which hides what each of them reaches: all "
+                "its parameters count as shared. Name those that are in `shared`, or compile the model without the "
+                "heads.",
+                stacklevel=3,
+            )
 
 
-def _shown(names: tuple[str, ...] | None, count: int | None) -> str:
-    return f"{count} without names" if names is None else str(list(names))
+def _any(flags: Sequence[Tensor | None]) -> Tensor | None:
+    """Whether any of the 0-d flags is true; ``None`` if there is none."""
+    known = [flag for flag in flags if flag is not None]
+    return torch.stack(known).any() if known else None

@@ -25,12 +25,14 @@ from .fairgrad import FairGrad
 from .famo import FAMO
 from .forum import FORUM
 from .geometric import Geometric
+from .graddrop import GradDrop
 from .gradnorm import GradNorm
 from .gradvac import GradVac
 from .imtl_g import IMTLG
 from .imtl_l import IMTLL
 from .krum import Krum
 from .linear import Mean, Sum
+from .median import Median
 from .mgda import MGDA
 from .moco import MoCo
 from .modo import MoDo
@@ -41,7 +43,9 @@ from .pcd import PCD
 from .pcgrad import PCGrad
 from .random import Random
 from .sdmgrad import SDMGrad
+from .sign_agreement import SignAgreement
 from .stch import STCH
+from .trimmed_mean import TrimmedMean
 from .uncertainty import Uncertainty
 from .upgrad import UPGrad
 
@@ -71,12 +75,14 @@ __all__ = [
     "ExcessMTL",
     "FairGrad",
     "Geometric",
+    "GradDrop",
     "GradNorm",
     "GradVac",
     "Krum",
     "LearnableMethod",
     "LossMethod",
     "Mean",
+    "Median",
     "Method",
     "MoCo",
     "MoDo",
@@ -85,8 +91,10 @@ __all__ = [
     "PCGrad",
     "Random",
     "SDMGrad",
+    "SignAgreement",
     "Sum",
     "TrackingMethod",
+    "TrimmedMean",
     "UPGrad",
     "Uncertainty",
     "available",

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .. import ops
 from ._base import NativeMethod
+from ._checks import only
 from ._registry import register
 
 __all__ = ["Mean", "Sum"]
@@ -29,6 +30,7 @@ class Sum(NativeMethod):
     def solve(
         self, gram: Tensor, scale: Tensor | None, losses: Tensor | None, **given: Any
     ) -> Tensor:
+        only(given)
         return ops.solve_sum(gram, scale)
 
 
@@ -45,4 +47,5 @@ class Mean(NativeMethod):
     def solve(
         self, gram: Tensor, scale: Tensor | None, losses: Tensor | None, **given: Any
     ) -> Tensor:
+        only(given)
         return ops.solve_mean(gram, scale)

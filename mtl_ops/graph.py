@@ -1,0 +1,93 @@
+"""What the graph of the losses tells: which parameters they reach, and what hides it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+
+import torch._functorch.config as compiler_config
+from torch import Tensor
+from torch.autograd.graph import GradientEdge, Node
+
+__all__ = ["allow_repeated_backward", "hidden_by_compiler", "leaves", "root"]
+
+
+def root(loss: Tensor) -> Tensor | GradientEdge | None:
+    """What to differentiate: of an element of stacked losses the loss that was stacked.
+
+    The backward of a stack hands zeros to all other losses, whose parameters would all seem to be
+    reached. ``None`` for a stacked loss that does not require a gradient.
+    """
+    node = loss.grad_fn
+    if node is None or node.name() != "UnbindBackward0":
+        return loss if loss.requires_grad else None
+    stack = node.next_functions[0][0]
+    if stack is None or stack.name() != "StackBackward0":
+        return loss
+    before, place = stack.next_functions[loss.output_nr]
+    return None if before is None else GradientEdge(before, place)
+
+
+def leaves(losses: Sequence[Tensor | None], stop: Sequence[Tensor] = ()) -> set[int]:
+    """The ``id`` of every leaf that a loss reaches without passing through one of ``stop``."""
+    halt = {tensor.grad_fn for tensor in stop if tensor.grad_fn is not None}
+    found = {id(loss) for loss in losses if loss is not None and loss.is_leaf}
+    for node, _ in _edges(losses, halt):
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            found.add(id(variable))
+    return found
+
+
+def hidden_by_compiler(losses: Sequence[Tensor | None]) -> bool:
+    """Whether several losses use different outputs of one compiled function.
+
+    A compiled backward computes the gradients of all its parameters at once, zeros where there is
+    none, so that each loss seems to reach them all.
+    """
+    used: dict[Node, list[frozenset[int]]] = {}
+    for loss in losses:
+        outputs: dict[Node, set[int]] = {}
+        for node, place in _edges([loss]):
+            if node.name() == "CompiledFunctionBackward":
+                outputs.setdefault(node, set()).add(place)
+        for node, places in outputs.items():
+            used.setdefault(node, []).append(frozenset(places))
+    return any(len(set(places)) > 1 for places in used.values())
+
+
+def _edges(
+    losses: Sequence[Tensor | None], halt: set[Node] | frozenset[Node] = frozenset()
+) -> Iterator[tuple[Node, int]]:
+    """Every output of a node that the losses are computed from, once."""
+    waiting: list[tuple[Node | None, int]] = []
+    for loss in losses:
+        start = None if loss is None else root(loss)
+        if isinstance(start, Tensor):
+            waiting.append((start.grad_fn, start.output_nr))
+        elif start is not None:
+            waiting.append((start.node, start.output_nr))
+    seen: set[tuple[Node, int]] = set()
+    followed: set[Node] = set(halt)
+    while waiting:
+        node, place = waiting.pop()
+        if node is None or node in halt or (node, place) in seen:
+            continue
+        seen.add((node, place))
+        yield node, place
+        if node not in followed:
+            followed.add(node)
+            waiting.extend(node.next_functions)
+
+
+def allow_repeated_backward() -> None:
+    """Lets models that are compiled from now on be differentiated once a task.
+
+    By default a compiled backward may reuse the memory of what the forward saved, and refuses to run
+    with ``retain_graph=True``. Where something was compiled that way already, the setting stays: it
+    also governs the check, without which such a backward would silently return wrong gradients
+    when it runs again.
+    """
+    compiler = sys.modules.get("torch._dynamo.convert_frame")
+    if compiler is None or getattr(compiler, "FRAME_COUNTER", 1) == 0:
+        compiler_config.donated_buffer = False

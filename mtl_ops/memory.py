@@ -1,0 +1,88 @@
+"""What an optimizer remembers from call to call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from .accumulation import Accumulated
+from .report import Report
+
+__all__ = ["Memory"]
+
+
+@dataclass(eq=False)
+class Memory:
+    """All that changes from step to step, in one object.
+
+    Lightning and Fabric wrap an optimizer in an object that starts with a copy of its attributes,
+    and then call ``backward`` of one and ``step`` of the other: what they copy has to be shared.
+
+    Attributes:
+        names: The tasks' names; ``None`` if they are not known, or there are none.
+        count: T; ``None`` if it is not known.
+        steps: How many steps were taken.
+        times_skipped: ``(T,)`` int64, see :class:`Report`.
+        learnable: The method's own parameters.
+        accumulated: The gradients of micro-batches that are not merged yet.
+        report: Of the last backward.
+        unstepped: The reports of the backwards whose gradients are in ``.grad``, not stepped with yet.
+        looked_at_graph: Whether the losses' graph was searched for what a user should know.
+    """
+
+    names: tuple[str, ...] | None = None
+    count: int | None = None
+    steps: int = 0
+    times_skipped: Tensor | None = None
+    learnable: list[Parameter] = field(default_factory=list)
+    accumulated: Accumulated | None = None
+    report: Report = field(default_factory=Report)
+    unstepped: list[Report] = field(default_factory=list)
+    looked_at_graph: bool = False
+
+    def forget_gradients(self) -> None:
+        """As ``zero_grad`` does."""
+        self.accumulated = None
+        self.unstepped.clear()
+
+    def without_gradients(self) -> Memory:
+        """What a copy of the optimizer starts with: not the last losses and measurements."""
+        return replace(self, accumulated=None, report=Report(), unstepped=[])
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        return {
+            "names": None if self.names is None else list(self.names),
+            "count": self.count,
+            "steps": self.steps,
+            "times_skipped": self.times_skipped,
+        }
+
+    def check(self, state: Mapping[str, Any]) -> None:
+        """Raises a ``ValueError`` if a checkpoint is of other tasks."""
+        names, count = _tasks_of(state)
+        if None not in (self.count, count) and (names, count) != (self.names, self.count):
+            raise ValueError(
+                f"Parameter `state_dict` should be of the tasks {_shown(self.names, self.count)}. "
+                f"Found {_shown(names, count)}."
+            )
+
+    def load(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """Restores what :meth:`state_dict` returned, but for the tasks."""
+        skipped = state["times_skipped"]
+        self.steps = state["steps"]
+        self.times_skipped = None if skipped is None else skipped.to(device, copy=True)
+
+
+def _tasks_of(state: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, int | None]:
+    names = state["names"]
+    return None if names is None else tuple(names), state["count"]
+
+
+def _shown(names: tuple[str, ...] | None, count: int | None) -> str:
+    return f"{count} without names" if names is None else str(list(names))
