@@ -14,6 +14,13 @@
 #define MTL_HD
 #endif
 
+// A warp goes round a loop over lanes once or twice: unrolled, it is only more code to fetch.
+#ifdef __CUDA_ARCH__
+#define MTL_ROLLED _Pragma("unroll 1")
+#else
+#define MTL_ROLLED
+#endif
+
 namespace mtl_ops::solvers {
 
 /// A value and who offered it; `index < 0` means that nobody offered any.
@@ -87,6 +94,7 @@ struct Warp {
 /// f(i) for i in [begin, end), shared out among the lanes; all writes are visible afterwards.
 template <class Lanes, class F>
 MTL_HD void each(const Lanes& lanes, int begin, int end, F f) {
+  MTL_ROLLED
   for (int i = begin + lanes.lane(); i < end; i += lanes.width()) f(i);
   lanes.sync();
 }
@@ -108,6 +116,7 @@ MTL_HD void once(const Lanes& lanes, F f) {
 template <class Lanes, class F>
 MTL_HD double sum_of(const Lanes& lanes, int n, F f) {
   double total = 0.0;
+  MTL_ROLLED
   for (int i = lanes.lane(); i < n; i += lanes.width()) total += f(i);
   return lanes.sum(total);
 }
@@ -116,6 +125,7 @@ MTL_HD double sum_of(const Lanes& lanes, int n, F f) {
 template <class Lanes, class Eligible, class F>
 MTL_HD Least least_of(const Lanes& lanes, int n, Eligible eligible, F f) {
   Least best;
+  MTL_ROLLED
   for (int i = lanes.lane(); i < n; i += lanes.width()) {
     if (eligible(i)) best = smaller(best, Least{f(i), i});
   }
@@ -133,6 +143,7 @@ template <class Lanes, class Keep>
 MTL_HD int select(const Lanes& lanes, int n, Keep keep, int* kept) {
   lanes.sync();
   int count = 0;
+  MTL_ROLLED
   for (int i = 0; i < n; ++i) {
     if (!keep(i)) continue;
     if (lanes.lane() == 0) kept[count] = i;

@@ -25,6 +25,7 @@ struct Triangle {
 template <class Lanes>
 MTL_HD void subtract_multiple(const Lanes& lanes, int begin, int end, double t, const double* __restrict__ x,
                               double* __restrict__ y) {
+  MTL_ROLLED
   for (int i = begin + lanes.lane(); i < end; i += lanes.width()) y[i] -= x[i] * t;
 }
 
@@ -32,6 +33,7 @@ MTL_HD void subtract_multiple(const Lanes& lanes, int begin, int end, double t, 
 template <class Lanes>
 MTL_HD void add_with_magnitude(const Lanes& lanes, int n, double t, const double* __restrict__ x,
                                double* __restrict__ y, double* __restrict__ magnitude) {
+  MTL_ROLLED
   for (int i = lanes.lane(); i < n; i += lanes.width()) {
     const double term = x[i] * t;
     y[i] += term;
@@ -44,6 +46,7 @@ MTL_HD void add_with_magnitude(const Lanes& lanes, int n, double t, const double
 template <int Rows, class Lanes, class Store>
 MTL_HD int substitute(const Lanes& lanes, const Triangle& u, int from, int k, double* __restrict__ v, Store store) {
   int q = from;
+  MTL_ROLLED
   for (; q + Rows <= k; q += Rows) {
     double t[Rows];
     const double* row[Rows];
@@ -53,6 +56,7 @@ MTL_HD int substitute(const Lanes& lanes, const Triangle& u, int from, int k, do
       for (int c = 0; c < b; ++c) value -= row[c][q + b] * t[c];
       t[b] = value * row[b][q + b];
     }
+    MTL_ROLLED
     for (int i = q + Rows + lanes.lane(); i < k; i += lanes.width()) {
       double value = v[i];
       for (int b = 0; b < Rows; ++b) value -= row[b][i] * t[b];
@@ -95,12 +99,15 @@ MTL_HD void solve_factorised(const Lanes& lanes, const Triangle& u, int k, doubl
   lanes.sync();
   const auto store = [&](double* v, int q, const double* t, int count) {
     lanes.sync();
+    MTL_ROLLED
     for (int b = lanes.lane(); b < count; b += lanes.width()) v[q + b] = t[b];
   };
   const int rest = substitute<4>(lanes, u, 0, k, y, store);
   substitute<1>(lanes, u, rest, k, y, store);
+  MTL_ROLLED
   for (int i = k - 1; i >= 0; --i) {
     const double t = y[i] * u.at(i, i);
+    MTL_ROLLED
     for (int q = lanes.lane(); q < i; q += lanes.width()) y[q] -= u.at(q, i) * t;
     lanes.sync();
   }
@@ -112,6 +119,7 @@ template <class Lanes>
 MTL_HD void multiply(const Lanes& lanes, int n, const double* a, const double* x, double* y) {
   lanes.sync();
   each(lanes, n, [=](int i) { y[i] = 0.0; });
+  MTL_ROLLED
   for (int j = 0; j < n; ++j) {
     if (x[j] != 0.0) subtract_multiple(lanes, 0, n, -x[j], a + j * n, y);
   }
@@ -124,6 +132,7 @@ MTL_HD void multiply_with_magnitude(const Lanes& lanes, int n, const double* a, 
                                     double* magnitude) {
   lanes.sync();
   each(lanes, n, [=](int i) { y[i] = magnitude[i] = 0.0; });
+  MTL_ROLLED
   for (int j = 0; j < n; ++j) add_with_magnitude(lanes, n, x[j], a + j * n, y, magnitude);
   lanes.sync();
 }
