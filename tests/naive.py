@@ -131,7 +131,7 @@ def merged_gradients(
     rows = []
     for loss in losses:
         row: Sequence[Tensor | None] = [None] * len(params)
-        if loss is not None:
+        if loss is not None and (task_weights is None or task_weights[len(rows)]):
             row = torch.autograd.grad(loss, params, retain_graph=True, allow_unused=True)
         if clip_value is not None:
             row = [g if g is None else g.clamp(-clip_value, clip_value) for g in row]

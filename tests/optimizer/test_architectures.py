@@ -172,6 +172,7 @@ def test_second_derivatives_in_the_loss() -> None:
     assert_same(grads(net.trunk), grads(bare.trunk))
 
 
+@pytest.mark.filterwarnings("ignore:No loss reaches")
 def test_functional_call() -> None:
     net, bare = Net(), Net()
     params = dict(net.named_parameters())

@@ -187,8 +187,8 @@ class TestDegenerateGradients:
         optimizer = wrap([weight, bias], method(name), lr=1e-3)
         for _ in range(3):
             optimizer.zero_grad()
-            base = (weight.square().sum() + weight.sum() * bias).sum() + 5.0
-            optimizer.backward([factor * base for factor in factors])
+            base = (weight.square().sum() + weight.sum() * bias).sum()
+            optimizer.backward([factor * base + 50.0 for factor in factors])  # all positive
             optimizer.step()
             if optimizer.report.weights is not None:
                 assert optimizer.report.weights.isfinite().all()
