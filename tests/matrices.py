@@ -148,7 +148,9 @@ def nonnegative(g: Generator, tasks: int) -> Tensor:
 @_family
 def sparse(g: Generator, tasks: int) -> Tensor:
     rows = _normal(g, tasks, 4 * tasks + 4)
-    return torch.where(_uniform(g, *rows.shape) < 0.15, rows, 0.0)
+    kept = _uniform(g, *rows.shape) < 0.15
+    kept[:, 0] |= ~kept.any(dim=1)  # no zero rows
+    return torch.where(kept, rows, 0.0)
 
 
 # ---- conflicting ----------------------------------------------------------------------------------
