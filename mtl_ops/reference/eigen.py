@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor
 
@@ -20,46 +18,51 @@ def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
     ``torch.linalg.eigh`` does not offer (Demmel and Veselić, "Jacobi's method is more accurate than
     QR", SIAM J. Matrix Anal. Appl. 1992).
     """
-    a, n = matrix.clone(), len(matrix)
+    n = len(matrix)
+    a = torch.nn.functional.pad(matrix, (0, n % 2, 0, n % 2))
+    half = len(a) // 2  # place i of the first half meets place i of the second half
+    rows = torch.eye(len(a), dtype=a.dtype)  # the eigenvectors
     eps = torch.finfo(a.dtype).eps
-    rows = torch.eye(n, dtype=a.dtype)  # the eigenvectors
     noise = eps**2 * a.diagonal().max()
     for _ in range(MAX_SWEEPS):
         rotated = False
-        for p, q in _rounds(n):
-            app, aqq, apq = a[p, p], a[q, q], a[p, q]
+        for _ in range(len(a) - 1):
+            app, aqq = a.diagonal()[:half], a.diagonal()[half:]
+            apq = a[:half, half:].diagonal().clone()
             chosen = apq.abs() > torch.maximum(4 * eps * (app * aqq).abs().sqrt(), noise)
-            if not chosen.any():
-                continue
-            rotated = True
-            cotangent = (aqq - app) / (2 * torch.where(chosen, apq, 1.0))
-            tangent = torch.copysign(1 / (cotangent.abs() + (1 + cotangent**2).sqrt()), cotangent)
-            tangent = torch.where(chosen, tangent, 0.0).unsqueeze(1)
-            cosine = (1 + tangent**2).rsqrt()
-            for matrix in (rows, a, a.T):
-                left, right = matrix[p], matrix[q]
-                matrix[p] = cosine * (left - tangent * right)
-                matrix[q] = cosine * (right + tangent * left)
-            a[p, q] = a[q, p] = torch.where(chosen, 0.0, apq)
+            if chosen.any():
+                rotated = True
+                cotangent = (aqq - app) / (2 * torch.where(chosen, apq, 1.0))
+                tangent = 1 / (cotangent.abs() + (1 + cotangent**2).sqrt())
+                tangent = torch.where(chosen, torch.copysign(tangent, cotangent), 0.0)
+                for target in (rows, a, a.T):
+                    _rotate(target, tangent.unsqueeze(1))
+                for block in (a[:half, half:], a[half:, :half]):
+                    block.diagonal().copy_(torch.where(chosen, 0.0, apq))
+            a, rows = _seat(_seat(a).T), _seat(rows)
         if not rotated:
             break
-    values, order = a.diagonal().sort(descending=True, stable=True)
-    return values, rows[order].T
+    real = rows[:, n:].sum(dim=1) == 0  # not the padding
+    values, order = a.diagonal()[real].sort(descending=True, stable=True)
+    return values, rows[real][order, :n].T
 
 
-@functools.lru_cache
-def _rounds(n: int) -> list[tuple[Tensor, Tensor]]:
-    """All pairs of n, in rounds in which each takes part once at most, as in a tournament."""
-    last = n - 1 + n % 2
-    rounds = []
-    for turn in range(last):
-        pairs = [(turn, last)]
-        pairs += [((turn + k) % last, (turn - k) % last) for k in range(1, (last + 1) // 2)]
-        present = [(p, q) for p, q in pairs if p < n and q < n]
-        if present:
-            first, second = zip(*present, strict=True)
-            rounds.append((torch.tensor(first), torch.tensor(second)))
-    return rounds
+def _rotate(target: Tensor, tangent: Tensor) -> None:
+    """Turns each row of the first half and its partner in the second by an angle."""
+    half = len(target) // 2
+    cosine = (1 + tangent**2).rsqrt()
+    left, right = target[:half].clone(), target[half:].clone()
+    target[:half] = cosine * (left - tangent * right)
+    target[half:] = cosine * (right + tangent * left)
+
+
+def _seat(rows: Tensor) -> Tensor:
+    """The next round of a tournament: the first row stays where it is, the others move on."""
+    half = len(rows) // 2
+    if half == 1:
+        return rows
+    moved = (rows[:1], rows[half : half + 1], rows[1 : half - 1], rows[half + 1 :])
+    return torch.cat([*moved, rows[half - 1 : half]])
 
 
 def cosines(gram: Tensor) -> tuple[Tensor, Tensor]:
