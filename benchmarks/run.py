@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = machine.facts(options.device, options.quick)
     for name in options.only or BENCHMARKS:
         module = importlib.import_module(f"benchmarks.{name}")
+        print(f"{name} ...", file=sys.stderr, flush=True)
         start = time.perf_counter()
         rows = module.measure(options.device, options.quick)
         seconds = time.perf_counter() - start
