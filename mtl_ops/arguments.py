@@ -42,17 +42,18 @@ def check_grad_scaler(
     return grad_scaler if grad_scaler is not None and grad_scaler.is_enabled() else None
 
 
-def check_owned(name: str, params: Iterable[Tensor], optimizer: Optimizer) -> list[Tensor]:
-    """Parameters of the optimizer, given as the argument ``name``."""
+def check_owned(
+    name: str, params: Iterable[Tensor], owned: Iterable[Tensor], owner: str
+) -> list[Tensor]:
+    """Some of the parameters that are ``owned``, given as the argument ``name``."""
     if isinstance(params, Tensor):
         raise TypeError(f"Parameter `{name}` should be an iterable of parameters. Found a tensor.")
-    owned = {id(param) for group in optimizer.param_groups for param in group["params"]}
+    known = {id(param) for param in owned}
     chosen = list(params)
     for place, param in enumerate(chosen):
-        if id(param) not in owned:
+        if id(param) not in known:
             raise ValueError(
-                f"Parameter `{name}` should hold parameters of the optimizer. "
-                f"Found another at place {place}."
+                f"Parameter `{name}` should hold parameters of {owner}. Found another at place {place}."
             )
     return chosen
 

@@ -87,6 +87,8 @@ def fill_grads(
 
 def _weighty(tasks: Tasks, task_weights: Sequence[float]) -> Tasks:
     """Without tasks of weight 0: they take no part, and are not worth a backward."""
+    if all(task_weights):
+        return tasks
     kept = [
         loss if weight else None for loss, weight in zip(tasks.losses, task_weights, strict=True)
     ]

@@ -8,6 +8,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
+from .arguments import check_owned
 from .engine import fill_grads
 from .gradients import Losses, read_losses
 from .layout import Layout
@@ -195,19 +196,21 @@ def backward(
     read = read_losses(losses)
     if isinstance(params, Tensor):
         raise TypeError("Parameter `params` should be an iterable of parameters. Found a tensor.")
-    owned = [param for param in params if param.requires_grad]
+    everything = list(params)
+    chosen = None if shared is None else check_owned("shared", shared, everything, "`params`")
+    owned = [param for param in everything if param.requires_grad]
     if not owned:
         raise ValueError(
             "Parameter `params` should hold a tensor that requires a gradient. Found none."
         )
-    chosen = None if shared is None else {id(param) for param in shared}
+    named = None if chosen is None else {id(param) for param in chosen}
     return fill_grads(
         resolve(method),
         read,
         owned,
         read_task_weights(task_weights, read.names, len(read.losses), 0),
         Rules(max_task_norm, clip_value, max_norm, nonfinite),
-        shared=None if chosen is None else [id(param) in chosen for param in owned],
+        shared=None if named is None else [id(param) in named for param in owned],
         given=given,
         retain_graph=retain_graph,
     )

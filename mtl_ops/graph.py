@@ -31,7 +31,7 @@ def root(loss: Tensor) -> Tensor | GradientEdge | None:
 def leaves(losses: Sequence[Tensor | None], stop: Sequence[Tensor] = ()) -> set[int]:
     """The ``id`` of every leaf that a loss reaches without passing through one of ``stop``."""
     halt = {tensor.grad_fn for tensor in stop if tensor.grad_fn is not None}
-    found = {id(loss) for loss in losses if loss is not None and loss.is_leaf}
+    found = {id(t) for t in losses if t is not None and t.is_leaf and t.requires_grad}
     for node, _ in _edges(losses, halt):
         variable = getattr(node, "variable", None)
         if variable is not None:

@@ -145,7 +145,9 @@ class MultiTaskOptimizer(OptimizerWrapper):
         if generator is not None:
             self.method.generator = generator
         self._memory = Memory()
-        self._shared = None if shared is None else check_owned("shared", shared, optimizer)
+        everything = [p for group in optimizer.param_groups for p in group["params"]]
+        owned = everything, "the optimizer"
+        self._shared = None if shared is None else check_owned("shared", shared, *owned)
         self._cheap: CheapSteps | None = None
         if gram_on is not None or weights_every != 1:
             if granularity != "model" or shared is not None:
@@ -155,7 +157,7 @@ class MultiTaskOptimizer(OptimizerWrapper):
                     f"Found `granularity = {granularity!r}`."
                 )
             if not (gram_on is None or isinstance(gram_on, str)):
-                gram_on = check_owned("gram_on", gram_on, optimizer)
+                gram_on = check_owned("gram_on", gram_on, *owned)
             self._cheap = CheapSteps(self.method, self.rules, gram_on, weights_every)
         self._grad_scaler = check_grad_scaler(grad_scaler, self.rules)
         self._parallel = self._make_parallel(distributed, process_group, gram_on)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from . import ops
+
 __all__ = ["Report"]
 
 
@@ -94,6 +96,8 @@ class Report:
         """``(T,)`` bool, tasks whose gradient was not finite."""
         if self._gram is None:
             return None
-        total = self._gram.diagonal(dim1=1, dim2=2)
-        part = torch.tensor(self._part, device=total.device).reshape(total.shape)
-        return ~torch.where(part, total, 0.0).sum(dim=0).isfinite()
+        # By the operator that leaves tasks out, which takes the flags without a copy to the device.
+        tasks, device = self._gram.shape[1], self._gram.device
+        counts = torch.zeros(tasks, dtype=torch.int64, device=device)
+        ops.task_scales(self._gram, [float(part) for part in self._part], skipped=counts)
+        return counts.bool()

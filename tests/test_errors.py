@@ -48,6 +48,11 @@ LOSSES: dict[str, tuple[Callable[[Net], Any], type[Exception], str]] = {
         ValueError,
         "`losses` should hold tensors that require a gradient. Found loss 'c'",
     ),
+    "stacked with a constant": (
+        lambda net: torch.stack([*[net(batch())["a"].sum()] * 2, torch.ones(()).double()]),
+        ValueError,
+        r"require a gradient. Found loss ('c'|2), which does not",
+    ),
     "detached": (
         lambda net: {name: loss.detach() for name, loss in net.losses(batch()).items()},
         ValueError,
@@ -396,6 +401,14 @@ class TestParameters:
             mtl_ops.backward(net.losses(batch()), [torch.zeros(2)], "mean")
         with pytest.raises(ValueError, match="Parameter `params`"):
             mtl_ops.backward(net.losses(batch()), [], "mean")
+        others: list[tuple[Any, type[Exception]]] = [
+            (net.neck.weight, TypeError),
+            ([torch.zeros(2)], ValueError),
+        ]
+        for shared, kind in others:
+            with pytest.raises(kind, match="Parameter `shared` should"):
+                mtl_ops.backward(net.losses(batch()), net.parameters(), "mean", shared=shared)
+        assert all(param.grad is None for param in net.parameters())
 
     def test_of_an_optimizer_that_are_all_frozen(self) -> None:
         net = Net()
