@@ -34,8 +34,9 @@ struct Network {
     for_each_exchange(K, [&](int, int) { ++n; });
     return n;
   }
+  static constexpr int size = count();
   struct List {
-    Exchange at[count() > 0 ? count() : 1]{};
+    Exchange at[size > 0 ? size : 1]{};
   };
   static constexpr List make() {
     List list;
@@ -62,7 +63,7 @@ MTL_SHARED void sort(V (&values)[K], std::integer_sequence<int, I...>) {
 // Sorts K values ascending, all indices known to the compiler: the values stay in registers.
 template <int K, class V>
 MTL_SHARED void sort(V (&values)[K]) {
-  sort(values, std::make_integer_sequence<int, Network<K>::count()>{});
+  sort(values, std::make_integer_sequence<int, Network<K>::size>{});
 }
 
 }  // namespace mtl_ops::elementwise
