@@ -15,6 +15,7 @@ import argparse
 import importlib
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.readme:
         README.write_text(table.readme(README.read_text(), results.load(path)))
         return
+    # cvxpy's advice to the author of TorchJD's Nash-MTL.
+    warnings.filterwarnings("ignore", message="You are solving a parameterized problem that is not")
     found = machine.facts(options.device, options.quick)
     for name in options.only or BENCHMARKS:
         module = importlib.import_module(f"benchmarks.{name}")

@@ -64,7 +64,9 @@ def contenders(tasks: int, device: str = "cpu") -> dict[tuple[str, str], Callabl
     grams = [matrix @ matrix.T for matrix in matrices]
     found: dict[tuple[str, str], Callable[[], Tensor]] = {}
     for name in methods(tasks):
-        found[name, "ours"] = _in_turn(_ours(name, tasks, device), grams)
+        found[name, "ours"] = _in_turn(
+            _ours(name, tasks, device), [gram.unsqueeze(0) for gram in grams]
+        )
         rival = _torchjd(name, tasks, device)
         if rival is not None:
             weigh, wants_gram = rival
@@ -94,11 +96,11 @@ def jacobians(tasks: int, device: str = "cpu", count: int = 8) -> list[Tensor]:
 
 
 def _ours(name: str, tasks: int, device: str) -> Callable[[Tensor], Tensor]:
+    """As a step calls it: one matrix of a batch of one, and the factor 1 for every task."""
     method = method_of(name, tasks)
-    if not method.uses_losses:
-        return method.weights
-    losses = losses_of(tasks, device)
-    return lambda gram: method.weights(gram, losses)
+    scale = torch.ones(1, tasks, dtype=torch.float64, device=device)
+    losses = losses_of(tasks, device) if method.uses_losses else None
+    return lambda gram: method.solve(gram, scale, losses)
 
 
 def _in_turn(weigh: Callable[[Tensor], Tensor], matrices: Sequence[Tensor]) -> Callable[[], Tensor]:
