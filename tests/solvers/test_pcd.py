@@ -150,3 +150,36 @@ def test_64_tasks() -> None:
         wanted = reference.solve_pcd(case.gram, None, no_memory(case.tasks), 0.0, 0.999, 0.0)[0]
         assert_same(case, found, wanted, rtol=1e-8)
         assert size(case, found) > 0
+
+
+class TestContract:
+    """The rest, for solvers without memory, is in ``test_contract.py``."""
+
+    def test_a_task_left_out_is_a_smaller_problem_to_the_last_bit(self) -> None:
+        for case in cases(sizes=(5, 9), seeds=1):
+            kept = torch.arange(case.tasks) % 3 != 1
+            scale = torch.linspace(0.5, 2.0, case.tasks, dtype=torch.float64).unsqueeze(0)
+            state = torch.full((1, 2, case.tasks), 0.3, dtype=torch.float64)
+            rest = state[:, :, kept].contiguous()
+            found = ops.solve_pcd(case.gram, torch.where(kept, scale, 0.0), state=state)
+            part = case.gram[:, kept][:, :, kept].contiguous()
+            wanted = ops.solve_pcd(part, scale[:, kept].contiguous(), state=rest)
+            assert torch.equal(found[:, kept], wanted), str(case)
+            assert torch.equal(state[:, :, kept], rest), str(case)
+            assert not found[:, ~kept].any()
+
+    def test_segments_are_problems_of_their_own(self) -> None:
+        grams = torch.cat([case.gram for case in cases(FEASIBLE, sizes=(6,), seeds=1)])
+        state = no_memory(6, len(grams))
+        alone = state.clone()
+        together = ops.solve_pcd(grams, state=state)
+        for s in range(len(grams)):
+            part = slice(s, s + 1)
+            assert torch.equal(together[part], ops.solve_pcd(grams[part], state=alone[part]))
+        assert torch.equal(state, alone)
+
+    def test_the_kernel_checks_what_it_gets(self) -> None:
+        matrix = torch.eye(3, dtype=torch.float64).unsqueeze(0)
+        for bad in (no_memory(2), no_memory(3).float(), no_memory(3)[:, :1].contiguous()):
+            with pytest.raises(RuntimeError, match="state should be"):
+                ops.solve_pcd(matrix, state=bad)

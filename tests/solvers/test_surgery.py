@@ -232,3 +232,70 @@ class TestGradVac:
         solve(make("random", 3, 0).gram, scale, **rest)
         changed = rho[0] != before[0]
         assert changed.tolist() == [[False, False, True], [False] * 3, [True, False, False]]
+
+
+def among(kept: Tensor, orders: Tensor) -> Tensor:
+    """Orders of the tasks that are kept, by their new names."""
+    names = torch.where(kept, kept.cumsum(dim=0) - 1, -1)
+    return names[orders][:, kept].contiguous()
+
+
+class TestContract:
+    """Of solvers with orders; the others' is in ``test_contract.py``."""
+
+    def test_a_task_left_out_is_a_smaller_problem_to_the_last_bit(self) -> None:
+        for case in cases(sizes=(5, 9), seeds=1):
+            kept = torch.arange(case.tasks) % 3 != 1
+            scale = torch.linspace(0.5, 2.0, case.tasks, dtype=torch.float64).unsqueeze(0)
+            orders, rho = some_orders(case.tasks), some_cosines(case.tasks)
+            part = case.gram[:, kept][:, :, kept].contiguous()
+            smaller = {"orders": among(kept, orders), "scale": scale[:, kept].contiguous()}
+            masked = torch.where(kept, scale, 0.0)
+
+            found = ops.solve_pcgrad(case.gram, masked, orders=orders)
+            assert torch.equal(found[:, kept], ops.solve_pcgrad(part, **smaller)), str(case)
+            assert not found[:, ~kept].any()
+
+            rest = rho[:, kept][:, :, kept].contiguous()
+            found = ops.solve_gradvac(case.gram, masked, orders=orders, rho=rho)
+            wanted = ops.solve_gradvac(part, **smaller, rho=rest)
+            assert torch.equal(found[:, kept], wanted), str(case)
+            assert torch.equal(rho[:, kept][:, :, kept], rest), str(case)
+            assert not found[:, ~kept].any()
+
+    def test_a_scale_is_a_scaled_gradient(self) -> None:
+        for case in cases(["random", "conflict", "graded"], sizes=(2, 6), seeds=2):
+            scale = torch.linspace(0.5, 2.0, case.tasks, dtype=torch.float64)
+            scaled = (scale.unsqueeze(1) * case.gram * scale).contiguous()
+            orders, rho = some_orders(case.tasks), some_cosines(case.tasks)
+            for solve, memory in ((ops.solve_pcgrad, {}), (ops.solve_gradvac, {"rho": rho})):
+                copies = {name: tensor.clone() for name, tensor in memory.items()}
+                found = solve(case.gram, scale.unsqueeze(0), orders=orders, **memory)  # type: ignore[operator]
+                wanted = scale * solve(scaled, orders=orders, **copies)  # type: ignore[operator]
+                torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-12)
+
+    def test_segments_are_problems_of_their_own(self) -> None:
+        chosen = list(cases(["random", "conflict", "graded"], sizes=(6,), seeds=2))
+        grams = torch.cat([case.gram for case in chosen])
+        orders = some_orders(6, segments=len(chosen))
+        rho = some_cosines(6).expand(len(chosen), 6, 6).clone()
+        alone = rho.clone()
+        projected = ops.solve_pcgrad(grams, orders=orders)
+        turned = ops.solve_gradvac(grams, orders=orders, rho=rho)
+        for s in range(len(chosen)):
+            part = slice(s, s + 1)
+            one = {"orders": orders[part].contiguous()}
+            assert torch.equal(projected[part], ops.solve_pcgrad(grams[part], **one))
+            assert torch.equal(turned[part], ops.solve_gradvac(grams[part], **one, rho=alone[part]))
+        assert torch.equal(rho, alone)
+
+    def test_kernels_check_what_they_get(self) -> None:
+        gram, orders = torch.eye(3, dtype=torch.float64).unsqueeze(0), some_orders(3)
+        rho = some_cosines(3)
+        for bad in (orders[0], orders[:, :2], orders.to(torch.int32), orders.transpose(1, 2)):
+            with pytest.raises(RuntimeError, match="orders should be"):
+                ops.solve_pcgrad(gram, orders=bad)
+        with pytest.raises(RuntimeError, match="state should be"):
+            ops.solve_gradvac(gram, orders=orders, rho=rho[:, :2].contiguous())
+        with pytest.raises(RuntimeError, match="state should be"):
+            ops.solve_gradvac(gram, orders=orders, rho=rho.float())
