@@ -249,7 +249,7 @@ def sharded(rank: int, world: int) -> None:
 
     net = nn.Linear(4, 4)
     fully_shard(net, mesh=init_device_mesh("cpu", (world,)))
-    with pytest.raises(TypeError, match="whole in every process. Found a DTensor"):
+    with pytest.raises(TypeError, match=r"whole in every process\. Found a DTensor"):
         MultiTaskOptimizer(torch.optim.SGD(net.parameters(), lr=0.1))
 
 
