@@ -1,4 +1,5 @@
 # make demo   train the reference model on real data, with every method
+# make toy    draw what the methods do with two tasks in two dimensions
 # make test   lint, compile the CUDA sources if nvcc is there, run the tests
 # make bench  measure against other implementations
 # make lint   ruff, mypy, clang-format
@@ -22,11 +23,14 @@ SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -na
 # Another Python's packages must not leak in.
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: demo test bench lint build cuda clean
+.PHONY: demo toy test bench lint build cuda clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.mtl_ops-demo $(VENV)/.mtl_ops-built
 	$(BIN)/mtl-ops train
+
+toy: $(VENV)/.mtl_ops-demo $(VENV)/.mtl_ops-built
+	$(BIN)/mtl-ops plot
 
 test: lint cuda build
 	$(BIN)/python -m pytest

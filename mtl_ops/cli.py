@@ -39,6 +39,7 @@ def make_app() -> typer.Typer:
     import typer
 
     from .demo.command import train
+    from .plots.command import plot
 
     app = typer.Typer(
         name="mtl-ops",
@@ -59,6 +60,7 @@ def make_app() -> typer.Typer:
             raise typer.Exit
 
     app.command()(train)
+    app.command()(plot)
     return app
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import platform
 import shlex
@@ -10,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -22,6 +21,7 @@ from .checkpoint import save_json
 from .config import ALL, DEFAULT_METHODS, Config, Run
 from .experiment import load_data, run_all, run_timing
 from .files import DEFAULT_FOLDER, FolderError, Layout, find_folder, open_folder, read_config
+from .options import default, one_thread, read_names, refuse, split
 from .plots import draw
 from .progress import progress
 from .selection import REFUSALS, select
@@ -36,10 +36,6 @@ __all__ = ["train"]
 PLAIN_WIDTH = 120
 
 
-def _default(values: Sequence[object]) -> str:
-    return f"Default: {', '.join(map(str, values))}"
-
-
 def train(
     method: Annotated[
         list[str] | None,
@@ -48,7 +44,7 @@ def train(
             "-m",
             metavar="NAME,...",
             help=f"Methods, or '{ALL}' for every one that needs no arguments. "
-            f"[dim]{_default(DEFAULT_METHODS)}[/]",
+            f"[dim]{default(DEFAULT_METHODS)}[/]",
         ),
     ] = None,
     tasks: Annotated[
@@ -57,13 +53,13 @@ def train(
             "--tasks",
             "--task",
             metavar="NAME,...",
-            help=f"Two or more of the four. [dim]{_default(Config.tasks)}[/]",
+            help=f"Two or more of the four. [dim]{default(Config.tasks)}[/]",
         ),
     ] = None,
     epochs: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="N", help=f"Length of a training. [dim]{_default([Config.epochs])}[/]"
+            min=1, metavar="N", help=f"Length of a training. [dim]{default([Config.epochs])}[/]"
         ),
     ] = None,
     seed: Annotated[
@@ -73,7 +69,7 @@ def train(
             "--seeds",
             metavar="N,...",
             help="Each decides the split, the initial weights and the order of the images. "
-            f"[dim]{_default(Config.seeds)}[/]",
+            f"[dim]{default(Config.seeds)}[/]",
         ),
     ] = None,
     out: Annotated[
@@ -81,12 +77,12 @@ def train(
         typer.Option(
             metavar="FOLDER",
             help="Where everything is written. "
-            f"[dim]{_default([f'{DEFAULT_FOLDER}, or the next number that is free'])}[/]",
+            f"[dim]{default([f'{DEFAULT_FOLDER}, or the next number that is free'])}[/]",
         ),
     ] = None,
     device: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help=f"Where to train. [dim]{_default([Config.device])}[/]"),
+        typer.Option(metavar="NAME", help=f"Where to train. [dim]{default([Config.device])}[/]"),
     ] = None,
     resume: Annotated[
         bool,
@@ -103,7 +99,7 @@ def train(
     Four tasks share one convolutional network; a table, pictures and TensorBoard logs say how far.
     """
     given = {
-        "methods": _names("--method", method, [ALL, *methods.available()]),
+        "methods": read_names("--method", method, [ALL, *methods.available()]),
         "tasks": _tasks(tasks),
         "epochs": epochs,
         "seeds": _seeds(seed),
@@ -116,8 +112,8 @@ def train(
         try:
             chosen, left_out = select(config, load_data(config.seeds[0], config.device))
         except REFUSALS as error:
-            _refuse("--method", str(error))
-        with open_folder(layout, config), _interrupts(layout), _one_thread():
+            refuse("--method", str(error))
+        with open_folder(layout, config), _interrupts(layout), one_thread():
             _run(layout, config, chosen, left_out)
 
 
@@ -203,56 +199,29 @@ def _interrupts(layout: Layout) -> Iterator[None]:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Two threads add differently from one: the outcome must not depend on the machine's cores.
-
-    So small a model would gain little from them anyway, and lose much on a busy machine.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
 def _folder_errors() -> Iterator[None]:
     try:
         yield
     except FolderError as error:
-        _refuse("--out", str(error))
-
-
-def _names(option: str, values: list[str] | None, choices: Sequence[str]) -> tuple[str, ...] | None:
-    """Names that were given one by one or with commas, each once."""
-    if values is None:
-        return None
-    names = _split(values)
-    for name in names or [""]:
-        if name not in choices:
-            close = difflib.get_close_matches(name, choices, n=1)
-            hint = f"; did you mean '{close[0]}'?" if close else "."
-            _refuse(option, f"'{name}' is not one of {', '.join(choices)}{hint}")
-    return names
+        refuse("--out", str(error))
 
 
 def _tasks(values: list[str] | None) -> tuple[str, ...] | None:
-    names = _names("--tasks", values, list(DIGITS_TASKS))
+    names = read_names("--tasks", values, list(DIGITS_TASKS))
     if names is not None and len(names) < 2:
         choices = ", ".join(DIGITS_TASKS)
-        _refuse("--tasks", f"one task cannot conflict; name two or more of {choices}.")
+        refuse("--tasks", f"one task cannot conflict; name two or more of {choices}.")
     return names
 
 
 def _seeds(values: list[str] | None) -> tuple[int, ...] | None:
     if values is None:
         return None
-    seeds = _split(values)
+    seeds = split(values)
     for seed in seeds or [""]:
         # scikit-learn takes no seed beyond 32 bits.
         if not (seed.isascii() and seed.isdigit() and int(seed) < 2**32):
-            _refuse("--seed", f"'{seed}' is not an integer from 0 to {2**32 - 1}.")
+            refuse("--seed", f"'{seed}' is not an integer from 0 to {2**32 - 1}.")
     return tuple(dict.fromkeys(int(seed) for seed in seeds))
 
 
@@ -265,20 +234,9 @@ def _device(value: str | None) -> str | None:
     if torch.backends.mps.is_available():
         choices.append("mps")
     if value not in choices:
-        _refuse("--device", f"'{value}' is not one of {', '.join(choices)} on this machine.")
+        refuse("--device", f"'{value}' is not one of {', '.join(choices)} on this machine.")
     return value
-
-
-def _split(values: list[str]) -> tuple[str, ...]:
-    """``["a,b", "c", "a"]`` to ``("a", "b", "c")``."""
-    parts = (part.strip() for value in values for part in value.split(","))
-    return tuple(dict.fromkeys(part for part in parts if part))
 
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _refuse(option: str, reason: str) -> NoReturn:
-    """One sentence and exit code 2."""
-    raise typer.BadParameter(reason, param_hint=option)
