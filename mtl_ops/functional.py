@@ -11,6 +11,7 @@ from torch import Tensor
 from .arguments import check_owned
 from .engine import fill_grads
 from .gradients import Losses, read_losses
+from .graph import refuse_reentrant_checkpoints
 from .layout import Layout
 from .merging import merge_rows
 from .methods import Method, resolve
@@ -196,6 +197,7 @@ def backward(
     read = read_losses(losses)
     if isinstance(params, Tensor):
         raise TypeError("Parameter `params` should be an iterable of parameters. Found a tensor.")
+    refuse_reentrant_checkpoints(read.losses)
     everything = list(params)
     chosen = None if shared is None else check_owned("shared", shared, everything, "`params`")
     owned = [param for param in everything if param.requires_grad]

@@ -9,7 +9,13 @@ import torch._functorch.config as compiler_config
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-__all__ = ["allow_repeated_backward", "hidden_by_compiler", "leaves", "root"]
+__all__ = [
+    "allow_repeated_backward",
+    "hidden_by_compiler",
+    "leaves",
+    "refuse_reentrant_checkpoints",
+    "root",
+]
 
 
 def root(loss: Tensor) -> Tensor | GradientEdge | None:
@@ -54,6 +60,19 @@ def hidden_by_compiler(losses: Sequence[Tensor | None]) -> bool:
         for node, places in outputs.items():
             used.setdefault(node, []).append(frozenset(places))
     return any(len(set(places)) > 1 for places in used.values())
+
+
+def refuse_reentrant_checkpoints(losses: Sequence[Tensor | None]) -> None:
+    """The parameters in there would get no gradient, and nothing would say so.
+
+    Raises:
+        ValueError: If a loss is computed through a reentrant activation checkpoint.
+    """
+    if any(node.name() == "CheckpointFunctionBackward" for node, _ in _edges(losses)):
+        raise ValueError(
+            "Parameter `losses` should come from a model whose activation checkpoints are not reentrant "
+            "(`use_reentrant=False`). Found one that is, which hides its parameters."
+        )
 
 
 def _edges(

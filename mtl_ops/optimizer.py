@@ -18,7 +18,12 @@ from .cheap import CheapSteps
 from .distributed import DataParallel, Distributed, Samples, stop_averaging
 from .engine import fill_grads
 from .gradients import Losses, Tasks, differentiate, read_losses
-from .graph import allow_repeated_backward, hidden_by_compiler, leaves
+from .graph import (
+    allow_repeated_backward,
+    hidden_by_compiler,
+    leaves,
+    refuse_reentrant_checkpoints,
+)
 from .memory import Memory
 from .methods import Method, resolve
 from .own_group import add_group, state_with_group
@@ -54,8 +59,9 @@ class MultiTaskOptimizer(OptimizerWrapper):
         method: What weighs the tasks: a name out of ``mtl_ops.methods.available()``, or a method.
         tasks: The tasks' names, in order; otherwise those of the first call of :meth:`backward`.
         task_weights: Factors of the tasks' gradients: a dict by name (1 where it says nothing), a
-            sequence, or a function of the number of steps taken that returns one. A task of
-            weight 0 takes no part, as if it were absent.
+            sequence, or a function of the number of steps taken that returns one: with SGD, a
+            schedule of each task's own learning rate. A task of weight 0 takes no part, as if it
+            were absent.
         max_task_norm: Clips the norm of each task's gradient, over all parameters it reaches.
         clip_value: Clamps each element of each task's gradient to ``[-clip_value, clip_value]``.
         max_norm: Clips the norm of what :meth:`backward` adds to ``.grad``, over all parameters.
@@ -188,6 +194,9 @@ class MultiTaskOptimizer(OptimizerWrapper):
     ) -> None:
         """Adds the merged gradient of the losses to the parameters' ``.grad``.
 
+        Hooks of a parameter see the gradient of each task; those that torch calls after it has
+        accumulated a gradient are not called.
+
         Args:
             losses: A dict by name, a sequence, or a ``(T,)`` tensor. A name that is missing, or a
                 loss that is ``None``, is a task that is absent from this batch.
@@ -213,6 +222,8 @@ class MultiTaskOptimizer(OptimizerWrapper):
             "times_skipped": self._counter(count),
             "retain_graph": retain_graph,
         }
+        if memory.steps == 0:
+            refuse_reentrant_checkpoints(read.losses)
         fresh = all(param.grad is None for param in params)
         if self._cheap is not None:
             report = self._cheap.backward(read, features, params, weights, memory.steps, **common)

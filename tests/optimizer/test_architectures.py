@@ -10,6 +10,8 @@ from multitask import Net, assert_same, batch, grads, wrap
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+import mtl_ops
+
 
 class Wrapped(nn.Module):
     """A trunk that makes features of the input, and two heads."""
@@ -93,6 +95,20 @@ def test_activation_checkpointing() -> None:
         return nn.Sequential(nn.Linear(5, 8), nn.GELU(), nn.Dropout(0.3), nn.Linear(8, 6))
 
     check(*two(trunk, 6, how="checkpoint"), batch())
+
+
+def test_reentrant_checkpointing_is_refused() -> None:
+    # Its backward hides the parameters from autograd: they would never be trained.
+    net, _ = two(lambda: nn.Linear(5, 6), 6)
+    features = checkpoint(net.trunk, batch().requires_grad_(), use_reentrant=True)
+    losses = net.heads_of(features)
+    for call in (
+        lambda: wrap(net).backward(losses),
+        lambda: mtl_ops.backward(losses, net.parameters(), "sum"),
+    ):
+        with pytest.raises(ValueError, match=r"`losses` should .*use_reentrant=False"):
+            call()
+    assert all(param.grad is None for param in net.parameters())
 
 
 def test_tied_weights() -> None:
