@@ -48,8 +48,8 @@ MTL_HD constexpr int problem_workspace(int T) { return T * T + T + 2 * ints_size
 
 /// Carves the k-task problem out of a segment; says whether all of it is finite.
 template <class Lanes>
-MTL_HD bool reduce_problem(
-    const Lanes& lanes, int T, const double* gram, const double* scale, Arena& arena, Problem& problem) {
+MTL_HD bool reduce_problem(const Lanes& lanes, int T, const double* gram, const double* scale, Arena& arena,
+                           Problem& problem) {
   double* reduced = arena.reals(T * T);
   int* tasks = arena.ints(T);
   int* position = arena.ints(T);
@@ -83,9 +83,8 @@ MTL_HD constexpr int segment_workspace(int T) {
 /// Weights of one segment, out (T,): `method(lanes, problem, w, arena)` fills w (k,) from the reduced problem.  A non-finite
 /// problem answers NaN for every task that takes part.
 template <class Lanes, class Method>
-MTL_HD void solve_segment(
-    const Lanes& lanes, const Method& method, int segment, int T, const double* gram, const double* scale, double* out,
-    double* workspace) {
+MTL_HD void solve_segment(const Lanes& lanes, const Method& method, int segment, int T, const double* gram,
+                          const double* scale, double* out, double* workspace) {
   Arena arena(workspace);
   double* w = arena.reals(T);
   Problem problem{};

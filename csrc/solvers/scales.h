@@ -23,8 +23,8 @@ struct TaskScales {
 
   /// Fills scale (S, T), and adds 1 to skipped[t] (T,), unless it is null, for every t that takes part with a non-finite norm.
   template <class Lanes>
-  MTL_HD void operator()(
-      const Lanes& lanes, int S, int T, const double* gram, double* scale, int64_t* skipped, Arena& arena) const {
+  MTL_HD void operator()(const Lanes& lanes, int S, int T, const double* gram, double* scale, int64_t* skipped,
+                         Arena& arena) const {
     int* present = arena.ints(T);
     int* broken = arena.ints(T);
     each(lanes, T, [=, this](int t) {

@@ -280,7 +280,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-BODIES = [exact, uneven, absent, mean_gram, ddp, broken, faults, sharded, wire]  # `wire` wraps collectives
+BODIES = [
+    exact,
+    uneven,
+    absent,
+    mean_gram,
+    ddp,
+    broken,
+    faults,
+    sharded,
+    wire,
+]  # `wire` wraps collectives
 
 
 def run(rank: int, world: int, port: int, errors: Any) -> None:

@@ -197,7 +197,9 @@ class TestErrors:
             self.gram([torch.ones(2)] * 3, 2)
 
     def test_segments(self) -> None:
-        with pytest.raises(RuntimeError, match=r"one segment for each of the 2 parameters. Found 1"):
+        with pytest.raises(
+            RuntimeError, match=r"one segment for each of the 2 parameters. Found 1"
+        ):
             self.gram([torch.ones(2)] * 4, 2, [0])
         with pytest.raises(RuntimeError, match=r"should not be negative. Found -1"):
             self.gram([torch.ones(2)] * 4, 2, [0, -1])
