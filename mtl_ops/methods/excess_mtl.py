@@ -132,9 +132,10 @@ class ExcessMTL(TrackingMethod):
 
 def _excess(row: Tensor, total: Tensor, factor: Tensor) -> Tensor | float:
     """Adds the squares of a scaled row to the total, and returns ``Σ g² / √total``."""
-    if row.device.type == "cpu" and factor == 0:  # where to look costs no wait
+    known = factor.tolist() if row.device.type == "cpu" else None  # where to look costs no wait
+    if known == 0:
         return 0.0
-    if row.device.type != "cpu" or factor != 1:
+    if known != 1:
         row = torch.where(factor == 0, 0.0, row * factor.to(row.dtype))
     total.addcmul_(row, row)
     return torch.add(total, _EPSILON).rsqrt_().mul_(row).mul_(row).sum()

@@ -87,7 +87,7 @@ def test_all_leaves_out_what_needs_more(tmp_path: Path, monkeypatch: pytest.Monk
         (("--only", "tow"), "did you mean 'toy'?"),
         (("--lr", "0"), "0.0 is not a positive number."),
         (("--first-scale", "nan"), "nan is not a positive number."),
-        (("--steps", "0"), "0 is not in the range"),
+        (("--steps", "0"), "'--steps'"),
     ],
 )
 def test_refusals(tmp_path: Path, arguments: tuple[str, str], reason: str) -> None:
