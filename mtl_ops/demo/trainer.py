@@ -44,7 +44,7 @@ class Trainer:
             # schedule is made.
             method = methods.get(run.method)
             self.optimizer = MultiTaskOptimizer(inner, method, tasks=run.tasks)
-            self.observes = type(method).observe is not methods.Method.observe
+            self.observes = method.observes
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, config.epochs)
         self.order = torch.Generator().manual_seed(run.seed)
         self.history: History = {"loss": [], "metric": [], "conflicts": [], "steps": []}

@@ -24,6 +24,7 @@ class Method(ABC):
             (one backward for all).
         uses_losses: Whether :meth:`weights` looks at the losses; they are not gathered otherwise.
         learns: Whether it has parameters that the optimizer learns, see :meth:`learnable`.
+        observes: Whether it has a use for the losses after the step, see :meth:`observe`.
         tracks: Whether it is shown the gradients themselves, see ``TrackingMethod``.
         state_names: Attributes that are the method's memory: tensors, numbers, or ``None`` before
             the first call.
@@ -45,6 +46,7 @@ class Method(ABC):
     state_names: ClassVar[tuple[str, ...]] = ()
     uses_losses: bool = True
     learns: bool = False
+    observes: bool = False
     tracks: bool = False
     generator: torch.Generator | None = None
 

@@ -83,6 +83,11 @@ class CRMOGM(Method):
         return self.method.learns
 
     @property
+    def observes(self) -> bool:  # type: ignore[override]
+        """As the other method."""
+        return self.method.observes
+
+    @property
     def generator(self) -> torch.Generator | None:
         """The other method's."""
         return self.method.generator

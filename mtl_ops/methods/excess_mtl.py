@@ -132,7 +132,9 @@ class ExcessMTL(TrackingMethod):
 
 def _excess(row: Tensor, total: Tensor, factor: Tensor) -> Tensor | float:
     """Adds the squares of a scaled row to the total, and returns ``Σ g² / √total``."""
-    known = factor.tolist() if row.device.type == "cpu" else None  # where to look costs no wait
+    known: Any = (
+        factor.tolist() if row.device.type == "cpu" else None
+    )  # where to look costs no wait
     if known == 0:
         return 0.0
     if known != 1:

@@ -62,6 +62,7 @@ class FAMO(LossMethod):
         tensor([0.7405, 0.2595], dtype=torch.float64)
     """
 
+    observes = True
     state_names = ("logits", "adam", "before")
 
     def __init__(

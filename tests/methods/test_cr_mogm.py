@@ -105,6 +105,14 @@ def test_what_the_other_method_draws_comes_from_the_optimizer() -> None:
     torch.testing.assert_close(found[0], found[1], rtol=0.0, atol=0.0)
 
 
+def test_observes_what_the_other_method_observes() -> None:
+    assert CRMOGM(method="famo").observes
+    method = CRMOGM(method="mean")
+    assert not method.observes
+    with pytest.raises(TypeError, match="'mean' has no use for losses after the step"):
+        method.observe(torch.ones(2))
+
+
 def test_given_is_for_the_other_method() -> None:
     method = CRMOGM(method="random")
     losses, draws = torch.ones(2), torch.tensor([0.0, 1.0])
