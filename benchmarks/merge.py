@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from .machine import read_probe
 from .problems import SHAPES, Problem, random_problem
-from .results import Goal, Row, row_of_times
+from .results import Goal, Row, paired_floor, row_of_times
 from .rivals import (
     LIBMTL_METHODS,
     NAIVE_METHODS,
@@ -96,7 +96,7 @@ def _measure(
         seconds=seconds,
         device=device,
     )
-    floor = problem.floor_bytes / probe.bandwidth(timings["probe"])
+    factor = problem.floor_bytes / probe.bytes
     return [
         row_of_times(
             case,
@@ -105,7 +105,7 @@ def _measure(
             "ms",
             rival=rival,
             theirs=timings[f"{method} {rival}"],
-            floor=floor,
+            floor=paired_floor(timings[f"{method} ours"], timings["probe"], factor),
             goal=_goal(method, rival, len(problem.rows), problem.elements),
         )
         for method, rival in calls

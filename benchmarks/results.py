@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from .timing import Quartiles, Timing, ratio
 
-__all__ = ["FOLDER", "Goal", "Row", "load", "row_of_times", "save"]
+__all__ = ["FOLDER", "Goal", "Row", "load", "paired_floor", "row_of_times", "save"]
 
 FOLDER = Path(__file__).parent / "results"
 
@@ -107,6 +107,17 @@ def row_of_times(
         None if floor is None else floor * factor,
         goal,
     )
+
+
+def paired_floor(ours: Timing, reference: Timing, factor: float = 1.0) -> float:
+    """The floor in seconds, so that ours through it is the ratio of readings of the same round.
+
+    Args:
+        ours: What is held against the floor.
+        reference: Something that was timed in the same rounds: a probe of the memory, a bare step.
+        factor: The floor is so many times what the reference takes.
+    """
+    return ours.seconds.median * factor * ratio(reference, ours).median
 
 
 def save(path: Path, entries: dict[str, dict[str, Any]]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import mtl_ops
 
-from .results import Goal, Row, row_of_times
+from .results import Goal, Row, paired_floor, row_of_times
 from .rivals import available, method_of, torchjd_aggregator
 from .timing import interleave
 
@@ -84,7 +84,7 @@ def measure(device: str = "cpu", quick: bool = False) -> list[Row]:
                     "ms",
                     rival=rival,
                     theirs=timings[rival],
-                    floor=timings[BARE].seconds.median,
+                    floor=paired_floor(timings[f"ours {method}"], timings[BARE]),
                     goal=goal,
                 )
             )

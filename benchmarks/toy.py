@@ -10,7 +10,7 @@ from torch import Tensor
 import mtl_ops
 from mtl_ops.data import TOY_STARTS, toy_losses
 
-from .results import Goal, Row, row_of_times
+from .results import Goal, Row, paired_floor, row_of_times
 from .rivals import available, method_of, torchjd_aggregator
 from .timing import interleave
 
@@ -41,7 +41,7 @@ def measure(device: str = "cpu", quick: bool = False) -> list[Row]:
                         "µs",
                         rival=rival.split(" ")[0] if rival.startswith("TorchJD") else rival,
                         theirs=timings[rival],
-                        floor=timings[BARE].seconds.median,
+                        floor=paired_floor(timings[f"ours {method}"], timings[BARE]),
                         goal=Goal("overhead", bound) if rival == BARE else None,
                     )
                 )

@@ -244,6 +244,12 @@ def test_a_drift_of_the_machine_cancels_in_the_ratio() -> None:
     assert timing.ratio(ours, some) == timing.Quartiles(0.5, 0.5, 0.5)
 
 
+def test_the_floor_is_taken_in_the_same_rounds() -> None:
+    ours = timing.Timing({0: 4.0, 1: 40.0, 2: 8.0})
+    probe = timing.Timing({0: 1.0, 1: 10.0, 2: 2.0})
+    assert results.paired_floor(ours, probe, factor=3.0) == pytest.approx(8.0 * 0.75)
+
+
 # ---- memory, machine ----------------------------------------------------------------------------
 
 
