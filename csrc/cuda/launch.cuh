@@ -1,0 +1,277 @@
+// What every CUDA file needs: the tensors' device and stream, checked launches, tables that travel as kernel
+// arguments, and loads of 16 bytes.
+//
+// Nothing here waits for the device, allocates outside of torch's allocator, or copies from host memory that may
+// change: all that the host knows reaches the device as arguments of kernels, so a captured graph replays it as it
+// was.
+#pragma once
+
+#include <cuda_runtime.h>
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <initializer_list>
+#include <optional>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "../launch/plan.h"
+#include "../task_grads.h"
+
+namespace mtl_ops::cuda {
+
+using bfloat16 = torch::headeronly::BFloat16;
+using float16 = torch::headeronly::Half;
+
+// ---- errors -------------------------------------------------------------------------------------------------------
+
+inline void check(cudaError_t error) {
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // the next call should not find this one's error
+  int device = 0, major = 0, minor = 0;
+  if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorUnsupportedPtxVersion) {
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+    STD_TORCH_CHECK(false, "this build of mtl_ops has no kernels for compute capability ", major, ".", minor,
+                    ". Build it with TORCH_CUDA_ARCH_LIST=\"", major, ".", minor, "\".");
+  }
+  STD_TORCH_CHECK(false, "a CUDA call of mtl_ops failed: ", cudaGetErrorString(error), ".");
+}
+
+// ---- where the work goes ------------------------------------------------------------------------------------------
+
+// Makes a tensor's device the current one while it lives, and knows the stream torch uses there.
+class Device {
+ public:
+  explicit Device(const Tensor& tensor) : like_(tensor), kind_(tensor), guard_(kind_.device_index) {
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(kind_.device_index, &stream_));
+  }
+
+  cudaStream_t stream() const { return static_cast<cudaStream_t>(stream_); }
+  int64_t processors() const { return attribute(cudaDevAttrMultiProcessorCount); }
+  /// Bytes of shared memory of a multiprocessor, and the most that one block may ask for.
+  size_t shared_of_processor() const { return attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor); }
+  size_t shared_limit() const { return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin); }
+
+  /// An uninitialised float64 tensor there.  Its memory may be given up as soon as what uses it is launched.
+  Tensor new_float64(std::initializer_list<int64_t> sizes) const {
+    return torch::stable::new_empty(like_, sizes, ScalarType::Double);
+  }
+
+  bool holds(const Tensor& tensor) const { return kind_.same_device(detail::Kind(tensor)); }
+
+ private:
+  int attribute(cudaDeviceAttr which) const {
+    int value = 0;
+    check(cudaDeviceGetAttribute(&value, which, kind_.device_index));
+    return value;
+  }
+
+  Tensor like_;
+  detail::Kind kind_;
+  torch::stable::accelerator::DeviceGuard guard_;
+  void* stream_ = nullptr;
+};
+
+struct Grid {
+  int64_t blocks;
+  int threads;
+  size_t shared = 0;  // bytes of dynamic shared memory
+};
+
+template <class... Params, class... Args>
+void launch(const Device& device, void (*kernel)(Params...), const Grid& grid, Args&&... args) {
+  constexpr size_t without_asking = 48 * 1024;
+  if (grid.shared > without_asking) {
+    STD_TORCH_CHECK(grid.shared <= device.shared_limit(), "this problem needs ", grid.shared,
+                    " bytes of shared memory a block. Found a device with ", device.shared_limit(), ".");
+    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(grid.shared)));
+  }
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(grid.blocks));
+  config.blockDim = dim3(static_cast<unsigned>(grid.threads));
+  config.dynamicSmemBytes = grid.shared;
+  config.stream = device.stream();
+  check(cudaLaunchKernelEx(&config, kernel, std::forward<Args>(args)...));
+}
+
+template <class T>
+__device__ T* shared_memory() {
+  extern __shared__ __align__(16) unsigned char shared_bytes[];
+  return reinterpret_cast<T*>(shared_bytes);
+}
+
+// ---- from the host to the device ----------------------------------------------------------------------------------
+
+constexpr size_t kSmallArgument = 3072;   // with what else a kernel takes, within the 4 KB that every driver allows
+constexpr size_t kLargeArgument = 32000;  // within the 32,764 bytes that drivers for CUDA 12.1 and later allow
+
+template <size_t BYTES>
+struct Argument {
+  unsigned char bytes[BYTES];
+};
+
+template <size_t BYTES>
+__global__ void store_argument(const __grid_constant__ Argument<BYTES> argument, int size, unsigned char* out) {
+  for (int i = threadIdx.x; i < size; i += blockDim.x) out[i] = argument.bytes[i];
+}
+
+template <size_t BYTES>
+void upload_pieces(const Device& device, const unsigned char* from, size_t size, unsigned char* to) {
+  for (const launch::Piece& piece : launch::pieces_of(size, BYTES)) {
+    Argument<BYTES> argument;
+    std::memcpy(argument.bytes, from + piece.begin, piece.size);
+    launch(device, store_argument<BYTES>, {1, 1024}, argument, static_cast<int>(piece.size), to + piece.begin);
+  }
+}
+
+inline bool takes_large_arguments() {
+#if CUDART_VERSION >= 12010
+  static const bool takes = [] {
+    int version = 0;
+    return cudaDriverGetVersion(&version) == cudaSuccess && version >= 12010;
+  }();
+  return takes;
+#else
+  return false;
+#endif
+}
+
+/// Host memory to device memory, in the arguments of as many launches as it takes.
+inline void upload(const Device& device, const void* from, size_t size, void* to) {
+  const auto* source = static_cast<const unsigned char*>(from);
+  auto* target = static_cast<unsigned char*>(to);
+#if CUDART_VERSION >= 12010
+  if (size > kSmallArgument && takes_large_arguments())
+    return upload_pieces<kLargeArgument>(device, source, size, target);
+#endif
+  upload_pieces<kSmallArgument>(device, source, size, target);
+}
+
+// Bytes the host knows, as an argument of a kernel: inside it if they fit, else in device memory.
+struct Payload {
+  const unsigned char* memory = nullptr;
+  Argument<kSmallArgument> inside;
+
+  __device__ const unsigned char* data() const { return memory != nullptr ? memory : inside.bytes; }
+};
+
+class DevicePayload {
+ public:
+  DevicePayload(const Device& device, const void* bytes, size_t size) {
+    if (size <= kSmallArgument) {
+      std::memcpy(argument_.inside.bytes, bytes, size);
+      return;
+    }
+    memory_ = device.new_float64({static_cast<int64_t>((size + sizeof(double) - 1) / sizeof(double))});
+    upload(device, bytes, size, memory_->mutable_data_ptr());
+    argument_.memory = static_cast<const unsigned char*>(memory_->const_data_ptr());
+  }
+
+  const Payload& argument() const { return argument_; }
+
+ private:
+  Payload argument_;
+  std::optional<Tensor> memory_;
+};
+
+// A plan's table as an argument.
+struct TableArgument {
+  Payload payload;
+  launch::Plan::Layout layout;
+
+  __device__ launch::Table table() const { return layout.view(payload.data()); }
+};
+
+class DeviceTable {
+ public:
+  DeviceTable(const Device& device, const launch::Plan& plan) : DeviceTable(device, plan, plan.bytes()) {}
+
+  TableArgument argument() const { return {payload_.argument(), layout_}; }
+
+ private:
+  DeviceTable(const Device& device, const launch::Plan& plan, const std::vector<unsigned char>& bytes)
+      : layout_(plan.layout()), payload_(device, bytes.data(), bytes.size()) {}
+
+  launch::Plan::Layout layout_;
+  DevicePayload payload_;
+};
+
+// ---- dtypes -------------------------------------------------------------------------------------------------------
+
+/// What elements of type S are computed with.
+template <class S>
+using Compute = std::conditional_t<sizeof(S) == 8, double, float>;
+
+template <class S>
+struct TypeTag {
+  using type = S;
+};
+
+template <class F>
+void dispatch(ScalarType dtype, F f) {
+  switch (dtype) {
+    case ScalarType::Double:
+      return f(TypeTag<double>{});
+    case ScalarType::BFloat16:
+      return f(TypeTag<bfloat16>{});
+    case ScalarType::Half:
+      return f(TypeTag<float16>{});
+    default:
+      return f(TypeTag<float>{});
+  }
+}
+
+/// The parameters of each dtype that occurs, by segment: f(dtype, parameters).
+template <class F>
+void for_each_dtype(const TaskGrads& grads, F f) {
+  for (const ScalarType dtype : {ScalarType::Float, ScalarType::BFloat16, ScalarType::Half, ScalarType::Double}) {
+    std::vector<int64_t> params;
+    for (int64_t p = 0; p < grads.params(); ++p) {
+      if (grads.dtype(p) == dtype && grads.numel(p) > 0) params.push_back(p);
+    }
+    if (params.empty()) continue;
+    std::stable_sort(params.begin(), params.end(),
+                     [&](int64_t a, int64_t b) { return grads.segment(a) < grads.segment(b); });
+    f(dtype, params);
+  }
+}
+
+// ---- loads --------------------------------------------------------------------------------------------------------
+
+constexpr int kWarp = 32;
+
+// As many elements as one 16-byte load brings.
+template <class S>
+struct Vector {
+  static constexpr int kSize = launch::kVectorBytes / sizeof(S);
+  uint4 bits;
+
+  __device__ S operator[](int i) const {
+    S element;
+    memcpy(&element, reinterpret_cast<const char*>(&bits) + i * sizeof(S), sizeof(S));
+    return element;
+  }
+  __device__ void set(int i, S element) { memcpy(reinterpret_cast<char*>(&bits) + i * sizeof(S), &element, sizeof(S)); }
+};
+
+/// Inf and NaN become NaN: a clip must not hide that a gradient is broken.
+template <class A>
+__device__ A clamp(A x, A limit) {
+  const A broken = x - x;  // 0, or NaN
+  x = x > limit ? limit : x;
+  x = x < -limit ? -limit : x;
+  return x + broken;
+}
+
+}  // namespace mtl_ops::cuda

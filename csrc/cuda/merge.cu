@@ -1,0 +1,240 @@
+// merge_: the merged gradient, out_p = c * sum over the tasks t of w_s[t] g_tp (+ out_p when accumulating), s being
+// p's segment and c = min(1, max_norm / |merged gradient|) with the norm taken from the Gram matrix, sqrt(sum_s w_s'
+// G_s w_s).
+//
+// Who computes what.  One block makes c, and c w in device memory.  Then the tiles of all columns are dealt out to
+// the blocks (csrc/launch/plan.h); a thread has 16 bytes of `out` and reads the rows eight vectors at a time.
+//
+// Order of accumulation.  Element by element over the tasks in their order: in float64 for float32 and float64
+// gradients, in float32 for the 16-bit ones, rounded once.  A task whose weight is exactly 0 is not read, so its Inf
+// or NaN goes nowhere.
+#include "../solvers/problem.h"
+#include "terms.cuh"
+
+namespace mtl_ops::cuda {
+namespace {
+
+using launch::Span;
+using launch::Table;
+using launch::Tiles;
+
+constexpr int kThreads = 256;
+constexpr int kBlocks = 2;    // on a multiprocessor: with 128 bytes a thread, 64 KB on their way
+constexpr int kInFlight = 8;  // loads
+
+template <class S>
+using Accumulator = std::conditional_t<sizeof(S) == 2, float, double>;
+template <class S>
+using MergeTerms = Terms<S, Accumulator<S>>;
+
+// ---- the clip scale -----------------------------------------------------------------------------------------------
+
+// The sum over the segments of w' G w, this thread's part; a task of weight 0 takes no part, whatever its row of G
+// holds.
+__device__ double squared_norm(const double* weights, const double* gram, int S, int T) {
+  double sum = 0;
+  for (int64_t at = threadIdx.x; at < static_cast<int64_t>(S) * T * T; at += kThreads) {
+    const int64_t row = at / T;  // s T + i
+    const double wi = weights[row], wj = weights[row / T * T + at % T];
+    if (wi != 0 && wj != 0) sum += wi * wj * gram[at];
+  }
+  return sum;
+}
+
+// scale () and scaled (S, T) = scale * weights.  A norm that is not finite gives NaN: scaled by 0, a broken gradient
+// would look like a sound one.
+__global__ void __launch_bounds__(kThreads)
+    clip(const double* weights, const double* gram, int S, int T, double max_norm, double* scale, double* scaled) {
+  __shared__ double shared_factor;
+  if (gram != nullptr) {
+    const double square = block_sum<kThreads>(squared_norm(weights, gram, S, T));
+    if (threadIdx.x == 0) {
+      shared_factor = !solvers::finite(square)       ? __builtin_nan("")
+                      : square > max_norm * max_norm ? max_norm / sqrt(square)
+                                                     : 1.0;
+    }
+  } else if (threadIdx.x == 0) {
+    shared_factor = 1;
+  }
+  __syncthreads();
+  const double factor = shared_factor;
+  if (threadIdx.x == 0) *scale = factor;
+  for (int at = threadIdx.x; at < S * T; at += kThreads) scaled[at] = factor * weights[at];
+}
+
+// ---- the merged gradient ------------------------------------------------------------------------------------------
+
+// K rows at a time, in as many vectors of columns as make kInFlight loads.
+template <class S, int K>
+struct Merge {
+  using A = Accumulator<S>;
+  static constexpr int kVectors = kInFlight / K;
+  static constexpr int kSize = Vector<S>::kSize;
+  static constexpr int kWidth = kThreads * kVectors * kSize;  // of a tile
+};
+
+template <class S, int K>
+__device__ void merge_vectors(const MergeTerms<S>& terms, int64_t begin, double limit, bool accumulate, S* out) {
+  using Shape = Merge<S, K>;
+  using A = typename Shape::A;
+  const int64_t x = begin + threadIdx.x * Shape::kSize;
+  constexpr int stride = kThreads * Shape::kSize;
+  A sum[Shape::kVectors][Shape::kSize] = {};
+  if (accumulate) {
+#pragma unroll
+    for (int v = 0; v < Shape::kVectors; ++v) {
+      const Vector<S> old{*reinterpret_cast<const uint4*>(out + x + v * stride)};
+#pragma unroll
+      for (int e = 0; e < Shape::kSize; ++e) sum[v][e] = take<A>(old[e], -1);
+    }
+  }
+  for (int first = 0; first < terms.count; first += K) {
+    const int left = terms.count - first;
+    Vector<S> values[K][Shape::kVectors];
+#pragma unroll
+    for (int r = 0; r < K; ++r) {
+#pragma unroll
+      for (int v = 0; v < Shape::kVectors; ++v) {
+        if (r < left)
+          values[r][v].bits = __ldcs(reinterpret_cast<const uint4*>(terms.rows[first + r] + x + v * stride));
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < K; ++r) {
+      if (r >= left) break;
+      const A weight = terms.weights[first + r];
+#pragma unroll
+      for (int v = 0; v < Shape::kVectors; ++v) {
+#pragma unroll
+        for (int e = 0; e < Shape::kSize; ++e) sum[v][e] += weight * take<A>(values[r][v][e], limit);
+      }
+    }
+  }
+#pragma unroll
+  for (int v = 0; v < Shape::kVectors; ++v) {
+    Vector<S> merged;
+#pragma unroll
+    for (int e = 0; e < Shape::kSize; ++e) merged.set(e, static_cast<S>(sum[v][e]));
+    *reinterpret_cast<uint4*>(out + x + v * stride) = merged.bits;
+  }
+}
+
+// Of a tile that is not whole or not aligned: element by element, those of neighbouring threads next to each other.
+template <class S>
+__device__ void merge_elements(const MergeTerms<S>& terms, const Span& span, double limit, bool accumulate, S* out) {
+  using A = Accumulator<S>;
+  for (int64_t x = span.begin + threadIdx.x; x < span.end; x += kThreads) {
+    A sum = accumulate ? take<A>(out[x], -1) : A(0);
+#pragma unroll 8
+    for (int r = 0; r < terms.count; ++r) sum += terms.weights[r] * take<A>(terms.rows[r][x], limit);
+    out[x] = static_cast<S>(sum);
+  }
+}
+
+// The table has T rows and the output for every column; weights (S, T), the clip scale included.
+template <class S, int K>
+__global__ void __launch_bounds__(kThreads, kBlocks)
+    merge_columns(const __grid_constant__ TableArgument argument, int T, const double* weights, double limit,
+                  bool accumulate) {
+  __shared__ MergeTerms<S> terms;
+  const Table table = argument.table();
+  int column = -1;
+  S* out = nullptr;
+  for (Tiles tiles(table, blockIdx.x); !tiles.done(); tiles.next()) {
+    if (tiles.column() != column) {
+      column = tiles.column();
+      out = static_cast<S*>(table.row(column)[T]);
+      __syncthreads();  // nobody reads the last column's terms any more
+      if (threadIdx.x < kWarp) {
+        terms.gather(table.row(column), weights + static_cast<int64_t>(table.columns[column].segment) * T, T);
+      }
+      __syncthreads();
+    }
+    const Span span = tiles.span();
+    if (span.vectors) {
+      merge_vectors<S, K>(terms, span.begin, limit, accumulate, out);
+    } else {
+      merge_elements(terms, span, limit, accumulate, out);
+    }
+  }
+}
+
+// ---- on the host --------------------------------------------------------------------------------------------------
+
+// What is the same for all dtypes of one call.
+struct MergeCall {
+  const Device& device;
+  const TaskGrads& grads;
+  int T;
+  const double* weights;  // (S, T), the clip scale included
+  double limit;           // of the elementwise clamp; negative for none
+  bool accumulate;
+};
+
+template <class S, int K>
+void run(const MergeCall& call, const std::vector<int64_t>& params) {
+  launch::Plan plan(call.T + 1, sizeof(S), Merge<S, K>::kWidth);
+  std::vector<const void*> pointers(call.T + 1);
+  for (const int64_t p : params) {
+    std::copy_n(call.grads.rows(p), call.T, pointers.begin());
+    pointers[call.T] = call.grads.out(p);
+    plan.add(call.grads.numel(p), call.grads.segment(p), pointers.data());
+  }
+  plan.cut_whole(call.device.processors() * kBlocks);
+  const DeviceTable table(call.device, plan);
+  launch(call.device, merge_columns<S, K>, {plan.jobs(), kThreads}, table.argument(), call.T, call.weights, call.limit,
+         call.accumulate);
+}
+
+const double* check_matrix(const Device& device, const Tensor& tensor, const char* name, int64_t dim) {
+  STD_TORCH_CHECK(tensor.scalar_type() == ScalarType::Double && tensor.is_contiguous() && tensor.dim() == dim &&
+                      device.holds(tensor),
+                  name, " should be a contiguous float64 tensor of ", dim, " dimensions on the gradients' device.");
+  return static_cast<const double*>(tensor.const_data_ptr());
+}
+
+}  // namespace
+
+Tensor merge_(std::vector<Tensor> out, const OptionalTensors& tensors, const Tensor& weights,
+              const std::optional<Tensor>& gram, const std::vector<int64_t>& segments, std::optional<double> max_norm,
+              std::optional<double> clip_value, bool accumulate) {
+  STD_TORCH_CHECK(weights.dim() == 2, "weights should have shape (S, T).");
+  const int64_t S = weights.size(0), T = weights.size(1);
+  const TaskGrads grads(tensors, T, segments, &out);
+  const Device device(grads.any() ? *grads.any() : weights);
+  const double* w = check_matrix(device, weights, "weights", 2);
+  STD_TORCH_CHECK(S >= grads.segments(), "weights should have a row for each of the ", grads.segments(),
+                  " segments. Found ", S, ".");
+  const double* G = nullptr;
+  if (max_norm) {
+    STD_TORCH_CHECK(gram, "max_norm needs the Gram matrix.");
+    G = check_matrix(device, *gram, "gram", 3);
+    STD_TORCH_CHECK(gram->size(0) == S && gram->size(1) == T && gram->size(2) == T, "gram should have shape (", S, ", ",
+                    T, ", ", T, ").");
+  }
+  Tensor result = device.new_float64({});
+  const Tensor scaled = device.new_float64({S, T});
+  auto* scaled_weights = static_cast<double*>(scaled.mutable_data_ptr());
+  launch(device, clip, {1, kThreads}, w, G, static_cast<int>(S), static_cast<int>(T), max_norm.value_or(0.0),
+         static_cast<double*>(result.mutable_data_ptr()), scaled_weights);
+
+  const MergeCall call{device, grads, static_cast<int>(T), scaled_weights, clip_value.value_or(-1.0), accumulate};
+  for_each_dtype(grads, [&](ScalarType dtype, const std::vector<int64_t>& params) {
+    dispatch(dtype, [&](auto tag) {
+      using Element = typename decltype(tag)::type;
+      if (T <= 2) {
+        run<Element, 2>(call, params);
+      } else if (T <= 4) {
+        run<Element, 4>(call, params);
+      } else {
+        run<Element, kInFlight>(call, params);
+      }
+    });
+  });
+  grads.write_back();
+  return result;
+}
+
+}  // namespace mtl_ops::cuda
+
+STABLE_TORCH_LIBRARY_IMPL(mtl_ops, CUDA, m) { m.impl("merge_", TORCH_BOX(&mtl_ops::cuda::merge_)); }

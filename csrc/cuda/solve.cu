@@ -1,0 +1,308 @@
+// solve_*: from the Gram matrices (S, T, T) and the task scales (S, T) to the weights (S, T), w = s * method(s G s),
+// in float64.
+//
+// One warp a segment, its workspace in shared memory; the mathematics is in csrc/solvers, the same text as on the
+// CPU.  UPGrad's T problems get a warp each.
+#include <limits>
+
+#include "../solvers/aligned.h"
+#include "../solvers/cagrad.h"
+#include "../solvers/dual_cone.h"
+#include "../solvers/equal_angle.h"
+#include "../solvers/krum.h"
+#include "../solvers/linear.h"
+#include "../solvers/mgda.h"
+#include "../solvers/newton.h"
+#include "../solvers/pcd.h"
+#include "../solvers/problem.h"
+#include "../solvers/scales.h"
+#include "../solvers/simplex.h"
+#include "../solvers/surgery.h"
+#include "launch.cuh"
+
+namespace mtl_ops::cuda {
+namespace {
+
+using solvers::Arena;
+using solvers::Warp;
+
+// ---- kernels ------------------------------------------------------------------------------------------------------
+
+__global__ void __launch_bounds__(kWarp, 1)
+    scale_tasks(const __grid_constant__ Payload task_weights, double max_task_norm, bool skip_nonfinite, int S, int T,
+                const double* gram, double* scale, int64_t* skipped) {
+  __shared__ double workspace[solvers::TaskScales::workspace(kMaxTasks)];
+  Arena arena(workspace);
+  const auto* weights = reinterpret_cast<const double*>(task_weights.data());
+  const solvers::TaskScales scales{weights, max_task_norm, skip_nonfinite};
+  scales(Warp{}, S, T, gram, scale, skipped, arena);
+}
+
+template <class Method>
+__global__ void __launch_bounds__(kWarp, 1)
+    solve_segments(Method method, int T, const double* gram, const double* scale, double* out) {
+  const int64_t s = blockIdx.x;
+  solvers::solve_segment(Warp{}, method, static_cast<int>(s), T, gram + s * T * T,
+                         scale != nullptr ? scale + s * T : nullptr, out + s * T, shared_memory<double>());
+}
+
+// UPGrad of which a single task is preferred: one term of the sum.
+struct UpGradTerm {
+  solvers::UpGrad method;
+  int task;
+
+  MTL_HD static constexpr int workspace(int T) { return T + solvers::UpGrad::workspace(T); }
+
+  template <class Lanes>
+  MTL_HD void operator()(const Lanes& lanes, const solvers::Problem& problem, double* w, Arena& arena) const {
+    const solvers::DualCone cone = method.cone;
+    const int mine = task;
+    double* preference = arena.reals(problem.total);
+    solvers::each(lanes, problem.total, [=](int t) { preference[t] = 0.0; });
+    solvers::each(lanes, problem.count, [=](int i) {
+      if (problem.tasks[i] == mine) preference[mine] = cone.preferred(problem, i);
+    });
+    solvers::UpGrad single = method;
+    single.cone.preference = preference;
+    single(lanes, problem, w, arena);
+  }
+};
+
+// terms (S, T, T): term t of segment s.
+__global__ void __launch_bounds__(kWarp, 1)
+    solve_terms(solvers::UpGrad method, int T, const double* gram, const double* scale, double* terms) {
+  const int64_t s = blockIdx.x / T;
+  const int task = blockIdx.x % T;
+  solvers::solve_segment(Warp{}, UpGradTerm{method, task}, static_cast<int>(s), T, gram + s * T * T,
+                         scale != nullptr ? scale + s * T : nullptr, terms + (s * T + task) * T,
+                         shared_memory<double>());
+}
+
+__global__ void __launch_bounds__(kMaxTasks) sum_terms(int T, const double* terms, double* out) {
+  const int64_t s = blockIdx.x;
+  const int t = threadIdx.x;
+  if (t >= T) return;
+  double sum = 0;
+  for (int term = 0; term < T; ++term) sum += terms[(s * T + term) * T + t];
+  out[s * T + t] = sum;
+}
+
+// ---- arguments ----------------------------------------------------------------------------------------------------
+
+// The Gram matrices, checked, and where they are.
+struct Segments {
+  Device device;
+  int S, T;
+  const double* gram;
+
+  explicit Segments(const Tensor& tensor) : device(tensor), S(0), T(0) {
+    STD_TORCH_CHECK(tensor.dim() == 3 && tensor.size(1) == tensor.size(2) &&
+                        tensor.scalar_type() == ScalarType::Double && tensor.is_contiguous(),
+                    "gram should be a contiguous float64 tensor of shape (S, T, T).");
+    STD_TORCH_CHECK(tensor.size(1) >= 1 && tensor.size(1) <= kMaxTasks, "T should be between 1 and ", kMaxTasks,
+                    ". Found T = ", tensor.size(1), ".");
+    S = static_cast<int>(tensor.size(0));
+    T = static_cast<int>(tensor.size(1));
+    gram = static_cast<const double*>(tensor.const_data_ptr());
+  }
+
+  // A contiguous float64 (or int64) argument of the given number of elements, on the same device.
+  template <class Element>
+  const Element* array(const Tensor& tensor, const char* name, int64_t numel) const {
+    constexpr ScalarType dtype = std::is_same_v<Element, double> ? ScalarType::Double : ScalarType::Long;
+    STD_TORCH_CHECK(
+        tensor.scalar_type() == dtype && tensor.is_contiguous() && tensor.numel() == numel && device.holds(tensor),
+        name, " should be contiguous, ", dtype == ScalarType::Double ? "float64" : "int64", ", of ", numel,
+        " elements, on the device of gram.");
+    return static_cast<const Element*>(tensor.const_data_ptr());
+  }
+
+  const double* scale(const std::optional<Tensor>& tensor) const {
+    return tensor ? array<double>(*tensor, "scale", static_cast<int64_t>(S) * T) : nullptr;
+  }
+
+  const double* preference(const std::optional<Tensor>& tensor) const {
+    return tensor ? array<double>(*tensor, "preference", T) : nullptr;
+  }
+
+  // What a method remembers of each segment's tasks, to be changed in place.
+  double* state(Tensor& tensor, int64_t numbers_per_task = 1) const {
+    array<double>(tensor, "state", static_cast<int64_t>(S) * T * numbers_per_task);
+    return static_cast<double*>(tensor.mutable_data_ptr());
+  }
+
+  solvers::Orders orders(const Tensor& tensor) const {
+    const int64_t length = tensor.dim() == 3 ? tensor.size(2) : 0;
+    return {array<int64_t>(tensor, "orders", S * T * length), static_cast<int>(length)};
+  }
+};
+
+template <class Method>
+size_t workspace_bytes(int T) {
+  return sizeof(double) * (T + solvers::segment_workspace<Method>(T));
+}
+
+template <class Method>
+Tensor solve(const Segments& segments, const std::optional<Tensor>& scale, const Method& method) {
+  const double* scales = segments.scale(scale);
+  Tensor result = segments.device.new_float64({segments.S, segments.T});
+  if (segments.S == 0) return result;
+  launch(segments.device, solve_segments<Method>, {segments.S, kWarp, workspace_bytes<Method>(segments.T)}, method,
+         segments.T, segments.gram, scales, static_cast<double*>(result.mutable_data_ptr()));
+  return result;
+}
+
+}  // namespace
+
+Tensor task_scales(const Tensor& gram, const std::vector<double>& task_weights, std::optional<double> max_task_norm,
+                   bool skip_nonfinite, std::optional<Tensor> skipped) {
+  const Segments segments(gram);
+  const int S = segments.S, T = segments.T;
+  STD_TORCH_CHECK(static_cast<int64_t>(task_weights.size()) == static_cast<int64_t>(S) * T, "task_weights should hold ",
+                  static_cast<int64_t>(S) * T, " numbers. Found ", task_weights.size(), ".");
+  if (skipped) segments.array<int64_t>(*skipped, "skipped", T);
+  Tensor result = segments.device.new_float64({S, T});
+  const DevicePayload weights(segments.device, task_weights.data(), task_weights.size() * sizeof(double));
+  launch(segments.device, scale_tasks, {1, kWarp}, weights.argument(),
+         max_task_norm.value_or(std::numeric_limits<double>::infinity()), skip_nonfinite, S, T, segments.gram,
+         static_cast<double*>(result.mutable_data_ptr()),
+         skipped ? static_cast<int64_t*>(skipped->mutable_data_ptr()) : nullptr);
+  return result;
+}
+
+Tensor solve_sum(const Tensor& gram, const std::optional<Tensor>& scale) {
+  return solve(Segments(gram), scale, solvers::Linear{false});
+}
+
+Tensor solve_mean(const Tensor& gram, const std::optional<Tensor>& scale) {
+  return solve(Segments(gram), scale, solvers::Linear{true});
+}
+
+Tensor solve_pcgrad(const Tensor& gram, const std::optional<Tensor>& scale, const Tensor& orders, bool mean) {
+  const Segments segments(gram);
+  return solve(segments, scale, solvers::PcGrad{segments.orders(orders), mean});
+}
+
+Tensor solve_gradvac(const Tensor& gram, const std::optional<Tensor>& scale, const Tensor& orders, Tensor rho,
+                     double beta, double eps, double tol) {
+  const Segments segments(gram);
+  double* state = segments.state(rho, segments.T);
+  return solve(segments, scale, solvers::GradVac{segments.orders(orders), state, beta, eps, tol});
+}
+
+Tensor solve_mgda(const Tensor& gram, const std::optional<Tensor>& scale) {
+  return solve(Segments(gram), scale, solvers::Mgda{});
+}
+
+Tensor solve_mgda_frank_wolfe(const Tensor& gram, const std::optional<Tensor>& scale, double epsilon,
+                              int64_t max_iters) {
+  return solve(Segments(gram), scale, solvers::MgdaFrankWolfe{epsilon, static_cast<int>(max_iters)});
+}
+
+Tensor solve_cagrad(const Tensor& gram, const std::optional<Tensor>& scale, double c, int64_t rescale,
+                    double norm_eps) {
+  return solve(Segments(gram), scale, solvers::CaGrad{c, static_cast<int>(rescale), norm_eps});
+}
+
+Tensor solve_upgrad(const Tensor& gram, const std::optional<Tensor>& scale, const std::optional<Tensor>& preference,
+                    bool scale_rows, double reg_eps, double norm_eps) {
+  const Segments segments(gram);
+  const int S = segments.S, T = segments.T;
+  const double* scales = segments.scale(scale);
+  const solvers::UpGrad method{{segments.preference(preference), scale_rows, reg_eps, norm_eps}};
+  const Tensor terms = segments.device.new_float64({S, T, T});
+  Tensor result = segments.device.new_float64({S, T});
+  if (S == 0) return result;
+  auto* term = static_cast<double*>(terms.mutable_data_ptr());
+  launch(segments.device, solve_terms, {static_cast<int64_t>(S) * T, kWarp, workspace_bytes<UpGradTerm>(T)}, method, T,
+         segments.gram, scales, term);
+  launch(segments.device, sum_terms, {S, static_cast<int>(kMaxTasks)}, T, term,
+         static_cast<double*>(result.mutable_data_ptr()));
+  return result;
+}
+
+Tensor solve_dualproj(const Tensor& gram, const std::optional<Tensor>& scale, const std::optional<Tensor>& preference,
+                      bool scale_rows, double reg_eps, double norm_eps) {
+  const Segments segments(gram);
+  const solvers::DualCone cone{segments.preference(preference), scale_rows, reg_eps, norm_eps};
+  return solve(segments, scale, solvers::DualProj{cone});
+}
+
+Tensor solve_pcd(const Tensor& gram, const std::optional<Tensor>& scale, Tensor state, double tau, double beta,
+                 double eps) {
+  const Segments segments(gram);
+  return solve(segments, scale, solvers::Pcd{segments.state(state, 2), tau, beta, eps});
+}
+
+Tensor solve_imtl_g(const Tensor& gram, const std::optional<Tensor>& scale, bool avoid_ascent,
+                    std::optional<double> rank_tol) {
+  return solve(Segments(gram), scale, solvers::ImtlG{avoid_ascent, rank_tol.value_or(-1.0)});
+}
+
+Tensor solve_config(const Tensor& gram, const std::optional<Tensor>& scale, const std::optional<Tensor>& preference,
+                    std::optional<double> rank_tol) {
+  const Segments segments(gram);
+  return solve(segments, scale, solvers::Config{segments.preference(preference), rank_tol.value_or(-1.0)});
+}
+
+Tensor solve_aligned_mtl(const Tensor& gram, const std::optional<Tensor>& scale,
+                         const std::optional<Tensor>& preference, int64_t scale_mode, std::optional<double> rank_tol) {
+  STD_TORCH_CHECK(scale_mode >= 0 && scale_mode <= 2, "scale_mode should be 0, 1 or 2. Found ", scale_mode, ".");
+  const Segments segments(gram);
+  const auto scale_of = static_cast<solvers::AlignedMtl::Scale>(scale_mode);
+  return solve(segments, scale,
+               solvers::AlignedMtl{segments.preference(preference), scale_of, rank_tol.value_or(-1.0)});
+}
+
+Tensor solve_nash_mtl(const Tensor& gram, const std::optional<Tensor>& scale, std::optional<double> max_norm,
+                      double reg_eps) {
+  const double limit = max_norm.value_or(std::numeric_limits<double>::infinity());
+  return solve(Segments(gram), scale, solvers::NashMtl{limit, reg_eps});
+}
+
+Tensor solve_fairgrad(const Tensor& gram, const std::optional<Tensor>& scale, double alpha, double reg_eps) {
+  return solve(Segments(gram), scale, solvers::FairGrad{alpha, reg_eps});
+}
+
+Tensor solve_krum(const Tensor& gram, const std::optional<Tensor>& scale, int64_t n_byzantine, int64_t n_selected,
+                  bool squared) {
+  const solvers::Krum krum{static_cast<int>(n_byzantine), static_cast<int>(n_selected), squared};
+  return solve(Segments(gram), scale, krum);
+}
+
+Tensor solve_sdmgrad(const Tensor& gram, const std::optional<Tensor>& scale, Tensor state,
+                     const std::optional<Tensor>& preference, double lr, double momentum, int64_t n_iter, double lam) {
+  const Segments segments(gram);
+  const solvers::SimplexMemory memory{segments.state(state)};
+  const solvers::SdmGrad sdmgrad{memory, segments.preference(preference), lr, momentum, static_cast<int>(n_iter), lam};
+  return solve(segments, scale, sdmgrad);
+}
+
+Tensor solve_modo(const Tensor& gram, const std::optional<Tensor>& scale, Tensor state, double gamma, double rho) {
+  const Segments segments(gram);
+  return solve(segments, scale, solvers::MoDo{{segments.state(state)}, gamma, rho});
+}
+
+}  // namespace mtl_ops::cuda
+
+STABLE_TORCH_LIBRARY_IMPL(mtl_ops, CUDA, m) {
+  m.impl("task_scales", TORCH_BOX(&mtl_ops::cuda::task_scales));
+  m.impl("solve_sum", TORCH_BOX(&mtl_ops::cuda::solve_sum));
+  m.impl("solve_mean", TORCH_BOX(&mtl_ops::cuda::solve_mean));
+  m.impl("solve_pcgrad", TORCH_BOX(&mtl_ops::cuda::solve_pcgrad));
+  m.impl("solve_gradvac", TORCH_BOX(&mtl_ops::cuda::solve_gradvac));
+  m.impl("solve_mgda", TORCH_BOX(&mtl_ops::cuda::solve_mgda));
+  m.impl("solve_mgda_frank_wolfe", TORCH_BOX(&mtl_ops::cuda::solve_mgda_frank_wolfe));
+  m.impl("solve_cagrad", TORCH_BOX(&mtl_ops::cuda::solve_cagrad));
+  m.impl("solve_upgrad", TORCH_BOX(&mtl_ops::cuda::solve_upgrad));
+  m.impl("solve_dualproj", TORCH_BOX(&mtl_ops::cuda::solve_dualproj));
+  m.impl("solve_pcd", TORCH_BOX(&mtl_ops::cuda::solve_pcd));
+  m.impl("solve_imtl_g", TORCH_BOX(&mtl_ops::cuda::solve_imtl_g));
+  m.impl("solve_config", TORCH_BOX(&mtl_ops::cuda::solve_config));
+  m.impl("solve_aligned_mtl", TORCH_BOX(&mtl_ops::cuda::solve_aligned_mtl));
+  m.impl("solve_nash_mtl", TORCH_BOX(&mtl_ops::cuda::solve_nash_mtl));
+  m.impl("solve_fairgrad", TORCH_BOX(&mtl_ops::cuda::solve_fairgrad));
+  m.impl("solve_krum", TORCH_BOX(&mtl_ops::cuda::solve_krum));
+  m.impl("solve_sdmgrad", TORCH_BOX(&mtl_ops::cuda::solve_sdmgrad));
+  m.impl("solve_modo", TORCH_BOX(&mtl_ops::cuda::solve_modo));
+}
