@@ -99,6 +99,8 @@ def test_a_method_that_asks_for_them_sees_the_losses_after_the_step(split: Split
 
     @mtl_ops.methods.register("curious")
     class Curious(mtl_ops.methods.Sum):
+        observes = True
+
         def observe(self, losses: torch.Tensor) -> None:
             seen.append(losses)
 
