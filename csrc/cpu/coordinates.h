@@ -175,9 +175,15 @@ struct TrimmedMean {
     return in_registers<BYTES, K>(block, drop);
       MTL_CASE(1)
       MTL_CASE(2)
-      MTL_CASE(3) MTL_CASE(4) MTL_CASE(5) MTL_CASE(6) MTL_CASE(7) MTL_CASE(8)
+      MTL_CASE(3)
+      MTL_CASE(4)
+      MTL_CASE(5)
+      MTL_CASE(6)
+      MTL_CASE(7)
+      MTL_CASE(8)
 #undef MTL_CASE
-          default : return in_memory<BYTES>(block, drop);
+      default:
+        return in_memory<BYTES>(block, drop);
     }
   }
 
