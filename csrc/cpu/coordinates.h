@@ -75,25 +75,27 @@ class Uniforms {
     given_ = given->const_data_ptr();
   }
 
-  // Those of kBlock coordinates, as far as there are as many.
+  // Those of n <= kBlock coordinates, which lie in one group if they are drawn.
   template <int BYTES, class A>
   MTL_INLINE void get(int64_t coordinate, int64_t n, A* to) const {
     if (!given_) {
-      const int64_t group = coordinate / kBlock * kBlock, phase = coordinate - group;
-      A drawn[2 * kBlock];
-      draw<BYTES>(group, drawn);
-      if (phase > 0) draw<BYTES>(group + kBlock, drawn + kBlock);
-      std::memcpy(to, drawn + phase, kBlock * sizeof(A));
+      float drawn[kBlock];
+      const int64_t phase = coordinate % kBlock;
+      draw<BYTES>(coordinate - phase, drawn);
+      for (int64_t c = 0; c < n; ++c) to[c] = drawn[phase + c];
     } else if (wide_) {
-      for (int64_t c = 0; c < n; ++c) to[c] = static_cast<A>(static_cast<const double*>(given_)[coordinate + c]);
+      const A below_one = 1 - std::numeric_limits<A>::epsilon() / 2;  // rounding must not make a 1 of it
+      for (int64_t c = 0; c < n; ++c) {
+        to[c] = std::min(static_cast<A>(static_cast<const double*>(given_)[coordinate + c]), below_one);
+      }
     } else {
       for (int64_t c = 0; c < n; ++c) to[c] = static_cast<const float*>(given_)[coordinate + c];
     }
   }
 
  private:
-  template <int BYTES, class A>
-  MTL_INLINE void draw(int64_t group, A* to) const {
+  template <int BYTES>
+  MTL_INLINE void draw(int64_t group, float* to) const {
     constexpr int N = std::min<int>(BYTES / sizeof(uint32_t), elementwise::kCounters);
     using U = vec<uint32_t, N>;
     const uint64_t counter = static_cast<uint64_t>(group) / kBlock * elementwise::kCounters;
@@ -110,11 +112,10 @@ class Uniforms {
     }
   }
 
-  template <int N, class A>
-  MTL_INLINE static void put(const vec<uint32_t, N>& word, A* to) {
+  template <int N>
+  MTL_INLINE static void put(const vec<uint32_t, N>& word, float* to) {
     const auto bits = bit_cast<vec<int32_t, N>>(elementwise::uniform_bits(word));  // positive; signed converts faster
-    const auto uniform = __builtin_convertvector(bits, vec<float, N>) * elementwise::kUniformUnit;
-    store_raw(to, __builtin_convertvector(uniform, vec<A, N>));
+    store_raw(to, convert<float, N>(bits) * elementwise::kUniformUnit);
   }
 
   const void* given_ = nullptr;
@@ -168,26 +169,26 @@ struct TrimmedMean {
 
   template <int BYTES, class A>
   MTL_INLINE void combine(const Block<A>& block) const {
-    const int64_t k = block.k, drop = std::min(trim, (k - 1) / 2);
-    switch (k) {
-#define MTL_CASE(K) \
-  case K:           \
-    return in_registers<BYTES, K>(block, drop);
-      MTL_CASE(1)
-      MTL_CASE(2)
-      MTL_CASE(3)
-      MTL_CASE(4)
-      MTL_CASE(5)
-      MTL_CASE(6)
-      MTL_CASE(7)
-      MTL_CASE(8)
-#undef MTL_CASE
-      default:
-        return in_memory<BYTES>(block, drop);
+    const int64_t drop = std::min(trim, (block.k - 1) / 2);
+    if (block.k <= kInRegisters) {
+      in_registers_up_to<BYTES, kInRegisters>(block, drop);
+    } else {
+      in_memory<BYTES>(block, drop);
     }
   }
 
  private:
+  static constexpr int kInRegisters = 8;  // rows
+
+  template <int BYTES, int K, class A>
+  MTL_INLINE static void in_registers_up_to(const Block<A>& block, int64_t drop) {
+    if (block.k == K) {
+      in_registers<BYTES, K>(block, drop);
+    } else if constexpr (K > 1) {
+      in_registers_up_to<BYTES, K - 1>(block, drop);
+    }
+  }
+
   template <int BYTES, int K, class A>
   MTL_INLINE static void in_registers(const Block<A>& block, int64_t drop) {
     constexpr int N = kLanes<BYTES, A>;

@@ -47,7 +47,7 @@ struct ElementwiseJob {
   const double* scale;         // (T,), or null
   const int64_t* coordinates;  // (P,), the number of each parameter's first
   double limit;                // of the elementwise clamp; negative for none
-  bool accumulate, stream;
+  bool numbered, accumulate, stream;
   double square = 0;  // of the result's norm
 };
 
@@ -73,26 +73,32 @@ struct Rows {
   }
 };
 
-// Columns [x, x + n) of the rows, scaled and clamped, padded with zeros to a whole block.
+// A block of one row, scaled and clamped.
+template <int BYTES, class S, class A>
+MTL_INLINE void stage_row(const S* from, A scale, double limit, A* to) {
+  constexpr int N = BYTES / sizeof(A);
+#pragma GCC unroll 4
+  for (int64_t c = 0; c < kBlock; c += N) {
+    auto v = load<N>(from + c);
+    if (limit >= 0) v = clamp(v, static_cast<A>(limit));
+    store_raw(to + c, v * scale);
+  }
+}
+
+// Columns [x, x + n) of the rows, padded with zeros to a whole block.
 template <int BYTES, class S, class A>
 MTL_INLINE void stage(const Rows<S>& rows, int64_t x, int64_t n, double limit, A* values) {
-  constexpr int N = BYTES / sizeof(A);
-  const A bound = static_cast<A>(limit);
   for (int64_t t = 0; t < rows.k; ++t) {
     const S* from = rows.at[t] + x;
-    S part[kBlock] = {};
-    if (n < kBlock) {
-      std::memcpy(part, from, n * sizeof(S));
-      from = part;
-    } else {
+    A* to = values + t * kBlock;
+    if (n == kBlock) {
 #pragma GCC unroll 8
       for (int64_t line = 0; line < kBlock; line += kLine / sizeof(S)) __builtin_prefetch(from + kBlock + line);
-    }
-#pragma GCC unroll 4
-    for (int64_t c = 0; c < kBlock; c += N) {
-      auto v = load<N>(from + c);
-      if (limit >= 0) v = clamp(v, bound);
-      store_raw(values + t * kBlock + c, v * rows.scale[t]);
+      stage_row<BYTES>(from, rows.scale[t], limit, to);
+    } else {
+      S part[kBlock] = {};
+      std::memcpy(part, from, n * sizeof(S));
+      stage_row<BYTES>(part, rows.scale[t], limit, to);
     }
   }
 }
@@ -102,7 +108,7 @@ MTL_INLINE double sum_of_squares(const A* merged) {
   constexpr int H = BYTES / sizeof(double);
   vec<double, H> sums{};
   for (int64_t c = 0; c < kBlock; c += H) {
-    const auto v = __builtin_convertvector(load_raw<vec<A, H>>(merged + c), vec<double, H>);
+    const auto v = convert<double, H>(load_raw<vec<A, H>>(merged + c));
     sums += v * v;
   }
   double sum = 0;
@@ -110,22 +116,32 @@ MTL_INLINE double sum_of_squares(const A* merged) {
   return sum;
 }
 
-// Writes n columns of the result.
+// A block of the result, added to what is there when accumulating.
 template <int BYTES, class S, class A>
-MTL_INLINE void write(const ElementwiseJob& job, const A* merged, int64_t n, S* out) {
+MTL_INLINE void write_block(const A* merged, bool accumulate, S* to) {
   constexpr int N = BYTES / sizeof(A);
-  alignas(kLine) S result[kBlock] = {};
-  if (job.accumulate) std::memcpy(result, out, n * sizeof(S));
 #pragma GCC unroll 4
   for (int64_t c = 0; c < kBlock; c += N) {
     auto v = load_raw<vec<A, N>>(merged + c);
-    if (job.accumulate) v += load<N>(result + c);
-    store<N>(result + c, v);
+    if (accumulate) v += load<N>(to + c);
+    store<N>(to + c, v);
   }
-  if (job.stream && n == kBlock && reinterpret_cast<uintptr_t>(out) % kLine == 0) {
-    for (int64_t c = 0; c < kBlock; c += kLine / sizeof(S)) stream_line(out + c, result + c);
+}
+
+// Writes n columns of the result.
+template <int BYTES, class S, class A>
+MTL_INLINE void write(const ElementwiseJob& job, const A* merged, int64_t n, S* out) {
+  if (n < kBlock) {
+    S part[kBlock] = {};
+    std::memcpy(part, out, n * sizeof(S));
+    write_block<BYTES>(merged, job.accumulate, part);
+    std::memcpy(out, part, n * sizeof(S));
+  } else if (job.stream && reinterpret_cast<uintptr_t>(out) % kLine == 0) {
+    alignas(kLine) S part[kBlock];
+    write_block<BYTES>(merged, false, part);
+    for (int64_t c = 0; c < kBlock; c += kLine / sizeof(S)) stream_line(out + c, part + c);
   } else {
-    std::memcpy(out, result, n * sizeof(S));
+    write_block<BYTES>(merged, job.accumulate, out);
   }
 }
 
@@ -140,7 +156,8 @@ MTL_INLINE void elementwise_range(ElementwiseJob& job, const Range& range) {
 
   alignas(kLine) A values[kMaxTasks * kBlock];
   alignas(kLine) A merged[kBlock] = {};
-  int64_t m = kBlock - reinterpret_cast<uintptr_t>(out) % kLine / sizeof(S);  // later blocks begin on a line
+  // all blocks but the first begin on a group of random numbers, or on a cache line
+  int64_t m = kBlock - (job.numbered ? first % kBlock : reinterpret_cast<uintptr_t>(out) % kLine / sizeof(S));
   for (int64_t x = 0; x < n; x += m, m = kBlock) {
     m = std::min(m, n - x);
     if (rows.k > 0) {
@@ -199,12 +216,14 @@ Tensor merge(const Call& call, const Method& method) {
   const std::vector<int64_t> coordinates = call.coordinates();
   const bool stream = !call.accumulate && outgrows_cache(grads);
   const CombineBy<Method> combine(method);
+  const bool numbered = Method::layout == Layout::row_major;
   std::vector<double> squares(jobs.size());
   run_jobs(jobs, [&](int64_t begin, int64_t end) {
     for (int64_t j = begin; j < end; ++j) {
       const double* factors = scale ? scale + jobs[j].segment * T : nullptr;
       const double limit = call.clip_value.value_or(-1.0);
-      ElementwiseJob job{grads, jobs[j], combine, factors, coordinates.data(), limit, call.accumulate, stream};
+      ElementwiseJob job{grads, jobs[j],  combine,         factors, coordinates.data(),
+                         limit, numbered, call.accumulate, stream};
       run_elementwise_job(job);
       squares[j] = job.square;
     }

@@ -123,11 +123,13 @@ MTL_INLINE int64_t count_tiles(int64_t k) {
 }
 
 // Rows i0..i0+R of the block against rows j0..j0+C.
-template <int BYTES, int R, int C, bool DIAGONAL, class A>
-MTL_INLINE void multiply_tile(const A* const* rows, int64_t k, int64_t i0, int64_t j0, int64_t n, A* lanes,
+template <int BYTES, int R, int C, bool DIAGONAL, class S, class A = Accumulator<S>>
+MTL_INLINE void multiply_tile(const S* const* rows, int64_t k, int64_t i0, int64_t j0, int64_t n, A* lanes,
                               const ReadAhead& ahead) {
   constexpr int L = BYTES / sizeof(A);
-  constexpr int step = kLine / sizeof(A);
+  constexpr int line = kLine / sizeof(S);
+  constexpr int step = std::max(line, 2 * L);
+  static_assert(kColumns % step == 0);
   using V = vec<A, L>;
   V sum[R][C];
 #pragma GCC unroll 4
@@ -135,15 +137,17 @@ MTL_INLINE void multiply_tile(const A* const* rows, int64_t k, int64_t i0, int64
 #pragma GCC unroll 4
     for (int c = DIAGONAL ? r : 0; c < C; ++c) sum[r][c] = load_raw<V>(lanes + ((i0 + r) * k + j0 + c) * L);
   }
-  for (int64_t line = 0; line < n; line += step) {
-    ahead.fetch(line);
-#pragma GCC unroll 4
-    for (int64_t x = line; x < line + step; x += L) {
+  for (int64_t begin = 0; begin < n; begin += step) {
+#pragma GCC unroll 2
+    for (int64_t x = begin; x < begin + step; x += line) ahead.fetch(x);
+#pragma GCC unroll 8
+    for (int half = 0; half < step / L; ++half) {
+      const int64_t x = begin + half / 2 * 2 * L;
       V a[R], b[C];
 #pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) a[r] = load_raw<V>(rows[i0 + r] + x);
+      for (int r = 0; r < R; ++r) a[r] = load_half<L>(rows[i0 + r] + x, half % 2);
 #pragma GCC unroll 4
-      for (int c = 0; c < C; ++c) b[c] = DIAGONAL ? a[c % R] : load_raw<V>(rows[j0 + c] + x);
+      for (int c = 0; c < C; ++c) b[c] = DIAGONAL ? a[c % R] : load_half<L>(rows[j0 + c] + x, half % 2);
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
@@ -158,9 +162,9 @@ MTL_INLINE void multiply_tile(const A* const* rows, int64_t k, int64_t i0, int64
   }
 }
 
-// All pairs of the k rows over n columns.
-template <int BYTES, class A>
-MTL_INLINE void multiply_block(const A* const* rows, int64_t k, int64_t n, A* lanes, ReadAhead ahead) {
+// All pairs of the k rows over n columns, a multiple of kColumns.
+template <int BYTES, class S, class A = Accumulator<S>>
+MTL_INLINE void multiply_block(const S* const* rows, int64_t k, int64_t n, A* lanes, ReadAhead ahead) {
   constexpr int R = kTileRows, C = kTileColumns<BYTES>;
   for (int64_t i = 0; i < k; i += R) {
     const ReadAhead share = ahead.next_share();
@@ -198,6 +202,16 @@ MTL_INLINE void multiply_block(const A* const* rows, int64_t k, int64_t n, A* la
   }
 }
 
+// Behind a call, so that each is compiled once: a block is long enough for that.
+#define MTL_MULTIPLY(S)                                                                                       \
+  MTL_SIMD_ENTRY(multiply_block,                                                                              \
+                 (const S* const* rows, int64_t k, int64_t n, Accumulator<S>* lanes, const ReadAhead& ahead), \
+                 (rows, k, n, lanes, ahead))
+MTL_MULTIPLY(float)
+MTL_MULTIPLY(double)
+MTL_MULTIPLY(bfloat16)
+#undef MTL_MULTIPLY
+
 // Adds the lanes of every pair to the float64 sums and clears them.
 template <int BYTES, class A>
 MTL_INLINE void flush_lanes(const Reached& reached, int64_t T, A* lanes, double* out) {
@@ -210,7 +224,7 @@ MTL_INLINE void flush_lanes(const Reached& reached, int64_t T, A* lanes, double*
       vec<double, H> sums{};
 #pragma GCC unroll 2
       for (int part = 0; part < L; part += H) {
-        sums += __builtin_convertvector(load_raw<vec<A, H>>(lane + part), vec<double, H>);
+        sums += convert<double, H>(load_raw<vec<A, H>>(lane + part));
       }
       double sum = 0;
 #pragma GCC unroll 8
@@ -232,26 +246,32 @@ MTL_INLINE void flush(GramJob& job) {
   job.columns = 0;
 }
 
+// Converts 2 L elements, clamped.
+template <int L, class S, class A>
+MTL_INLINE void stage_two(const S* from, double limit, A* to) {
+#pragma GCC unroll 2
+  for (int half = 0; half < 2; ++half) {
+    const auto v = load_half<L>(from, half);
+    store_raw(to + half * L, limit < 0 ? v : clamp(v, static_cast<A>(limit)));
+  }
+}
+
 // Converts columns [x, x + n) of the rows into `block`, clamped, padded with zeros to a multiple of kColumns.
 template <int BYTES, class S, class A>
 MTL_INLINE int64_t stage(const S* const* rows, int64_t k, int64_t x, int64_t n, double limit, A* block,
                          const A** staged) {
   constexpr int L = BYTES / sizeof(A);
+  static_assert(kColumns % (2 * L) == 0);
   const int64_t padded = (n + kColumns - 1) / kColumns * kColumns;
-  const A bound = static_cast<A>(limit);
+  const int64_t whole = n / kColumns * kColumns;
   for (int64_t t = 0; t < k; ++t) {
-    const S* from = rows[t] + x;
     A* to = block + t * padded;
-    for (int64_t c = 0; c < n; c += 2 * L) {
-      S tail[2 * L] = {};
-      const bool whole = c + 2 * L <= n;
-      if (!whole) std::memcpy(tail, from + c, (n - c) * sizeof(S));
-      vec<A, L> a, b;
-      load_two<L>(whole ? from + c : tail, a, b);
-      store_raw(to + c, limit < 0 ? a : clamp(a, bound));
-      store_raw(to + c + L, limit < 0 ? b : clamp(b, bound));
+    for (int64_t c = 0; c < whole; c += 2 * L) stage_two<L>(rows[t] + x + c, limit, to + c);
+    if (whole < n) {
+      S tail[kColumns] = {};
+      std::memcpy(tail, rows[t] + x + whole, (n - whole) * sizeof(S));
+      for (int64_t c = whole; c < padded; c += 2 * L) stage_two<L>(tail + c - whole, limit, to + c);
     }
-    for (int64_t c = (n + 2 * L - 1) / (2 * L) * (2 * L); c < padded; ++c) to[c] = 0;
     staged[t] = to;
   }
   return padded;
@@ -276,7 +296,8 @@ MTL_INLINE void gram_range(GramJob& job, const Range& range) {
     rows[i] = static_cast<const S*>(job.grads.rows(range.param)[reached.task[i]]) + range.begin;
   }
   A* lanes = job.workspace.lanes<A>();
-  const bool in_place = std::is_same_v<S, A> && job.limit < 0;  // rows can be multiplied where they lie
+  // float16 is multiplied from a copy: it takes too long to convert to do it in every tile
+  const bool in_place = job.limit < 0 && !std::is_same_v<S, float16>;
   const int64_t n = range.end - range.begin;
   const int64_t block = std::clamp<int64_t>(kBlockElements / k / kColumns * kColumns, kColumns, kMaxBlock);
   const int64_t tiles = count_tiles<BYTES>(k);
@@ -288,16 +309,16 @@ MTL_INLINE void gram_range(GramJob& job, const Range& range) {
     const char* next[kMaxTasks];
     for (int64_t i = 0; i < k; ++i) next[i] = reinterpret_cast<const char*>(rows[i] + x + m);
     const ReadAhead ahead(next, x + m < n ? k : 0, tiles, sizeof(S));
-    const A* at[kMaxTasks];
-    int64_t whole = 0;
-    if constexpr (std::is_same_v<S, A>) {
-      whole = in_place ? m / kColumns * kColumns : 0;
+    const int64_t whole = in_place ? m / kColumns * kColumns : 0;
+    if constexpr (!std::is_same_v<S, float16>) {
+      const S* at[kMaxTasks];
       for (int64_t i = 0; i < k; ++i) at[i] = rows[i] + x;
-      if (whole > 0) multiply_block<BYTES>(at, k, whole, lanes, ahead);
+      if (whole > 0) run_multiply_block(at, k, whole, lanes, ahead);
     }
     if (whole < m) {
+      const A* at[kMaxTasks];
       const int64_t padded = stage<BYTES>(rows, k, x + whole, m - whole, job.limit, job.workspace.block<A>(), at);
-      multiply_block<BYTES>(at, k, padded, lanes, ahead);
+      run_multiply_block(at, k, padded, lanes, ahead);
     }
   }
 }

@@ -39,7 +39,7 @@ template <int N, class S>
 MTL_INLINE vec<Accumulator<S>, N> fetch(const S* p, double limit) {
   auto v = load<N>(p);
   if (limit >= 0) v = clamp(v, static_cast<std::remove_cvref_t<decltype(v[0])>>(limit));
-  return __builtin_convertvector(v, vec<Accumulator<S>, N>);
+  return convert<Accumulator<S>, N>(v);
 }
 
 // U vectors of N columns of all rows, written to `to`.
@@ -57,7 +57,7 @@ MTL_INLINE void merge_vectors(const Terms<S>& terms, int64_t x, int64_t ahead, c
   }
   using F = std::conditional_t<std::is_same_v<S, double>, double, float>;
 #pragma GCC unroll 8
-  for (int u = 0; u < U; ++u) store<N>(to + u * N, __builtin_convertvector(sum[u], vec<F, N>));
+  for (int u = 0; u < U; ++u) store<N>(to + u * N, convert<F, N>(sum[u]));
 }
 
 template <int BYTES, class S>

@@ -129,6 +129,27 @@ MTL_INLINE To bit_cast(const From& from) {
   return to;
 }
 
+// The same numbers in another element type.
+template <class To, int N, class V>
+MTL_INLINE vec<To, N> convert(const V& v) {
+  using From = std::remove_cvref_t<decltype(v[0])>;
+#if defined(__x86_64__) && !defined(__clang__)  // GCC widens by halves and puts them together
+  if constexpr (std::is_same_v<From, float> && std::is_same_v<To, double> && N == 4) {
+    return __builtin_ia32_cvtps2pd256(v);
+  } else if constexpr (std::is_same_v<From, float> && std::is_same_v<To, double> && N == 8) {
+    return __builtin_ia32_cvtps2pd512_mask(v, vec<double, N>{}, -1, 4);  // all lanes, rounding as set
+  } else if constexpr (std::is_same_v<From, uint16_t> && std::is_same_v<To, uint32_t> && N == 8) {
+    return bit_cast<vec<To, N>>(__builtin_ia32_pmovzxwd256(bit_cast<vec<short, N>>(v)));
+  } else if constexpr (std::is_same_v<From, uint16_t> && std::is_same_v<To, uint32_t> && N == 16) {
+    return bit_cast<vec<To, N>>(__builtin_ia32_pmovzxwd512_mask(bit_cast<vec<short, N>>(v), vec<int, N>{}, -1));
+  } else {
+    return __builtin_convertvector(v, vec<To, N>);
+  }
+#else
+  return __builtin_convertvector(v, vec<To, N>);
+#endif
+}
+
 // N consecutive gradients as float32 (float64 stays float64).
 template <int N>
 MTL_INLINE vec<float, N> load(const float* p) {
@@ -140,8 +161,7 @@ MTL_INLINE vec<double, N> load(const double* p) {
 }
 template <int N>
 MTL_INLINE vec<float, N> load(const bfloat16* p) {
-  const auto wide = __builtin_convertvector(load_raw<vec<uint16_t, N>>(p), vec<uint32_t, N>);
-  return bit_cast<vec<float, N>>(wide << 16);
+  return bit_cast<vec<float, N>>(convert<uint32_t, N>(load_raw<vec<uint16_t, N>>(p)) << 16);
 }
 // IEEE half in the low 16 bits of each lane, the others 0: shift exponent and mantissa into place and move the bias; Inf and NaN take
 // the bias twice, and a subnormal is made by subtracting 2^-14 from a normal number, so that no float32 subnormal ever appears (they
@@ -159,24 +179,21 @@ MTL_INLINE vec<float, N> expand_half(const vec<uint32_t, N>& half) {
 }
 template <int N>
 MTL_INLINE vec<float, N> load(const float16* p) {
-  return expand_half<N>(__builtin_convertvector(load_raw<vec<uint16_t, N>>(p), vec<uint32_t, N>));
+  return expand_half<N>(convert<uint32_t, N>(load_raw<vec<uint16_t, N>>(p)));
 }
 
-// 2 N consecutive gradients in an order that depends on the place alone, for sums over all of them: for 16 bits the even ones and the
-// odd ones, which takes no shuffle.
-template <int N, class S, class V>
-MTL_INLINE void load_two(const S* p, V& a, V& b) {
+// Half of 2 N consecutive gradients, the other half, in an order that depends on the place alone, for sums over all of them: for 16
+// bits the even ones and the odd ones, which takes no shuffle.
+template <int N, class S>
+MTL_INLINE auto load_half(const S* p, int half) {
   if constexpr (std::is_same_v<S, bfloat16>) {
     const auto pairs = load_raw<vec<uint32_t, N>>(p);
-    a = bit_cast<V>(pairs << 16);
-    b = bit_cast<V>(pairs & 0xffff0000u);
+    return bit_cast<vec<float, N>>(half == 0 ? pairs << 16 : pairs & 0xffff0000u);
   } else if constexpr (std::is_same_v<S, float16>) {
     const auto pairs = load_raw<vec<uint32_t, N>>(p);
-    a = expand_half<N>(pairs & 0xffffu);
-    b = expand_half<N>(pairs >> 16);
+    return expand_half<N>(half == 0 ? pairs & 0xffffu : pairs >> 16);
   } else {
-    a = load<N>(p);
-    b = load<N>(p + N);
+    return load<N>(p + half * N);
   }
 }
 
@@ -205,7 +222,7 @@ MTL_INLINE void store(bfloat16* p, const vec<float, N>& v) {
   const U bits = bit_cast<U>(v);
   U rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   rounded = (bits & 0x7fffffffu) > 0x7f800000u ? (bits >> 16) | 0x40u : rounded;
-  store_raw(p, __builtin_convertvector(rounded, vec<uint16_t, N>));
+  store_raw(p, convert<uint16_t, N>(rounded));
 }
 template <int N>
 MTL_INLINE void store(float16* p, const vec<float, N>& v) {
@@ -221,7 +238,7 @@ MTL_INLINE void store(float16* p, const vec<float, N>& v) {
   U half = magnitude < (113u << 23) ? subnormal : normal;
   half = magnitude >= 0x47800000u ? U{} + 0x7c00u : half;  // 2^16 and above: Inf (65520 rounds up there by itself)
   half = magnitude > 0x7f800000u ? U{} + 0x7e00u : half;
-  store_raw(p, __builtin_convertvector(half | sign, vec<uint16_t, N>));
+  store_raw(p, convert<uint16_t, N>(half | sign));
 }
 
 // f(S{}) with the element type S of a dtype.

@@ -47,11 +47,12 @@ struct Network {
   static constexpr List list = make();
 };
 
-// The smaller value to `a`, the larger to `b`; if they do not compare (NaN), both become `b`.
+// The smaller value to `a`, the larger to `b`; if they do not compare (NaN), both become `b`.  Two comparisons, so that compilers make
+// a minimum and a maximum of them.
 template <class V>
 MTL_SHARED void exchange(V& a, V& b) {
   const V low = a < b ? a : b;
-  b = a < b ? b : a;
+  b = b < a ? a : b;
   a = low;
 }
 

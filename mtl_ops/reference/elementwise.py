@@ -33,7 +33,7 @@ def philox(counter: Tensor, seed: int, offset: int) -> Tensor:
     John K. Salmon, Mark A. Moraes, Ron O. Dror, David E. Shaw, "Parallel Random Numbers: As Easy as
     1, 2, 3", SC 2011.
     """
-    a, b = counter & _WORD, counter >> 32
+    a, b = counter & _WORD, (counter >> 32) & _WORD
     c, d = torch.full_like(a, offset & _WORD), torch.full_like(a, (offset >> 32) & _WORD)
     keys = [seed & _WORD, (seed >> 32) & _WORD]
     for _ in range(10):
