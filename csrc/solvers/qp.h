@@ -91,7 +91,7 @@ class NonNegativeQp {
     valid_ = 0;
     tau_ = 0.0;
     entered_ = -1;
-    all_at_once_ = true;
+    all_at_once_ = e_ == nullptr;
     violated_ = n_ + 1;
     bool settled = start();
     for (;;) {
@@ -105,7 +105,8 @@ class NonNegativeQp {
   }
 
   /// Lets in the variables with a negative multiplier: all of them as long as they get fewer, then the one with the most negative,
-  /// which alone is sure to make progress.  False if there is none.
+  /// which alone is sure to make progress.  With the equality always that one: who is missing there when all are independent are few,
+  /// and where they are not, those let in together would have to leave one by one.  False if there is none.
   MTL_HD bool admit() {
     gradient();
     const auto violated = [this](int i) { return mark_[i] == kFree && y_[i] < -kTolerance * magnitude_[i]; };

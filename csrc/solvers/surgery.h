@@ -41,7 +41,6 @@ class Combination {
       : lanes_(lanes), n_(problem.count), gram_(problem.gram), c_(arena.reals(n_)), v_(arena.reals(n_)) {}
 
   MTL_HD void start(int i) {
-    lanes_.sync();
     each(lanes_, n_, [=, this](int k) {
       c_[k] = k == i ? 1.0 : 0.0;
       v_[k] = gram_[i * n_ + k];
