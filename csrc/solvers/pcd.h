@@ -1,6 +1,7 @@
 // PCD: the direction nearest to the gradient of task 0, the primary one, that makes progress for every other.
 //
-// "Not All Objectives Are Born Equal: Priority-Constrained Descent for Hierarchical Multi-Objective Optimization", TMLR 2026.
+// Varam & AlHajri, "Not All Objectives Are Born Equal: Priority-Constrained Descent for Hierarchical Multi-Objective
+// Optimization", TMLR 2026.
 //
 // On gradients ĝ of about unit length: minimise |d - ĝ_0| subject to <ĝ_j, d> >= τ |ĝ_j|².  Then d = ĝ_0 + Σ x_j ĝ_j, where x >= 0
 // minimises ½ xᵀAx + hᵀx, A = <ĝ_i, ĝ_j> over the others and h_j = <ĝ_j, ĝ_0> - τ A_jj.  The result has the length of g_0.

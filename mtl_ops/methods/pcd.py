@@ -47,8 +47,8 @@ class PCD(NativeMethod):
         ValueError: If a parameter is out of range, or the number of tasks changes.
         TypeError: If a parameter is of the wrong type.
 
-    "Not All Objectives Are Born Equal: Priority-Constrained Descent for Hierarchical Multi-Objective
-    Optimization", TMLR 2026.
+    Dara Varam, Mohamed I. AlHajri, "Not All Objectives Are Born Equal: Priority-Constrained Descent
+    for Hierarchical Multi-Objective Optimization", TMLR 2026.
 
     Example:
         >>> import torch, mtl_ops
