@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from .rules import Rules
 
@@ -58,16 +57,15 @@ def check_owned(
     return chosen
 
 
-def check_plain(optimizer: Optimizer) -> None:
+def check_plain(params: Iterable[Tensor]) -> None:
     """Refuses parameters that are spread over processes.
 
     Raises:
         TypeError: If one is a DTensor, as those of ``fully_shard``.
     """
-    for group in optimizer.param_groups:
-        for param in group["params"]:
-            if type(param.data).__name__ == "DTensor":
-                raise TypeError(
-                    "Parameter `optimizer` should hold parameters that are whole in every process. "
-                    f"Found a DTensor of shape {tuple(param.shape)}."
-                )
+    for param in params:
+        if type(param.data).__name__ == "DTensor":
+            raise TypeError(
+                "Parameter `params` should hold tensors that are whole in every process (`MultiTaskOptimizer` takes "
+                f"others). Found a DTensor of shape {tuple(param.shape)}."
+            )

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from . import ops
+from .arguments import check_plain
 from .gradients import Losses, differentiate, read_losses
 
 __all__ = ["cross_gram"]
@@ -39,7 +40,7 @@ def cross_gram(
         ``(T, V)`` float64; 0 for a loss that is ``None``.
 
     Raises:
-        TypeError: If the losses are not tensors.
+        TypeError: If the losses are not tensors, or a parameter is a DTensor.
         ValueError: If the losses are not scalars that require a gradient, none reaches a parameter, or
             there are not as many ``second_params`` as ``params``.
         RuntimeError: If the graph of a loss was freed.
@@ -59,6 +60,7 @@ def cross_gram(
             f"Parameter `second_params` should hold {len(places)} tensors, one for each of `params`. "
             f"Found {len(others)}."
         )
+    check_plain([*places, *others])
     count = len(left.losses)
     rows = differentiate(left, places, retain_graph) + differentiate(right, others)
     gram = ops.gram(rows, count + len(right.losses))

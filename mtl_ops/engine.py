@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .accumulation import Accumulated
-from .distributed import DataParallel
+from .distributed import Processes
 from .gradients import Tasks, differentiate, joint_backward, joint_gradient
 from .layout import find_layout
 from .merging import columns, merge_rows, on_device
@@ -119,7 +119,7 @@ def merge_into_grads(
     *,
     sets: Sequence[int] | None = None,
     shared: Sequence[bool] | None = None,
-    parallel: DataParallel | None = None,
+    parallel: Processes | None = None,
     **rest: Any,
 ) -> Report:
     """Merges ``T × P`` gradients and adds the result to ``.grad``; see :func:`merge_rows`."""

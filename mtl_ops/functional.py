@@ -8,7 +8,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from .arguments import check_owned
+from .arguments import check_owned, check_plain
 from .engine import fill_grads
 from .gradients import Losses, read_losses
 from .graph import refuse_reentrant_checkpoints
@@ -200,6 +200,7 @@ def backward(
     refuse_reentrant_checkpoints(read.losses)
     everything = list(params)
     chosen = None if shared is None else check_owned("shared", shared, everything, "`params`")
+    check_plain(everything)
     owned = [param for param in everything if param.requires_grad]
     if not owned:
         raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from .graph import root
 
 if TYPE_CHECKING:
-    from .distributed import DataParallel
+    from .distributed import Processes
 
 __all__ = ["Losses", "Tasks", "differentiate", "joint_backward", "joint_gradient", "read_losses"]
 
@@ -40,7 +40,7 @@ class Tasks:
     shares: tuple[float, ...] | None = None
     part: tuple[bool, ...] | None = None
     totals: Tensor | None = None
-    parallel: DataParallel | None = None
+    parallel: Processes | None = None
 
     def label(self, task: int) -> str:
         """How messages name a task."""
@@ -193,9 +193,7 @@ def differentiate(
         start, factor = root(loss), tasks.factor(t)
         assert start is not None
         try:
-            grads = torch.autograd.grad(
-                start, params, factor, retain_graph=retain_graph or t != last, allow_unused=True
-            )
+            grads = _derive(tasks, [start], params, [factor], retain_graph or t != last)
         except RuntimeError as error:
             raise _explained(error, tasks.label(t)) from error
         rows += grads
@@ -210,12 +208,25 @@ def joint_gradient(
     if not losses:
         return [None] * len(params)
     try:
-        rows: Sequence[Tensor | None] = torch.autograd.grad(
-            losses, params, factors, retain_graph=retain_graph, allow_unused=True
-        )
+        rows = _derive(tasks, losses, params, factors, retain_graph)
     except RuntimeError as error:
         raise _explained(error, "one of them") from error
     return [dense(row) for row in rows]
+
+
+def _derive(
+    tasks: Tasks,
+    outputs: Sequence[Any],
+    params: Sequence[Tensor],
+    factors: Sequence[Tensor | None],
+    retain_graph: bool,
+) -> Sequence[Tensor | None]:
+    """The gradient of ``Σ factor · output`` by each parameter; ``None`` where none reaches it."""
+    if tasks.parallel is not None:
+        return tasks.parallel.derive(outputs, params, factors, retain_graph)
+    return torch.autograd.grad(
+        outputs, params, factors, retain_graph=retain_graph, allow_unused=True
+    )
 
 
 def joint_backward(

@@ -12,6 +12,7 @@ from torch.autograd.graph import GradientEdge, Node
 __all__ = [
     "allow_repeated_backward",
     "hidden_by_compiler",
+    "leaf_tensors",
     "leaves",
     "refuse_reentrant_checkpoints",
     "root",
@@ -36,12 +37,19 @@ def root(loss: Tensor) -> Tensor | GradientEdge | None:
 
 def leaves(losses: Sequence[Tensor | None], stop: Sequence[Tensor] = ()) -> set[int]:
     """The ``id`` of every leaf that a loss reaches without passing through one of ``stop``."""
+    return set(leaf_tensors(losses, stop))
+
+
+def leaf_tensors(
+    losses: Sequence[Tensor | GradientEdge | None], stop: Sequence[Tensor] = ()
+) -> dict[int, Tensor]:
+    """Every leaf that a loss reaches without passing through one of ``stop``, by its ``id``."""
     halt = {tensor.grad_fn for tensor in stop if tensor.grad_fn is not None}
-    found = {id(t) for t in losses if t is not None and t.is_leaf and t.requires_grad}
+    found = {id(t): t for t in losses if isinstance(t, Tensor) and t.is_leaf and t.requires_grad}
     for node, _ in _edges(losses, halt):
         variable = getattr(node, "variable", None)
         if variable is not None:
-            found.add(id(variable))
+            found[id(variable)] = variable
     return found
 
 
@@ -76,12 +84,12 @@ def refuse_reentrant_checkpoints(losses: Sequence[Tensor | None]) -> None:
 
 
 def _edges(
-    losses: Sequence[Tensor | None], halt: set[Node] | frozenset[Node] = frozenset()
+    losses: Sequence[Tensor | GradientEdge | None], halt: set[Node] | frozenset[Node] = frozenset()
 ) -> Iterator[tuple[Node, int]]:
     """Every output of a node that the losses are computed from, once."""
     waiting: list[tuple[Node | None, int]] = []
     for loss in losses:
-        start = None if loss is None else root(loss)
+        start = root(loss) if isinstance(loss, Tensor) else loss
         if isinstance(start, Tensor):
             waiting.append((start.grad_fn, start.output_nr))
         elif start is not None:

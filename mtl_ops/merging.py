@@ -33,6 +33,7 @@ def merge_rows(
     names: tuple[str, ...] | None = None,
     grad_scale: Tensor | None = None,
     total: Callable[[Tensor], Tensor] | None = None,
+    measured: Sequence[bool] | None = None,
 ) -> Report:
     """Writes the merged gradient of the parameters that the layout keeps.
 
@@ -51,6 +52,8 @@ def merge_rows(
         grad_scale: A 0-d factor that all gradients were multiplied by. What is measured, and so
             every threshold, is without it; the merged gradient is with it.
         total: Sums what is measured over processes that have a part of the elements each.
+        measured: For each kept parameter whether it is measured here: of processes with the same part,
+            one does. ``None`` for all.
 
     Raises:
         RuntimeError: If a gradient is not finite and the rules say ``"raise"``.
@@ -62,7 +65,8 @@ def merge_rows(
     ]
     gram = scale = None
     if method.needs == "gram" or rules != Rules() or times_skipped is not None:
-        gram = unscaled(ops.gram(rows, tasks, layout.segments, rules.clip_value), grad_scale)
+        seen = rows if measured is None else _only(rows, measured)
+        gram = unscaled(ops.gram(seen, tasks, layout.segments, rules.clip_value), grad_scale)
         if total is not None:
             missing = layout.total - len(gram)  # last segments of which there is nothing here
             gram = total(torch.nn.functional.pad(gram, (0, 0, 0, 0, 0, missing)))
@@ -76,7 +80,7 @@ def merge_rows(
     if isinstance(method, CoordinateMethod):
         weights = None
         clip_scale = _merge_coordinates(
-            method, rows, out, gram, scale, layout, rules, given or {}, accumulate, total
+            method, rows, out, gram, scale, layout, rules, given or {}, accumulate, total, measured
         )
     else:
         problem = Problem(rows, gram, scale, rules.clip_value)
@@ -165,6 +169,7 @@ def _merge_coordinates(
     given: Mapping[str, Any],
     accumulate: bool,
     total: Callable[[Tensor], Tensor] | None,
+    measured: Sequence[bool] | None,
 ) -> Tensor | None:
     """As :func:`merge_rows` for a method that merges coordinate by coordinate.
 
@@ -173,7 +178,7 @@ def _merge_coordinates(
     if rules.max_norm is not None and accumulate:
         fresh = [torch.empty_like(tensor) for tensor in out]
         clip_scale = _merge_coordinates(
-            method, rows, fresh, gram, scale, layout, rules, given, False, total
+            method, rows, fresh, gram, scale, layout, rules, given, False, total, measured
         )
         torch._foreach_add_(list(out), fresh)
         return clip_scale
@@ -194,6 +199,9 @@ def _merge_coordinates(
             **given,
         )
     if total is not None and rules.max_norm is not None:
+        if measured is not None:
+            mine = [out[p].double().square().sum() for p in shared if measured[p]]
+            square = torch.stack([torch.zeros_like(square), *mine]).sum()
         square = total(square)
     if own:
         factors = scale[layout.shared :]
@@ -214,6 +222,15 @@ def _merge_coordinates(
     clip_scale = (rules.max_norm / square.sqrt()).clamp(max=1.0)
     torch._foreach_mul_(list(out), clip_scale)
     return clip_scale
+
+
+def _only(rows: Sequence[Tensor | None], measured: Sequence[bool]) -> list[Tensor | None]:
+    """``T × P`` gradients, without elements where they are measured elsewhere."""
+    count = len(measured)
+    return [
+        row if row is None or measured[k % count] else row.flatten()[:0]
+        for k, row in enumerate(rows)
+    ]
 
 
 def columns(

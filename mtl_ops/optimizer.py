@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .accumulation import Accumulated
-from .arguments import check_grad_scaler, check_names, check_owned, check_plain
+from .arguments import check_grad_scaler, check_names, check_owned
 from .cheap import CheapSteps
-from .distributed import DataParallel, Distributed, Samples, stop_averaging
+from .distributed import Distributed, Samples, make_processes
 from .engine import fill_grads
 from .gradients import Losses, Tasks, differentiate, read_losses
 from .graph import (
@@ -86,14 +86,17 @@ class MultiTaskOptimizer(OptimizerWrapper):
             they are, and call ``scaler.step(optimizer)`` and ``scaler.update()`` as ever: thresholds
             are on the true gradients, and the scaler learns of an Inf in any task, also where the
             step goes on without that task.
-        distributed: How to merge over processes that hold the same parameters and different batches.
-            ``"exact"``: as one process would with the joint batch. ``"mean_gram"``: with weights
-            from the mean of the processes' Gram matrices, an approximation that sends less.
-            ``None``: each process for itself. ``"auto"``: exact where a process group is
-            initialised.
+        distributed: How to merge over processes with different batches that hold the same parameters,
+            or, of DTensors, parts of them. ``"exact"``: as one process would with the joint batch.
+            ``"mean_gram"``: with weights from the mean of the processes' Gram matrices, an
+            approximation that sends less. ``None``: each process for itself. ``"auto"``: exact where
+            a process group is initialised.
         process_group: The processes; ``None`` for the default group.
         module: The ``DistributedDataParallel`` that wraps the model, if there is one: its own
-            averaging of gradients is switched off.
+            averaging of gradients is switched off. Or the module that ``fully_shard`` was applied to:
+            each task then takes a backward, in which FSDP reduces its gradient, and what is local is
+            merged. FSDP gathers the parameters for each of them again, unless they are kept
+            (``module.set_reshard_after_backward(False)``).
         generator: Where random methods draw from, saved in :meth:`state_dict`; on the parameters'
             device. ``None`` for the device's default generator.
 
@@ -137,7 +140,6 @@ class MultiTaskOptimizer(OptimizerWrapper):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(optimizer)
-        check_plain(optimizer)
         if granularity not in get_args(Granularity):
             raise ValueError(
                 f"Parameter `granularity` should be one of {', '.join(get_args(Granularity))}. "
@@ -166,9 +168,8 @@ class MultiTaskOptimizer(OptimizerWrapper):
                 gram_on = check_owned("gram_on", gram_on, *owned)
             self._cheap = CheapSteps(self.method, self.rules, gram_on, weights_every)
         self._grad_scaler = check_grad_scaler(grad_scaler, self.rules)
-        self._parallel = self._make_parallel(distributed, process_group, gram_on)
-        if module is not None:
-            stop_averaging(module)
+        params = [param for param in everything if param.requires_grad]
+        self._parallel = make_processes(distributed, process_group, module, params, self._cheap)
         if tasks is not None:
             names = check_names(tasks)
             self._bind(names, len(names))
@@ -422,17 +423,23 @@ class MultiTaskOptimizer(OptimizerWrapper):
     # ---- what backward needs --------------------------------------------------------------------
 
     def _read(self, losses: Losses, samples: Samples) -> Tasks:
-        read = read_losses(losses, self._memory.names, some=self._parallel is None)
-        self._check_count(read)
+        if self._parallel is None:
+            read = self._read_own(losses)
+        else:
+            read = self._parallel.read(
+                lambda: self._read_own(losses), self._memory.count, samples, self._device()
+            )
         if self._memory.count is None:
-            if self._parallel is not None:
-                self._parallel.check_tasks(read.names, len(read.losses))
             self._bind(read.names, len(read.losses))
-        if self._parallel is not None:
-            read = self._parallel.agree(read, samples, self._device())
         if self._grad_scaler is not None:
             one = torch.ones((), device=self._device())
             read = replace(read, scale=self._grad_scaler.scale(one))
+        return read
+
+    def _read_own(self, losses: Losses) -> Tasks:
+        """Those of this process."""
+        read = read_losses(losses, self._memory.names, some=self._parallel is None)
+        self._check_count(read)
         return read
 
     def _check_count(self, read: Tasks) -> None:
@@ -478,22 +485,6 @@ class MultiTaskOptimizer(OptimizerWrapper):
         some: Tensor = next(p for group in self.optimizer.param_groups for p in group["params"])
         return some.device
 
-    def _make_parallel(
-        self,
-        distributed: Distributed | None,
-        group: torch.distributed.ProcessGroup | None,
-        gram_on: Literal["features"] | Iterable[Tensor] | None,
-    ) -> DataParallel | None:
-        parallel = DataParallel.make(distributed, group)
-        if parallel is not None:
-            if not (gram_on is None or isinstance(gram_on, str)):
-                raise ValueError(
-                    "Parameter `gram_on` should be None or 'features' with several processes, whose gradients of "
-                    "single parameters are not summed before the weights are known. Found parameters."
-                )
-            parallel.check_parameters(self._parameters()[0])
-        return parallel
-
     def _counter(self, count: int) -> Tensor:
         memory = self._memory
         if memory.times_skipped is None:
@@ -501,6 +492,8 @@ class MultiTaskOptimizer(OptimizerWrapper):
         return memory.times_skipped
 
     def _warn_of_graph(self, read: Tasks, params: Sequence[Tensor]) -> None:
+        if self._parallel is not None and not self._parallel.leaves_known:
+            return
         reached = leaves(read.losses)
         unreached = [tuple(param.shape) for param in params if id(param) not in reached]
         if unreached:

@@ -2,77 +2,19 @@
 
 from __future__ import annotations
 
-import datetime
-import os
-import socket
-import traceback
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
-from torch import Tensor, nn
+from processes import DATA, Net, assert_same, losses_of, on_processes, options_of, train
+from torch import nn
 
+import mtl_ops
 from mtl_ops import MultiTaskOptimizer
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch has no torch.distributed")
-
-DATA = torch.randn(24, 5, generator=torch.Generator().manual_seed(0))
-
-
-class Net(nn.Module):
-    """A trunk, a neck for two of three tasks, and three heads."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.trunk = nn.Sequential(nn.Linear(5, 7), nn.Tanh())
-        self.neck = nn.Linear(7, 7).double()
-        self.heads = nn.ModuleList(
-            [nn.Linear(7, 1), nn.Linear(7, 2).double(), nn.Linear(7, 1).double()]
-        )
-
-    def forward(self, data: Tensor) -> tuple[Tensor, list[Tensor]]:
-        features = self.trunk(data)
-        neck = self.neck(features.double())
-        return features, [self.heads[0](features), self.heads[1](neck), self.heads[2](neck)]
-
-
-def losses_of(outputs: list[Tensor]) -> dict[str, Tensor]:
-    return {
-        name: (k + 1) * (output - k).square().mean()
-        for k, (name, output) in enumerate(zip("abc", outputs, strict=True))
-    }
-
-
-def train(
-    net: nn.Module,
-    data: Tensor,
-    options: dict[str, Any],
-    *,
-    absent: tuple[str, ...] = (),
-    steps: int = 3,
-    **call: Any,
-) -> MultiTaskOptimizer:
-    optimizer = MultiTaskOptimizer(
-        torch.optim.SGD(net.parameters(), lr=0.01), **{"method": "upgrad", **options}
-    )
-    for _ in range(steps):
-        optimizer.zero_grad()
-        features, outputs = net(data)
-        losses = {k: v for k, v in losses_of(outputs).items() if k not in absent}
-        if options.get("gram_on") == "features":
-            call["features"] = features
-        optimizer.backward(losses, **call)
-        optimizer.step()
-    return optimizer
-
-
-def assert_same(first: nn.Module, second: nn.Module, tolerance: float = 1e-6) -> None:
-    for one, two in zip(first.parameters(), second.parameters(), strict=True):
-        torch.testing.assert_close(one, two, rtol=tolerance, atol=tolerance)
 
 
 # ---- what the processes do; each runs on every rank ----------------------------------------------
@@ -90,17 +32,6 @@ OPTIONS: list[dict[str, Any]] = [
     {"weights_every": 2},
     {"clip_value": 0.01},
 ]
-
-
-def options_of(options: dict[str, Any]) -> dict[str, Any]:
-    import mtl_ops
-
-    given = dict(options)
-    if given.pop("order", None):
-        given["method"] = mtl_ops.methods.get("pcgrad", order="cyclic")
-    if given.get("method") == "trimmed_mean":
-        given["method"] = mtl_ops.methods.get("trimmed_mean", trim=1)
-    return given
 
 
 def exact(rank: int, world: int) -> None:
@@ -180,8 +111,6 @@ def wire(rank: int, world: int) -> None:
 
 
 def mean_gram(rank: int, world: int) -> None:
-    import mtl_ops
-
     alone, joint = Net(), Net()
     optimizer = train(joint, DATA.chunk(world)[rank], {"distributed": "mean_gram"}, steps=1)
     rows = []
@@ -239,18 +168,8 @@ def faults(rank: int, world: int) -> None:
         MultiTaskOptimizer(
             torch.optim.SGD(net.heads.parameters(), lr=0.1), gram_on=[net.heads[0].bias]
         )
-    with pytest.raises(TypeError, match="`module` should be a DistributedDataParallel"):
+    with pytest.raises(TypeError, match="`module` should be a DistributedDataParallel, or"):
         MultiTaskOptimizer(torch.optim.SGD(net.heads.parameters(), lr=0.1), module=net)
-
-
-def sharded(rank: int, world: int) -> None:
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
-    net = nn.Linear(4, 4)
-    fully_shard(net, mesh=init_device_mesh("cpu", (world,)))
-    with pytest.raises(TypeError, match=r"whole in every process\. Found a DTensor"):
-        MultiTaskOptimizer(torch.optim.SGD(net.parameters(), lr=0.1))
 
 
 def broken(rank: int, world: int) -> None:
@@ -274,50 +193,10 @@ def broken(rank: int, world: int) -> None:
 # ---- running them --------------------------------------------------------------------------------
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-BODIES = [
-    exact,
-    uneven,
-    absent,
-    mean_gram,
-    ddp,
-    broken,
-    faults,
-    sharded,
-    wire,
-]  # `wire` wraps collectives
-
-
-def run(rank: int, world: int, port: int, errors: Any) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    dist.init_process_group(
-        "gloo", rank=rank, world_size=world, timeout=datetime.timedelta(seconds=120)
-    )
-    for body in BODIES:
-        try:
-            body(rank, world)
-        except BaseException:
-            errors.put(f"{body.__name__} on rank {rank}: {traceback.format_exc()}")
-            raise
-    dist.barrier()
-    dist.destroy_process_group()
-
-
 @pytest.mark.parametrize("world", [2, 4])
 def test_on_processes(world: int) -> None:
-    """All bodies in one set of processes: starting them takes longer than what they do."""
-    context = mp.get_context("spawn")
-    errors = context.SimpleQueue()
-    try:
-        mp.spawn(run, (world, free_port(), errors), nprocs=world)
-    except Exception as error:
-        raise AssertionError(str(error) if errors.empty() else errors.get()) from None
+    bodies = [exact, uneven, absent, mean_gram, ddp, broken, faults]
+    on_processes(world, [*bodies, wire])  # `wire` wraps collectives
 
 
 class TestAlone:

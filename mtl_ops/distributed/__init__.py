@@ -1,0 +1,14 @@
+"""Merging over several processes: each merges a part of the gradient.
+
+The mean of the processes' Gram matrices is not the Gram matrix of the mean gradient, so the task gradients have to be
+summed over the processes *before* they are measured, whatever holds the parameters: every process (data parallel, as
+with ``DistributedDataParallel``), or all of them together (``fully_shard``, and DTensors in general).
+"""
+
+from ._data_parallel import DataParallel
+from ._make import Distributed, make_processes
+from ._processes import Processes
+from ._samples import Samples
+from ._sharded import Sharded
+
+__all__ = ["DataParallel", "Distributed", "Processes", "Samples", "Sharded", "make_processes"]

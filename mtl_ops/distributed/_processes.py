@@ -1,0 +1,226 @@
+"""What processes that merge together have to agree on."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ..gradients import Tasks
+from ..methods import Method
+from ..report import Report
+from ..rules import Rules
+from ._collectives import all_gather
+from ._samples import Samples, read_samples
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+__all__ = ["Processes"]
+
+#: What each process tells the others of each task before a backward: how many samples it has of it,
+#: its loss times that number, whether it has the task, what it reaches, and whether it failed.
+_COUNT, _LOSS, _HAS, _REACH, _FAILED = range(5)
+
+
+class Processes(ABC):
+    """The processes of a group, seen from one of them.
+
+    Args:
+        group: The process group; ``None`` for the default one.
+
+    Attributes:
+        leaves_known: Whether the optimizer's parameters are the leaves of the losses' graph.
+    """
+
+    leaves_known = True
+
+    def __init__(self, group: ProcessGroup | None) -> None:
+        self.group = group
+        self.world = dist.get_world_size(group)
+        self.rank = dist.get_rank(group)
+
+    # ---- what differs ---------------------------------------------------------------------------
+
+    @abstractmethod
+    def check_parameters(self, params: Sequence[Tensor]) -> None:
+        """Checks that all processes hold the same parameters.
+
+        Raises:
+            ValueError: On every process, if they do not.
+        """
+
+    @abstractmethod
+    def merge(
+        self,
+        method: Method,
+        rows: Sequence[Tensor | None],
+        params: Sequence[Tensor],
+        weights: Sequence[float],
+        rules: Rules,
+        *,
+        sets: Sequence[int] | None = None,
+        shared: Sequence[bool] | None = None,
+        **rest: Any,
+    ) -> tuple[Report, dict[int, Tensor]]:
+        """The merged gradient of each parameter that any task reaches on any process, by its place."""
+
+    def derive(
+        self,
+        outputs: Sequence[Any],
+        params: Sequence[Tensor],
+        factors: Sequence[Tensor | None],
+        retain_graph: bool,
+    ) -> Sequence[Tensor | None]:
+        """The gradient of ``Σ factor · output`` by each parameter, as ``torch.autograd.grad``.
+
+        Args:
+            outputs: Tensors or edges of a graph.
+            params: What to differentiate by.
+            factors: Of the outputs; ``None`` for 1.
+            retain_graph: Keeps the graph for another backward.
+        """
+        return torch.autograd.grad(
+            outputs, params, factors, retain_graph=retain_graph, allow_unused=True
+        )
+
+    def anywhere(
+        self, rows: Sequence[Tensor | None], params: Sequence[Tensor]
+    ) -> Sequence[Tensor | None]:
+        """``rows``, with something where the task reaches the parameter in another process only."""
+        return rows
+
+    def _whole(self, tasks: Tasks) -> Tasks:
+        """The tasks with losses that are plain tensors."""
+        return tasks
+
+    def _reach(self, tasks: Tasks) -> list[float]:
+        """A number for each task that has to be the same on all processes."""
+        return [0.0] * len(tasks.losses)
+
+    @abstractmethod
+    def _check_table(self, tasks: Tasks, table: list[list[list[float]]]) -> None:
+        """Raises a ``ValueError``, the same on all processes, if they cannot go on together."""
+
+    def _shares(self, counts: Sequence[float], total: Sequence[float]) -> tuple[float, ...] | None:
+        """What this process's gradients count for."""
+        return tuple(c / t if t else 0.0 for c, t in zip(counts, total, strict=True))
+
+    # ---- agreement ------------------------------------------------------------------------------
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes."""
+        tensor = tensor.contiguous()
+        dist.all_reduce(tensor, group=self.group)
+        return tensor
+
+    def gather(self, fact: Any) -> list[Any]:
+        """The fact of every process, by rank."""
+        gathered: list[Any] = [None] * self.world
+        dist.all_gather_object(gathered, fact, group=self.group)
+        return gathered
+
+    def read(
+        self,
+        read: Callable[[], Tasks],
+        count: int | None,
+        samples: Samples,
+        device: torch.device,
+    ) -> Tasks:
+        """The tasks with what this process's gradients count for in those of the joint batch.
+
+        Each task's loss in the joint batch is the mean of the processes' losses, weighed by their
+        numbers of samples; a process without the task has none. Waits for the device once: whether
+        any process has a task decides what is computed next.
+
+        Args:
+            read: Returns what the user handed in, or raises.
+            count: T; ``None`` if this is the first call, before which nothing is known to be the same.
+            samples: How many samples the losses are means of.
+            device: Where the losses are.
+
+        Raises:
+            TypeError: As ``read``, on this process.
+            ValueError: As ``read``, or on every process if one of them failed to read its losses, no
+                process has a loss, or the tasks are not the same.
+        """
+        problem: TypeError | ValueError | None = None
+        tasks, counts = Tasks(None, ()), [0.0]
+        try:
+            tasks = self._whole(read())
+            counts = read_samples(samples, tasks)
+        except (TypeError, ValueError) as error:
+            problem = error
+        if count is None:
+            self._check_names(tasks, problem)
+            count = len(tasks.losses)
+        table = self._exchange(tasks, counts, count, problem is not None, device)
+        rows = table.tolist()
+        if any(row[_FAILED][0] for row in rows):
+            self._raise_together(problem, self.gather(None if problem is None else str(problem)))
+        self._check_table(tasks, rows)
+        total = [sum(row[_COUNT][t] for row in rows) for t in range(count)]
+        if not any(any(row[_HAS]) for row in rows):
+            raise ValueError(
+                "Parameter `losses` should hold at least one loss on some process. Found none."
+            )
+        sums = table[:, : _LOSS + 1].sum(dim=0)
+        return replace(
+            tasks,
+            shares=self._shares(counts, total),
+            part=tuple(t > 0 for t in total),
+            totals=sums[_LOSS] / sums[_COUNT],
+            parallel=self,
+        )
+
+    def _check_names(self, tasks: Tasks, problem: Exception | None) -> None:
+        """The first exchange: until then the number of tasks may differ."""
+        names = None if tasks.names is None else list(tasks.names)
+        facts = self.gather((names, len(tasks.losses), None if problem is None else str(problem)))
+        if any(fact[2] is not None for fact in facts):
+            self._raise_together(problem, [fact[2] for fact in facts])
+        for rank, (others, count, _) in enumerate(facts):
+            first, before, _ = facts[0]
+            if (others, count) != (first, before):
+                raise ValueError(
+                    "Parameter `losses` should hold the same tasks on all processes. "
+                    f"Found {first or before} on rank 0 and {others or count} on rank {rank}."
+                )
+
+    def _raise_together(self, problem: Exception | None, texts: Sequence[str | None]) -> None:
+        if problem is not None:
+            raise problem
+        rank = next(rank for rank, text in enumerate(texts) if text is not None)
+        raise ValueError(
+            "Parameter `losses` should be right on all processes. "
+            f"Found an error on rank {rank}: {texts[rank]}"
+        )
+
+    def _exchange(
+        self,
+        tasks: Tasks,
+        counts: Sequence[float],
+        count: int,
+        failed: bool,
+        device: torch.device,
+    ) -> Tensor:
+        """``(world, 5, T)`` float64, what every process has to say of each task."""
+        mine = torch.zeros(5, count, dtype=torch.float64)
+        if failed:
+            mine[_FAILED] = 1.0
+            mine = mine.to(device)
+        else:
+            mine[_COUNT] = torch.tensor(counts)
+            mine[_HAS] = torch.tensor([float(loss is not None) for loss in tasks.losses])
+            mine[_REACH] = torch.tensor(self._reach(tasks))
+            mine = mine.to(device)
+            if tasks.present:
+                mine[_LOSS] = torch.where(mine[_COUNT] > 0, mine[_COUNT] * tasks.values, 0.0)
+        table = torch.empty(self.world * 5, count, dtype=torch.float64, device=device)
+        all_gather(table, mine, self.group)
+        return table.view(self.world, 5, count)

@@ -1,0 +1,37 @@
+"""How many samples a loss is the mean of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ..gradients import Tasks
+
+__all__ = ["Samples", "read_samples"]
+
+#: How many samples of this process's batch each task has: one number, by name, or in order.
+Samples = float | Mapping[str, float] | Sequence[float]
+
+
+def read_samples(samples: Samples, tasks: Tasks) -> list[float]:
+    """The number of samples of each task in this process's batch; 0 for one that is absent.
+
+    Raises:
+        ValueError: If there are not T numbers of at least 0, or a name is unknown.
+    """
+    if isinstance(samples, Mapping):
+        names = tasks.names or ()
+        unknown = [name for name in samples if name not in names]
+        if unknown:
+            raise ValueError(
+                f"Parameter `samples` should name tasks out of {list(names)}. Found {unknown[0]!r}."
+            )
+        counts = [float(samples.get(name, 1.0)) for name in names]
+    elif isinstance(samples, Sequence):
+        counts = [float(count) for count in samples]
+    else:
+        counts = [float(samples)] * len(tasks.losses)
+    if len(counts) != len(tasks.losses) or not all(0.0 <= c < float("inf") for c in counts):
+        raise ValueError(
+            f"Parameter `samples` should hold {len(tasks.losses)} numbers of at least 0. Found {samples!r}."
+        )
+    return [0.0 if loss is None else c for c, loss in zip(counts, tasks.losses, strict=True)]

@@ -1,0 +1,281 @@
+"""Parameters that are spread over processes (FSDP2, DTensors) against one process that has them all."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from processes import DATA, Net, assert_same, losses_of, on_processes, options_of, train
+from torch import Tensor, nn
+
+from mtl_ops import MultiTaskOptimizer, backward, cross_gram
+
+pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch has no torch.distributed")
+
+
+def shard(net: Net, mesh: Any = None, **options: Any) -> Net:
+    """As a user would: what belongs together in one module, and the rest in the root."""
+    from torch.distributed.fsdp import fully_shard
+
+    for module in (net.trunk, net.neck, net.heads[1], net.heads[2], net):
+        fully_shard(module, mesh=mesh, **options)
+    return net
+
+
+def mesh_of(*sizes: int) -> Any:
+    from torch.distributed.device_mesh import init_device_mesh
+
+    return init_device_mesh("cpu", sizes, mesh_dim_names=("outer", "inner")[-len(sizes) :])
+
+
+OPTIONS: list[dict[str, Any]] = [
+    {"max_task_norm": 0.5, "max_norm": 0.05},
+    {"method": "pcgrad", "order": "cyclic"},
+    {"method": "equal"},
+    {"method": "equal", "max_norm": 0.05},
+    {"method": "sign_agreement", "max_norm": 0.05},
+    {"granularity": "tensor", "clip_value": 0.01},
+]
+
+
+def exact(rank: int, world: int) -> None:
+    """In float64, so that nothing but the last bits may differ."""
+    data = DATA.double()
+    for options in OPTIONS:
+        alone, joint = Net().double(), shard(Net().double())
+        one = train(alone, data, {**options_of(options), "distributed": None})
+        two = train(joint, data.chunk(world)[rank], {**options_of(options), "module": joint})
+        assert_same(alone, joint, 1e-12)
+        for name in ("weights", "gram", "norms", "cosines", "losses", "clip_scale"):
+            first, second = getattr(one.report, name), getattr(two.report, name)
+            assert (first is None) == (second is None)
+            if first is not None:
+                torch.testing.assert_close(first, second, rtol=1e-10, atol=1e-12)
+
+
+def uneven(rank: int, world: int) -> None:
+    """Batches of different sizes, and parameters that stay whole between backwards."""
+    parts = DATA.split([5, 19]) if world == 2 else DATA.split([1, 2, 3, 18])
+    for reshard in (True, False):
+        alone, joint = Net(), shard(Net(), reshard_after_forward=reshard)
+        joint.set_reshard_after_backward(reshard)
+        train(alone, DATA, {"distributed": None})
+        train(joint, parts[rank], {"module": joint}, samples=len(parts[rank]))
+        assert_same(alone, joint)
+
+
+def absent(rank: int, world: int) -> None:
+    """One error everywhere, or 0 times an output, and no samples, in the place of a task."""
+    alone, joint = Net(), shard(Net())
+    part = DATA.chunk(world)[rank]
+    optimizer = MultiTaskOptimizer(
+        torch.optim.SGD(joint.parameters(), lr=0.01), module=joint, tasks=["a", "b", "c"]
+    )
+    losses = losses_of(joint(part)[1])
+    cut = {name: loss for name, loss in losses.items() if name != "b" or rank == 0}
+    with pytest.raises(ValueError, match=r"sharded gradients .* Found no loss 'b' on rank 1"):
+        optimizer.backward(cut)
+    cut["b"] = losses["b"] if rank == 0 else 0.0 * losses["b"]
+    optimizer.backward(cut, samples={"b": float(rank == 0)})
+    optimizer.step()
+    one = MultiTaskOptimizer(torch.optim.SGD(alone.parameters(), lr=0.01), distributed=None)
+    outputs = alone(DATA)[1]
+    one.backward(losses_of([outputs[0], outputs[1][: len(part)], outputs[2]]))
+    one.step()
+    assert_same(alone, joint)
+    optimizer.zero_grad()
+    missing = {name: loss for name, loss in losses_of(joint(part)[1]).items() if name != "b"}
+    optimizer.backward(missing)  # absent everywhere
+    assert optimizer.report.losses is not None
+    assert optimizer.report.losses.isnan().tolist() == [False, True, False]
+
+
+def gradients(rank: int, world: int) -> None:
+    """What is in ``.grad`` stays, whoever owns it; micro-batches add up."""
+    alone, joint = Net(), shard(Net())
+    part = DATA.chunk(world)[rank]
+    expected = []
+    for net, data, options in (
+        (alone, DATA, {"distributed": None}),
+        (joint, part, {"module": joint}),
+    ):
+        owned = [p for name, p in net.named_parameters() if not name.startswith("heads.2")]
+        optimizer = MultiTaskOptimizer(
+            torch.optim.SGD(owned, lr=0.01), "mgda", max_norm=0.05, **options
+        )
+        data = data.clone().requires_grad_()
+        data.grad = torch.ones_like(data)
+        for param in net.parameters():
+            param.grad = torch.ones_like(param)
+        optimizer.accumulate({name: 0.5 * loss for name, loss in losses_of(net(data)[1]).items()})
+        optimizer.backward({name: 0.5 * loss for name, loss in losses_of(net(data)[1]).items()})
+        assert torch.equal(data.grad, torch.ones_like(data))
+        grads = [param.grad for param in net.parameters()]
+        expected.append([g.full_tensor() if hasattr(g, "full_tensor") else g for g in grads])
+    for one, two in zip(*expected, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-7)
+    assert (expected[1][-1] == 1).all()  # of a head that the optimizer does not own
+
+
+def checkpoint(rank: int, world: int) -> None:
+    """A state dict in the middle: the run goes on as the one that was not stopped."""
+
+    def make(net: Net) -> MultiTaskOptimizer:
+        inner = torch.optim.Adam(net.parameters(), lr=0.01)
+        return MultiTaskOptimizer(inner, "gradnorm", tasks=["a", "b", "c"], module=net)
+
+    def step(net: Net, optimizer: MultiTaskOptimizer) -> None:
+        optimizer.zero_grad()
+        optimizer.backward(losses_of(net(DATA.chunk(world)[rank])[1]))
+        optimizer.step()
+
+    net = shard(Net())
+    optimizer = make(net)
+    step(net, optimizer)
+    saved = {name: value.clone() for name, value in net.state_dict().items()}
+    state = copy.deepcopy(optimizer.state_dict())
+    step(net, optimizer)
+    resumed = shard(Net())
+    resumed.load_state_dict(saved)
+    other = make(resumed)
+    other.load_state_dict(state)
+    step(resumed, other)
+    for one, two in zip(net.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one.to_local(), two.to_local())
+
+
+def broken(rank: int, world: int) -> None:
+    """A NaN on one rank leaves the task out on all of them."""
+    net = shard(Net())
+    optimizer = MultiTaskOptimizer(torch.optim.SGD(net.parameters(), lr=0.1), module=net)
+    losses = losses_of(net(DATA)[1])
+    if rank == 1:
+        losses["b"] = losses["b"] * torch.nan
+    optimizer.backward(losses)
+    optimizer.step()
+    assert optimizer.report.skipped is not None
+    assert optimizer.report.skipped.tolist() == [False, True, False]
+    assert all(param.to_local().isfinite().all() for param in net.parameters())
+
+
+def dtensors(rank: int, world: int) -> None:
+    """Without FSDP, as of tensor parallelism: all processes compute the same losses."""
+    from torch.distributed.tensor import Replicate, Shard, distribute_module, distribute_tensor
+
+    mesh = mesh_of(world)
+
+    def spread(name: str, module: nn.Module, mesh: Any) -> None:
+        for key, param in list(module.named_parameters(recurse=False)):
+            where = [Replicate() if "neck" in name or key == "bias" else Shard(0)]
+            module.register_parameter(key, nn.Parameter(distribute_tensor(param, mesh, where)))
+
+    for options in (OPTIONS[0], OPTIONS[4]):
+        alone = Net()
+        joint = distribute_module(Net(), mesh, spread)
+        train(alone, DATA, {**options_of(options), "distributed": None})
+        optimizer = MultiTaskOptimizer(
+            torch.optim.SGD(joint.parameters(), lr=0.01), **{"method": "upgrad", **options}
+        )
+        data = distribute_tensor(DATA, mesh, [Replicate()])
+        for _ in range(3):
+            optimizer.zero_grad()
+            optimizer.backward(losses_of(joint(data)[1]))
+            optimizer.step()
+        assert_same(alone, joint)
+    with pytest.raises(ValueError, match="`samples` should be the same on all processes"):
+        optimizer.backward(losses_of(joint(data)[1]), samples=1 + rank)
+
+
+def hybrid(rank: int, world: int) -> None:
+    """HSDP, and replicas alone: each part is measured once."""
+    alone = Net()
+    train(alone, DATA, {"distributed": None, "max_norm": 0.05})
+    if world == 4:
+        joint = shard(Net(), mesh_of(2, 2))
+        train(joint, DATA.chunk(world)[rank], {"module": joint, "max_norm": 0.05})
+        assert_same(alone, joint)
+
+
+def refused(rank: int, world: int) -> None:
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    def make(params: Any, **options: Any) -> MultiTaskOptimizer:
+        return MultiTaskOptimizer(torch.optim.SGD(params, lr=0.1), **options)
+
+    net, mesh = shard(Net()), mesh_of(world)
+    params = list(net.parameters())
+    with pytest.raises(ValueError, match=r"either only DTensors or none\. Found a plain tensor"):
+        make([*params, nn.Parameter(torch.ones(3))], module=net)
+    with pytest.raises(ValueError, match=r"placements \(Shard\(0\),\)"):
+        make([nn.Parameter(distribute_tensor(torch.ones(4, 4), mesh, [Shard(1)]))])
+    with pytest.raises(ValueError, match="`distributed` should be 'auto' or 'exact' for DTensors"):
+        make(params, module=net, distributed="mean_gram")
+    with pytest.raises(ValueError, match="`gram_on` and `weights_every` should be left out"):
+        make(params, module=net, weights_every=2)
+    with pytest.raises(ValueError, match=r"make it afterwards\. Found plain tensors"):
+        make(Net().parameters(), module=net)
+    with pytest.raises(ValueError, match="`module` should be the module that `fully_shard`"):
+        make(params).backward(losses_of(net(DATA)[1]))
+    with pytest.raises(TypeError, match=r"Found a DTensor of shape \(7, 5\)"):
+        backward(losses_of(net(DATA)[1]), params)
+    with pytest.raises(TypeError, match=r"Found a DTensor of shape \(7, 5\)"):
+        cross_gram([params[0].to_local().sum()], [params[0].to_local().sum()], params)
+    losses = losses_of(net(DATA)[1])
+    if rank == 1:
+        losses["a"] = losses["b"] * 2
+    with pytest.raises(ValueError, match=r"the same modules .* Found loss 'a' to reach . tensors"):
+        make(params, module=net).backward(losses)
+    groups = [dist.new_group([one]) for one in range(world)]
+    with pytest.raises(ValueError, match="`process_group` should be the processes that hold"):
+        make(params, module=net, process_group=groups[rank])
+    net.set_gradient_divide_factor(1.0)
+    with pytest.raises(ValueError, match=r"mean. Found `set_gradient_divide_factor\(1.0\)`"):
+        make(params, module=net)
+
+
+def wire(rank: int, world: int) -> None:
+    """T reduce-scatters, which are FSDP's, and no parameter or gradient gathered."""
+    net = shard(Net(), reshard_after_forward=False)
+    net.set_reshard_after_backward(False)
+    optimizer = MultiTaskOptimizer(torch.optim.SGD(net.parameters(), lr=0.1), module=net)
+    losses = losses_of(net(DATA)[1])
+    sent = {"scatter": 0, "gather": 0, "reduce": 0}
+
+    def count(call: Callable[..., Any], kind: str) -> Callable[..., Any]:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
+            sent[kind] += max(tensor.numel() for tensor in tensors)
+            return call(*args, **kwargs)
+
+        return counted
+
+    for name, kind in (
+        ("reduce_scatter_single", "scatter"),
+        ("reduce_scatter_tensor", "scatter"),
+        ("all_gather_single", "gather"),
+        ("all_gather_into_tensor", "gather"),
+        ("all_reduce", "reduce"),
+    ):
+        if hasattr(dist, name):
+            setattr(dist, name, count(getattr(dist, name), kind))
+    optimizer.backward(losses)
+    padded = 0
+    reached = {"trunk": 3, "neck": 2, "heads.0": 1, "heads.1": 1, "heads.2": 1}
+    for name, param in net.named_parameters():
+        rows = -(-len(param) // world) * world
+        times = next(n for prefix, n in reached.items() if name.startswith(prefix))
+        padded += times * rows * (param.numel() // len(param))
+    assert sent["scatter"] == padded
+    assert sent["reduce"] == 2 * 3 * 3  # G of what is shared, and of what is not
+    facts = 2 * world * 5 * 3  # the names at first, and what every process says of each task
+    assert sent["gather"] <= facts + 1000
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_on_processes(world: int) -> None:
+    bodies = [exact, uneven, absent, gradients, checkpoint, broken, dtensors, hybrid, refused]
+    on_processes(world, [*bodies, wire])  # `wire` wraps collectives
