@@ -74,6 +74,15 @@ def assert_same(first: nn.Module, second: nn.Module, tolerance: float = 1e-6) ->
         torch.testing.assert_close(one, two, rtol=tolerance, atol=tolerance)
 
 
+def shard(net: Net, mesh: Any = None, **options: Any) -> Net:
+    """As a user would: what belongs together in one module, and the rest in the root."""
+    from torch.distributed.fsdp import fully_shard
+
+    for module in (net.trunk, net.neck, net.heads[1], net.heads[2], net):
+        fully_shard(module, mesh=mesh, **options)
+    return net
+
+
 def options_of(options: dict[str, Any]) -> dict[str, Any]:
     """With a method where there is a name of one that needs arguments."""
     given = dict(options)
@@ -93,17 +102,22 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _run(
-    rank: int, world: int, port: int, errors: Any, bodies: Sequence[Callable[[int, int], None]]
-) -> None:
+def join_group(rank: int, world: int, port: int, seconds: float = 120) -> None:
+    """What ``torchrun`` and ``init_process_group`` do."""
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     dist.init_process_group(
-        "gloo", rank=rank, world_size=world, timeout=datetime.timedelta(seconds=120)
+        "gloo", rank=rank, world_size=world, timeout=datetime.timedelta(seconds=seconds)
     )
+
+
+def _run(
+    rank: int, world: int, port: int, errors: Any, bodies: Sequence[Callable[..., None]], args: Any
+) -> None:
+    join_group(rank, world, port)
     for body in bodies:
         try:
-            body(rank, world)
+            body(rank, world, *args)
         except BaseException:
             errors.put(f"{body.__name__} on rank {rank}: {traceback.format_exc()}")
             raise
@@ -111,11 +125,11 @@ def _run(
     dist.destroy_process_group()
 
 
-def on_processes(world: int, bodies: Sequence[Callable[[int, int], None]]) -> None:
+def on_processes(world: int, bodies: Sequence[Callable[..., None]], *args: Any) -> None:
     """All bodies in one set of processes: starting them takes longer than what they do."""
     context = mp.get_context("spawn")
     errors = context.SimpleQueue()
     try:
-        mp.spawn(_run, (world, free_port(), errors, bodies), nprocs=world)
+        mp.spawn(_run, (world, free_port(), errors, bodies, args), nprocs=world)
     except Exception as error:
         raise AssertionError(str(error) if errors.empty() else errors.get()) from None

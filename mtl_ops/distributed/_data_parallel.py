@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from ..gradients import Tasks
@@ -22,7 +21,6 @@ from ..methods import Method
 from ..report import Report
 from ..rules import Rules
 from ._buckets import Bucket, make_buckets
-from ._collectives import all_gather, reduce_scatter
 from ._processes import Processes
 
 if TYPE_CHECKING:
@@ -51,8 +49,8 @@ class DataParallel(Processes):
         Raises:
             ValueError: On every process, if they do not.
         """
-        facts = [(tuple(p.shape), p.detach().double().sum().item()) for p in params]
-        for rank, others in enumerate(self.gather(facts)):
+        facts = [[list(p.shape), p.detach().double().sum().item()] for p in params]
+        for rank, others in enumerate(self.wire.gather(facts, params[0].device)):
             if len(others) != len(facts):
                 raise ValueError(
                     f"All processes should optimize the same parameters. Found {len(facts)} on rank {self.rank} "
@@ -107,7 +105,7 @@ class DataParallel(Processes):
         """``rows``, with something where the task reaches the parameter in another process only."""
         pattern = torch.tensor([row is not None for row in rows], dtype=torch.uint8)
         pattern = pattern.to(params[0].device)
-        dist.all_reduce(pattern, op=dist.ReduceOp.MAX, group=self.group)
+        self.wire.all_reduce(pattern, largest=True)
         flags = pattern.tolist()
         return [
             (params[place % len(params)] if row is None else row) if flag else None
@@ -157,7 +155,7 @@ class DataParallel(Processes):
         merged: list[Tensor | None] = [None] * len(params)
         for bucket, target in zip(buckets, outs, strict=True):
             whole = torch.empty(bucket.size, dtype=target.dtype, device=target.device)
-            all_gather(whole, target, self.group)
+            self.wire.all_gather(whole, target)
             bucket.unflatten(whole, params, merged)
         return report, [gradient for gradient in merged if gradient is not None]
 
@@ -183,7 +181,7 @@ class DataParallel(Processes):
 
     def _scatter_one(self, bucket: Bucket, rows: Sequence[Tensor | None]) -> Tensor:
         shard = bucket.empty_shard()
-        reduce_scatter(shard, bucket.flatten(rows), self.group)
+        self.wire.start_reduce_scatter(shard, bucket.flatten(rows))()
         return shard
 
     def _merge_locally(

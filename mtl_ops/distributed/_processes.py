@@ -15,7 +15,7 @@ from ..gradients import Tasks
 from ..methods import Method
 from ..report import Report
 from ..rules import Rules
-from ._collectives import all_gather
+from ._collectives import Collectives
 from ._samples import Samples, read_samples
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Processes(ABC):
     leaves_known = True
 
     def __init__(self, group: ProcessGroup | None) -> None:
-        self.group = group
+        self.wire = Collectives(group)
         self.world = dist.get_world_size(group)
         self.rank = dist.get_rank(group)
 
@@ -116,14 +116,8 @@ class Processes(ABC):
     def total(self, tensor: Tensor) -> Tensor:
         """The sum over all processes."""
         tensor = tensor.contiguous()
-        dist.all_reduce(tensor, group=self.group)
+        self.wire.all_reduce(tensor)
         return tensor
-
-    def gather(self, fact: Any) -> list[Any]:
-        """The fact of every process, by rank."""
-        gathered: list[Any] = [None] * self.world
-        dist.all_gather_object(gathered, fact, group=self.group)
-        return gathered
 
     def read(
         self,
@@ -157,12 +151,13 @@ class Processes(ABC):
         except (TypeError, ValueError) as error:
             problem = error
         if count is None:
-            self._check_names(tasks, problem)
+            self._check_names(tasks, problem, device)
             count = len(tasks.losses)
         table = self._exchange(tasks, counts, count, problem is not None, device)
         rows = table.tolist()
         if any(row[_FAILED][0] for row in rows):
-            self._raise_together(problem, self.gather(None if problem is None else str(problem)))
+            text = None if problem is None else str(problem)
+            self._raise_together(problem, self.wire.gather(text, device))
         self._check_table(tasks, rows)
         total = [sum(row[_COUNT][t] for row in rows) for t in range(count)]
         if not any(any(row[_HAS]) for row in rows):
@@ -178,10 +173,11 @@ class Processes(ABC):
             parallel=self,
         )
 
-    def _check_names(self, tasks: Tasks, problem: Exception | None) -> None:
+    def _check_names(self, tasks: Tasks, problem: Exception | None, device: torch.device) -> None:
         """The first exchange: until then the number of tasks may differ."""
         names = None if tasks.names is None else list(tasks.names)
-        facts = self.gather((names, len(tasks.losses), None if problem is None else str(problem)))
+        text = None if problem is None else str(problem)
+        facts = self.wire.gather([names, len(tasks.losses), text], device)
         if any(fact[2] is not None for fact in facts):
             self._raise_together(problem, [fact[2] for fact in facts])
         for rank, (others, count, _) in enumerate(facts):
@@ -222,5 +218,5 @@ class Processes(ABC):
             if tasks.present:
                 mine[_LOSS] = torch.where(mine[_COUNT] > 0, mine[_COUNT] * tasks.values, 0.0)
         table = torch.empty(self.world * 5, count, dtype=torch.float64, device=device)
-        all_gather(table, mine, self.group)
+        self.wire.all_gather(table, mine)
         return table.view(self.world, 5, count)

@@ -68,8 +68,8 @@ class Sharded(Processes):
         Raises:
             ValueError: On every process, if they do not.
         """
-        facts = [(tuple(p.shape), str(cast("DTensor", p).placements)) for p in params]
-        for rank, others in enumerate(self.gather(facts)):
+        facts = [[list(p.shape), str(cast("DTensor", p).placements)] for p in params]
+        for rank, others in enumerate(self.wire.gather(facts, params[0].device)):
             if others != facts:
                 raise ValueError(
                     "All processes should optimize parts of the same parameters. "
@@ -133,12 +133,21 @@ class Sharded(Processes):
         leaves = leaf_tensors(outputs)
         kept = self._put_aside(leaves, params)
         try:
-            torch.autograd.backward(outputs, factors, retain_graph=retain_graph)
+            self._backward(outputs, factors, retain_graph)
             self._check_reduced(leaves, params)
             return [_local_gradient(param) for param in params]
         finally:
             for tensor, before in kept:
                 tensor.grad = before
+
+    def _backward(
+        self, outputs: Sequence[Any], factors: Sequence[Tensor | None], retain_graph: bool
+    ) -> None:
+        try:
+            torch.autograd.backward(outputs, factors, retain_graph=retain_graph)
+        except RuntimeError as error:
+            self.wire.watch.explain(error)
+            raise
 
     def _put_aside(
         self, leaves: dict[int, Tensor], params: Sequence[Tensor]

@@ -9,21 +9,12 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from processes import DATA, Net, assert_same, losses_of, on_processes, options_of, train
+from processes import DATA, Net, assert_same, losses_of, on_processes, options_of, shard, train
 from torch import Tensor, nn
 
 from mtl_ops import MultiTaskOptimizer, backward, cross_gram
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch has no torch.distributed")
-
-
-def shard(net: Net, mesh: Any = None, **options: Any) -> Net:
-    """As a user would: what belongs together in one module, and the rest in the root."""
-    from torch.distributed.fsdp import fully_shard
-
-    for module in (net.trunk, net.neck, net.heads[1], net.heads[2], net):
-        fully_shard(module, mesh=mesh, **options)
-    return net
 
 
 def mesh_of(*sizes: int) -> Any:
