@@ -1,7 +1,19 @@
-"""Data sets with several tasks on the same input."""
+"""Data sets with several tasks, on the same input or on inputs of their own."""
 
 from .digits import DIGITS_TASKS, Split, digits
-from .task import Batch, Task
+from .loader import Loader, move
+from .task import Batch, Goal, Task
 from .toy import TOY_STARTS, toy_losses
 
-__all__ = ["DIGITS_TASKS", "TOY_STARTS", "Batch", "Split", "Task", "digits", "toy_losses"]
+__all__ = [
+    "DIGITS_TASKS",
+    "TOY_STARTS",
+    "Batch",
+    "Goal",
+    "Loader",
+    "Split",
+    "Task",
+    "digits",
+    "move",
+    "toy_losses",
+]

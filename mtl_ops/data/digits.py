@@ -24,7 +24,7 @@ DIGITS_TASKS: dict[str, Task] = {
 
 
 class Split(NamedTuple):
-    """The two parts of a data set."""
+    """The two parts of a data set, each of a form that :class:`mtl_ops.data.Loader` takes."""
 
     train: Batch
     test: Batch

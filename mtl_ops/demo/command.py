@@ -15,8 +15,9 @@ import torch
 import typer
 from rich.console import Console
 
-from .. import methods
-from ..data import DIGITS_TASKS
+from .. import examples, methods
+from ..data.folders import DataError
+from ..examples.base import SIZES
 from .checkpoint import save_json
 from .config import ALL, DEFAULT_METHODS, Config, Run
 from .experiment import load_data, run_all, run_timing
@@ -25,6 +26,7 @@ from .options import default, one_thread, read_names, refuse, split
 from .plots import draw
 from .progress import progress
 from .selection import REFUSALS, select
+from .spec import parse, split_methods
 from .summary import Row, summarize
 from .table import render
 from .timing import Timing
@@ -41,10 +43,40 @@ def train(
         list[str] | None,
         typer.Option(
             "--method",
+            "--compare",
             "-m",
             metavar="NAME,...",
-            help=f"Methods, or '{ALL}' for every one that needs no arguments. "
-            f"[dim]{default(DEFAULT_METHODS)}[/]",
+            help=f"Methods, with arguments as in 'cagrad:c=0.2', or '{ALL}' for every one that "
+            f"needs none. [dim]{default(DEFAULT_METHODS)}[/]",
+        ),
+    ] = None,
+    example: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"What to train: {', '.join(examples.names())}. "
+            f"[dim]{default([Config.example])}[/]",
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Real data for the example, in the field's format; a folder that holds none says "
+            f"which. [dim]{default(['what comes with the package'])}[/]",
+        ),
+    ] = None,
+    architecture: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help=f"How tasks share the model. [dim]{default(['shared'])}[/]"
+        ),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"{' or '.join(SIZES)}, which takes seconds. [dim]{default([Config.size])}[/]",
         ),
     ] = None,
     tasks: Annotated[
@@ -53,13 +85,16 @@ def train(
             "--tasks",
             "--task",
             metavar="NAME,...",
-            help=f"Two or more of the four. [dim]{default(Config.tasks)}[/]",
+            help=f"Two or more of the example's. [dim]{default(['all of them'])}[/]",
         ),
     ] = None,
     epochs: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="N", help=f"Length of a training. [dim]{default([Config.epochs])}[/]"
+            min=1,
+            metavar="N",
+            help="Length of a training. "
+            f"[dim]{default([f'{Config.epochs}, or as the example says'])}[/]",
         ),
     ] = None,
     seed: Annotated[
@@ -68,7 +103,7 @@ def train(
             "--seed",
             "--seeds",
             metavar="N,...",
-            help="Each decides the split, the initial weights and the order of the images. "
+            help="Each decides the split, the initial weights and the order of the data. "
             f"[dim]{default(Config.seeds)}[/]",
         ),
     ] = None,
@@ -77,7 +112,7 @@ def train(
         typer.Option(
             metavar="FOLDER",
             help="Where everything is written. "
-            f"[dim]{default([f'{DEFAULT_FOLDER}, or the next number that is free'])}[/]",
+            f"[dim]{default([f'{DEFAULT_FOLDER}/<example>, or the next number that is free'])}[/]",
         ),
     ] = None,
     device: Annotated[
@@ -94,23 +129,30 @@ def train(
         ),
     ] = False,
 ) -> None:
-    """Train every method on handwritten digits, and compare it with single tasks and a plain sum.
+    """Train an example with every method, and compare it with single tasks and a plain sum.
 
-    Four tasks share one convolutional network; a table, pictures and TensorBoard logs say how far.
+    Tasks share one model; a table, pictures and TensorBoard logs say how far.
     """
     given = {
-        "methods": read_names("--method", method, [ALL, *methods.available()]),
-        "tasks": _tasks(tasks),
+        "example": _choice("--example", example, examples.names()),
+        "data": None if data is None else str(data),
+        "architecture": architecture,
+        "size": _choice("--size", size, SIZES),
+        "methods": _methods(method),
+        "tasks": tasks,
         "epochs": epochs,
         "seeds": _seeds(seed),
         "device": _device(device),
     }
     given = {name: value for name, value in given.items() if value is not None}
     with _folder_errors():
-        layout = find_folder(out, resume=resume)
+        layout = find_folder(out, resume=resume, example=example)
+        _check_problem(given, resume=resume)
         config = read_config(layout, given, resume=resume)
+        with _data_errors():
+            first = load_data(config, config.seeds[0])
         try:
-            chosen, left_out = select(config, load_data(config.seeds[0], config.device))
+            chosen, left_out = select(config, first)
         except REFUSALS as error:
             refuse("--method", str(error))
         with open_folder(layout, config), _interrupts(layout), one_thread():
@@ -149,7 +191,7 @@ def _print_table(
 def _headline(config: Config, chosen: Sequence[str]) -> str:
     threads = f" ({_count(torch.get_num_threads(), 'thread')})" if config.device == "cpu" else ""
     return (
-        f"[bold]mtl-ops[/] · {len(config.tasks)} tasks on handwritten digits · "
+        f"[bold]mtl-ops[/] · {len(config.tasks)} tasks on {config.problem.title} · "
         f"{_count(len(chosen), 'method')} × {_count(len(config.seeds), 'seed')} × "
         f"{_count(config.epochs, 'epoch')} · {config.device}{threads}"
     )
@@ -206,12 +248,56 @@ def _folder_errors() -> Iterator[None]:
         refuse("--out", str(error))
 
 
-def _tasks(values: list[str] | None) -> tuple[str, ...] | None:
-    names = read_names("--tasks", values, list(DIGITS_TASKS))
+@contextmanager
+def _data_errors() -> Iterator[None]:
+    """What is wrong with the data, or missing to make them, is one sentence."""
+    try:
+        yield
+    except (DataError, ImportError) as error:
+        refuse("--data" if isinstance(error, DataError) else "--example", str(error))
+
+
+def _check_problem(given: dict[str, Any], *, resume: bool) -> None:
+    """Whether the example has these tasks and architectures; of a resumed one its folder knows."""
+    example = None
+    if "example" in given or not resume:
+        with _data_errors():
+            try:
+                example = examples.make(given.get("example", Config.example), given.get("data"))
+            except ValueError as error:
+                refuse("--data", str(error))
+    if "tasks" in given:
+        choices = list(example.tasks) if example else split(given["tasks"])
+        given["tasks"] = _tasks(given["tasks"], choices)
+    if example and "architecture" in given:
+        _choice("--architecture", given["architecture"], example.architectures)
+
+
+def _tasks(values: list[str], choices: Sequence[str]) -> tuple[str, ...] | None:
+    names = read_names("--tasks", values, choices)
     if names is not None and len(names) < 2:
-        choices = ", ".join(DIGITS_TASKS)
-        refuse("--tasks", f"one task cannot conflict; name two or more of {choices}.")
+        known = ", ".join(choices)
+        refuse("--tasks", f"one task cannot conflict; name two or more of {known}.")
     return names
+
+
+def _choice(option: str, value: str | None, choices: Sequence[str]) -> str | None:
+    """One of several."""
+    names = read_names(option, None if value is None else [value], choices)
+    return None if names is None else names[0]
+
+
+def _methods(values: list[str] | None) -> tuple[str, ...] | None:
+    """Specifications of methods, whose names are known."""
+    if values is None:
+        return None
+    specs = split_methods(values)
+    try:
+        names = [parse(spec)[0] for spec in specs]
+    except ValueError as error:
+        refuse("--method", str(error))
+    read_names("--method", names, [ALL, *methods.available()])
+    return specs
 
 
 def _seeds(values: list[str] | None) -> tuple[int, ...] | None:

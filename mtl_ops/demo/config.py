@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
+from urllib.parse import quote
 
-from ..data import DIGITS_TASKS
+from .. import examples
+from ..data import Goal
+from ..examples.digits import Digits
 
 __all__ = ["ALL", "DEFAULT_METHODS", "PLAIN", "SINGLE", "Config", "Run"]
 
@@ -38,7 +41,12 @@ class Run:
     @property
     def name(self) -> str:
         """A name for files, different for every run of an experiment."""
-        return f"{self.label}-seed{self.seed}"
+        return f"{self.folder}-seed{self.seed}"
+
+    @property
+    def folder(self) -> str:
+        """The label as a name for files and folders."""
+        return quote(self.label, safe="+=,:[](){}' ")
 
 
 @dataclass(frozen=True)
@@ -49,23 +57,59 @@ class Config:
     of every single training and may not.
 
     Attributes:
-        methods: Names, :data:`ALL` among them for every method there is, or ``None`` for those of
-            :data:`DEFAULT_METHODS` that are available.
+        methods: Names, with or without arguments (see ``spec``), :data:`ALL` among them for every
+            method there is, or ``None`` for those of :data:`DEFAULT_METHODS` that are available.
         seeds: Each decides the split, the initial weights and the order of the batches.
-        tasks: Names of :data:`mtl_ops.data.DIGITS_TASKS`, in the order of the heads.
+        tasks: Names of tasks of the example, in the order of the heads.
         epochs: Length of a training; the learning rate falls to zero over it.
-        batch_size: Images in a step.
+        batch_size: Images, sentences, ... in a step.
         learning_rate: Of AdamW, the same for all.
         device: Where models and data are.
+        example: What is trained, see :mod:`mtl_ops.examples`.
+        data: A folder with data instead of the example's own.
+        architecture: How the tasks share the model.
+        size: How much of the data is used.
     """
 
     methods: tuple[str, ...] | None = None
-    seeds: tuple[int, ...] = (0, 1, 2)
-    tasks: tuple[str, ...] = tuple(DIGITS_TASKS)
-    epochs: int = 10
-    batch_size: int = 64
-    learning_rate: float = 3e-3
+    seeds: tuple[int, ...] = Digits.seeds
+    tasks: tuple[str, ...] = tuple(Digits().tasks)
+    epochs: int = Digits.epochs
+    batch_size: int = Digits.batch_size
+    learning_rate: float = Digits.learning_rate
     device: str = "cpu"
+    example: str = Digits.name
+    data: str | None = None
+    architecture: str = Digits.architectures[0]
+    size: examples.Size = "default"
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Config:
+        """Options that the user named, and the example's defaults for the rest.
+
+        Raises:
+            ValueError: If there is no such example, or its data are not there.
+        """
+        example = examples.make(given.get("example", cls.example), given.get("data"))
+        defaults = {
+            "seeds": example.seeds,
+            "tasks": tuple(example.tasks),
+            "epochs": example.epochs,
+            "batch_size": example.batch_size,
+            "learning_rate": example.learning_rate,
+            "architecture": example.architectures[0],
+        }
+        return cls(**{**defaults, **given})
+
+    @property
+    def problem(self) -> examples.Example:
+        """The example."""
+        return examples.make(self.example, self.data)
+
+    @property
+    def goals(self) -> dict[str, Goal]:
+        """What the tasks are judged by."""
+        return self.problem.tasks
 
     def identity(self) -> dict[str, Any]:
         """The part that has to be the same for all trainings in one folder."""

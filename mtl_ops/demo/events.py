@@ -28,7 +28,7 @@ class Events:
 
     def __init__(self, folder: Path, run: Run, history: History) -> None:
         self.run = run
-        own = folder / run.label / f"seed{run.seed}"
+        own = folder / run.folder / f"seed{run.seed}"
         for old in own.glob("events.out.tfevents.*"):
             old.unlink()
         self.writer = SummaryWriter(str(own))

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
-from ..data import Split, digits
+from ..data import Loader, Split, move
 from .checkpoint import load_checkpoint, load_json, save_checkpoint, save_json
 from .config import PLAIN, SINGLE, Config, Run
 from .events import Events
@@ -34,13 +34,10 @@ class Listener(Protocol):
         """``amount`` units are done; ``skipped`` if they were done in an earlier session."""
 
 
-def load_data(seed: int, device: str) -> Split:
-    """The digits of one seed on the device, where they stay: they are 0.7 MB."""
-    train, test = digits(seed)
-    return Split(
-        {name: values.to(device) for name, values in train.items()},
-        {name: values.to(device) for name, values in test.items()},
-    )
+def load_data(config: Config, seed: int) -> Split:
+    """The data of one seed on the device, where they stay."""
+    train, test = config.problem.load(seed, config.size)
+    return Split(move(train, config.device), move(test, config.device))
 
 
 def run_all(
@@ -53,10 +50,10 @@ def run_all(
         task, and for methods the number of conflicting steps and the mean cosines.
     """
     runs = config.runs(methods)
-    splits = {seed: load_data(seed, config.device) for seed in config.seeds}
-    steps = len(splits[config.seeds[0]].train["input"]) // config.batch_size
+    splits = {seed: load_data(config, seed) for seed in config.seeds}
     timing_work = sum((WARM_UP + ROUNDS) * _cost(run) for run in runs if run.seed == runs[0].seed)
-    listener.start(sum(steps * config.epochs * _cost(run) for run in runs) + timing_work)
+    work = (_steps(config, run, splits[run.seed]) * config.epochs * _cost(run) for run in runs)
+    listener.start(sum(work) + timing_work)
     return {run: _train(config, run, splits[run.seed], layout, listener) for run in runs}
 
 
@@ -77,7 +74,7 @@ def run_timing(
     listener.describe("timing the steps, all methods in turn")
     share = sum(work) / len(work)
     with _fork(config):
-        split = load_data(config.seeds[0], config.device)
+        split = load_data(config, config.seeds[0])
         times = measure(config, methods, split, ROUNDS, lambda: listener.advance(share))
     save_json(layout.timing, times)
     return times
@@ -87,9 +84,9 @@ def _train(config: Config, run: Run, split: Split, layout: Layout, listener: Lis
     """One run from its checkpoint, or from the start, to its last epoch."""
     path = layout.checkpoint(run)
     state = load_checkpoint(path, config.device)
-    steps = len(split.train["input"]) // config.batch_size
     if state is not None:
-        listener.advance(state["epoch"] * steps * _cost(run), skipped=True)
+        done = state["epoch"] * _steps(config, run, split)
+        listener.advance(done * _cost(run), skipped=True)
         if state["epoch"] >= config.epochs:
             history: History = state["history"]
             return history
@@ -115,6 +112,11 @@ def _to_save(trainer: Trainer, config: Config) -> dict[str, Any]:
     if trainer.epoch < config.epochs:
         return state
     return {name: state[name] for name in ("epoch", "history", "model")}
+
+
+def _steps(config: Config, run: Run, split: Split) -> int:
+    """Steps in an epoch."""
+    return Loader(split.train, config.batch_size, run.tasks).steps
 
 
 def _cost(run: Run) -> float:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import fcntl
 import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from .. import examples
 from .checkpoint import load_json, save_json
 from .config import EXTENT, Config, Run
 
 __all__ = ["FolderError", "Layout", "find_folder", "open_folder", "read_config"]
 
-#: Where experiments go whose folder nobody named: this one, then with -2, -3, ... at the end.
-DEFAULT_FOLDER = Path("runs/digits")
+#: Where experiments go whose folder nobody named: here by the example's name, then with -2, -3, ...
+DEFAULT_FOLDER = Path("runs")
 
 
 class FolderError(ValueError):
@@ -68,15 +70,18 @@ class Layout:
         return self.root / f"{name}.png"
 
 
-def find_folder(out: Path | None, *, resume: bool) -> Layout:
+def find_folder(out: Path | None, *, resume: bool, example: str | None = None) -> Layout:
     """The folder of a new or an earlier experiment; nothing is made yet.
 
     Args:
-        out: What the user named; ``None`` for the next free, or the latest, of
+        out: What the user named; ``None`` for the next free, or the latest, in
             :data:`DEFAULT_FOLDER`.
         resume: Whether an earlier experiment is wanted.
+        example: Which; ``None`` for the default, or to resume the latest of any.
     """
-    return Layout(out or (_latest() if resume else _next_free()))
+    if out is not None:
+        return Layout(out)
+    return Layout(_latest(example) if resume else _next_free(example or Config.example))
 
 
 def read_config(layout: Layout, given: Mapping[str, Any], *, resume: bool) -> Config:
@@ -97,7 +102,7 @@ def read_config(layout: Layout, given: Mapping[str, Any], *, resume: bool) -> Co
         if resume:
             return _resumed(layout, stored, given)
         _check_free(layout, stored)
-    return Config(**given)
+    return Config.of(given)
 
 
 @contextmanager
@@ -160,25 +165,25 @@ def _stored_config(layout: Layout) -> Config | None:
     return Config.from_json(values)
 
 
-def _next_free() -> Path:
+def _next_free(example: str) -> Path:
     """The first name that is not taken."""
-    names = (f"{DEFAULT_FOLDER.name}-{number}" for number in itertools.count(2))
-    path = DEFAULT_FOLDER
+    path = DEFAULT_FOLDER / example
+    names = (f"{example}-{number}" for number in itertools.count(2))
     while path.exists():
-        path = DEFAULT_FOLDER.with_name(next(names))
+        path = path.with_name(next(names))
     return path
 
 
-def _latest() -> Path:
+def _latest(example: str | None) -> Path:
     """The one that was opened last; if none holds an experiment, one that will be refused."""
+    wanted = "|".join(map(re.escape, [example] if example else examples.names()))
     held = [
         path
-        for path in DEFAULT_FOLDER.parent.glob(f"{DEFAULT_FOLDER.name}*")
-        if Layout(path).config.exists()
+        for path in DEFAULT_FOLDER.glob("*")
+        if re.fullmatch(rf"({wanted})(-\d+)?", path.name) and Layout(path).config.exists()
     ]
-    return max(
-        held, key=lambda path: Layout(path).config.stat().st_mtime_ns, default=DEFAULT_FOLDER
-    )
+    none = DEFAULT_FOLDER / (example or Config.example)
+    return max(held, key=lambda path: Layout(path).config.stat().st_mtime_ns, default=none)
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from ..data import DIGITS_TASKS
 from .config import PLAIN, SINGLE, Config, Run
 from .files import Layout
 from .timing import Timing
@@ -197,10 +196,11 @@ def _draw_panel(
     part: str,
 ) -> None:
     """One task's loss or metric by epoch, a line for each method."""
-    accuracy = part == "metric" and DIGITS_TASKS[task].metric == "accuracy"
+    goal = config.goals[task]
+    percent = part == "metric" and goal.percent
     epochs = np.arange(1, config.epochs + 1)
     for method in (SINGLE, PLAIN, *methods):
-        values = (100 if accuracy else 1) * _curves(config, method, histories, task, part)
+        values = (100 if percent else 1) * _curves(config, method, histories, task, part)
         style = _style(method, methods)
         middle = values.mean(axis=0)
         axis.plot(epochs, middle, label=method, **style, marker="o" if config.epochs == 1 else "")
@@ -211,10 +211,10 @@ def _draw_panel(
             axis.fill_between(
                 epochs, low, middle + spread, color=style["color"], alpha=0.07, linewidth=0
             )
-    if accuracy:
-        axis.set_ylabel("test accuracy, %")
+    if percent:
+        axis.set_ylabel(f"test {goal.metric}, %")
         return
-    axis.set_ylabel("training loss" if part == "loss" else "test MSE")
+    axis.set_ylabel("training loss" if part == "loss" else f"test {goal.metric}")
     axis.set_yscale("log")
     low, high = axis.get_ylim()
     subs = (1.0,) if high > 500 * low else (1.0, 2.0, 5.0)

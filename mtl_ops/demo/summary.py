@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..data import DIGITS_TASKS
 from .config import PLAIN, SINGLE, Config, Run
 from .timing import Timing
 from .trainer import History
@@ -88,7 +87,7 @@ def summarize(
     plain = timing[PLAIN]["median"]
     single_time = sum(timing[f"{SINGLE}-{task}"]["median"] for task in config.tasks)
     rows = [Row(SINGLE, _figures(config, single), None, single_time, single_time / plain)]
-    higher = {task: DIGITS_TASKS[task].higher_is_better for task in config.tasks}
+    higher = {task: config.goals[task].higher_is_better for task in config.tasks}
     for method in (PLAIN, *methods):
         runs = [Run(method, seed, config.tasks) for seed in config.seeds]
         metrics = [_last_metrics(run, histories[run]) for run in runs]

@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ..data import DIGITS_TASKS
+from ..data import Goal
 from .config import SINGLE, Config
 from .summary import Figure, Row
 
@@ -55,14 +55,13 @@ def _quality(config: Config, rows: Sequence[Row]) -> list[_Column]:
     columns = []
     for task in config.tasks:
         figures = [row.metrics[task] for row in rows]
-        higher = DIGITS_TASKS[task].higher_is_better
-        if DIGITS_TASKS[task].metric == "accuracy":
+        goal = config.goals[task]
+        if goal.percent:
             cells = [_figure(100 * f.mean, 100 * f.spread, ".1f", ".1f") for f in figures]
-            unit = "% right"
         else:
             cells = [_figure(f.mean, f.spread, ".3f", ".3f") for f in figures]
-            unit = "MSE"
-        columns.append(_Column(task, unit, tuple(cells), _best(figures, cells, higher=higher)))
+        best = _best(figures, cells, higher=goal.higher_is_better)
+        columns.append(_Column(task, _unit(goal), tuple(cells), best))
     gains = [row.delta_m or Figure(math.nan, math.nan) for row in rows]
     cells = [
         "" if row.delta_m is None else _figure(gain.mean, gain.spread, "+.1f", ".1f")
@@ -112,11 +111,17 @@ def _figure(mean: float, spread: float, mean_format: str, spread_format: str) ->
     return text if math.isnan(spread) else f"{text} ± {format(spread, spread_format)}"
 
 
+def _unit(goal: Goal) -> str:
+    if not goal.percent:
+        return goal.metric
+    return "% right" if goal.metric == "accuracy" else f"{goal.metric}, %"
+
+
 def _legend(config: Config) -> str:
     seeds = len(config.seeds)
     spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
     return (
-        f"Test images after the last epoch, {spread}. MSE: 1 is the variance of the input.\n"
+        f"Test part after the last epoch, {spread}. {config.problem.note}\n"
         "Δm: relative improvement against the single-task models of the same seed, mean over the "
         "tasks; more is better.\n"
         "step: median of a whole training step, all methods in turn in one process; single: one "

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from ..data import Split
+from ..data import Batch, Split
 from .config import PLAIN, SINGLE, Config, Run
 from .trainer import Trainer
 
@@ -47,19 +47,20 @@ def measure(
         *(Trainer(config, Run(SINGLE, seed, (task,)), split) for task in config.tasks),
         *(Trainer(config, Run(method, seed, config.tasks), split) for method in (PLAIN, *methods)),
     ]
-    batch = next(trainers[0].batches())
+    # The first batch of an epoch lacks no task.
+    batches = {trainer.run.label: next(trainer.batches()) for trainer in trainers}
     times: dict[str, list[float]] = {trainer.run.label: [] for trainer in trainers}
     for count in range(WARM_UP + rounds):
         start = count % len(trainers)
         for trainer in trainers[start:] + trainers[:start]:
-            elapsed = _time_step(trainer, batch)
+            elapsed = _time_step(trainer, batches[trainer.run.label])
             on_step()
             if count >= WARM_UP:
                 times[trainer.run.label].append(1e3 * elapsed)
     return {label: _quartiles(values) for label, values in times.items()}
 
 
-def _time_step(trainer: Trainer, batch: dict[str, torch.Tensor]) -> float:
+def _time_step(trainer: Trainer, batch: Batch) -> float:
     """Seconds of one step, until the device is done."""
     device = torch.device(trainer.config.device)
     _synchronize(device)

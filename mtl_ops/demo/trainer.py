@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import MultiTaskOptimizer, methods
-from ..data import DIGITS_TASKS, Batch, Split
-from ..models import DigitsCNN
+from .. import MultiTaskOptimizer
+from ..data import Batch, Loader, Split
 from .config import PLAIN, SINGLE, Config, Run
+from .spec import make_method
 
 __all__ = ["History", "Trainer"]
 
@@ -35,14 +35,17 @@ class Trainer:
         self.config, self.run, self.split = config, run, split
         torch.manual_seed(run.seed)
         # Built on the CPU and then moved, so that every device starts from the same weights.
-        self.model = DigitsCNN(run.tasks).to(config.device)
+        model = config.problem.model(run.tasks, split, config.architecture)
+        self.model: Any = model.to(config.device)
+        self.loader = Loader(split.train, config.batch_size, run.tasks)
+        self.test = Loader(split.test, config.batch_size, run.tasks)
         inner = torch.optim.AdamW(self.model.parameters(), lr=config.learning_rate)
         self.optimizer: torch.optim.Optimizer = inner
         self.observes = False
         if run.method not in (SINGLE, PLAIN):
             # The tasks are named now, since a method's own parameters must be there before the
             # schedule is made.
-            method = methods.get(run.method)
+            method = make_method(run.method)
             self.optimizer = MultiTaskOptimizer(inner, method, tasks=run.tasks)
             self.observes = method.observes
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, config.epochs)
@@ -51,9 +54,9 @@ class Trainer:
         self.epoch = 0
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        """One optimizer step; returns the losses before it."""
+        """One optimizer step; returns the losses before it, of the tasks that are in the batch."""
         self.optimizer.zero_grad()
-        losses = self.model.losses(batch)
+        losses = self._losses(batch)
         if isinstance(self.optimizer, MultiTaskOptimizer):
             self.optimizer.backward(losses)
         else:
@@ -63,20 +66,12 @@ class Trainer:
         if self.observes and isinstance(self.optimizer, MultiTaskOptimizer):
             # One more forward, for a method that learns from what the step has changed.
             with torch.no_grad():
-                self.optimizer.observe(self.model.losses(batch))
+                self.optimizer.observe(self._losses(batch))
         return losses
 
     def batches(self) -> Iterator[Batch]:
-        """The train part in a new order, without the incomplete batch at the end.
-
-        A last batch of three images would have a say as loud as one of 64, and batch
-        normalisation statistics of three.
-        """
-        count = len(self.split.train["input"])
-        order = torch.randperm(count, generator=self.order).to(self.config.device)
-        whole = order[: count - count % self.config.batch_size]
-        for rows in whole.view(-1, self.config.batch_size):
-            yield {name: values[rows] for name, values in self.split.train.items()}
+        """One epoch of the train part in a new order, see :class:`mtl_ops.data.Loader`."""
+        return self.loader.epoch(self.order)
 
     def train_epoch(self, on_step: Callable[[], None] = lambda: None) -> None:
         """Train one epoch, evaluate on the test part, and add both to the history.
@@ -88,7 +83,7 @@ class Trainer:
         self.model.train()
         for batch in self.batches():
             values = self.step(batch)
-            losses.append(torch.stack([value.detach() for value in values.values()]))
+            losses.append(self._row(values))
             if isinstance(self.optimizer, MultiTaskOptimizer):
                 report = self.optimizer.report
                 if report.cosines is not None:
@@ -97,9 +92,10 @@ class Trainer:
                     weights.append(report.weights.mean(dim=0))
             on_step()
         self.schedule.step()
+        self._end_epoch()
         self.epoch += 1
         self.history["steps"].append(len(losses))
-        self.history["loss"].append(torch.stack(losses).mean(dim=0).tolist())
+        self.history["loss"].append(torch.stack(losses).nanmean(dim=0).tolist())
         self.history["metric"].append(list(self.evaluate().values()))
         if cosines:
             stacked = torch.stack(cosines)
@@ -112,11 +108,30 @@ class Trainer:
     def evaluate(self) -> dict[str, float]:
         """Each task's metric on the whole test part."""
         self.model.eval()
-        outputs = self.model(self.split.test["input"])
-        return {
-            task: DIGITS_TASKS[task].score(outputs[task], self.split.test[task]).item()
-            for task in self.run.tasks
-        }
+        goals = self.config.goals
+        tallies: dict[str, Tensor] = {}
+        for batch in self.test.parts():
+            outputs = self.model(batch["input"])
+            for task in [task for task in self.run.tasks if task in batch]:
+                tally = goals[task].tally(outputs[task], batch[task])
+                tallies[task] = tallies[task] + tally if task in tallies else tally
+        return {task: goals[task].figure(tallies[task]).item() for task in self.run.tasks}
+
+    def _losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Losses of the tasks that are in the batch."""
+        losses = self.model.losses(batch)
+        return {task: loss for task, loss in losses.items() if loss is not None}
+
+    def _row(self, losses: dict[str, Tensor]) -> Tensor:
+        """``(T,)``: the losses without their graphs, NaN for a task that was not in the batch."""
+        absent = torch.full((), torch.nan, device=self.config.device)
+        return torch.stack([losses.get(task, absent).detach() for task in self.run.tasks])
+
+    def _end_epoch(self) -> None:
+        """Tell a method that compares epochs (DWA) that one has ended."""
+        end = getattr(getattr(self.optimizer, "method", None), "end_epoch", None)
+        if end is not None:
+            end()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the rest of the training depends on, in types that ``weights_only`` loads."""

@@ -12,8 +12,8 @@ from typing import Any
 
 from mtl_ops.cli import main
 from mtl_ops.data import Split, digits
-from mtl_ops.demo import experiment
 from mtl_ops.demo.trainer import Trainer
+from mtl_ops.examples import digits as digits_example
 
 
 def fewer_digits(seed: int) -> Split:
@@ -40,7 +40,7 @@ def _send_in_the_middle(name: str, label: str) -> None:
 
 
 if __name__ == "__main__":
-    experiment.digits = fewer_digits  # type: ignore[assignment]
+    digits_example.digits = fewer_digits  # type: ignore[assignment]
     _send_in_the_middle(*sys.argv[1:3])
     sys.argv[1:] = sys.argv[3:]
     main()

@@ -14,6 +14,7 @@ from mtl_ops.cli import make_app
 from mtl_ops.demo import experiment, plots
 from mtl_ops.demo.config import PLAIN, SINGLE, Config
 from mtl_ops.demo.timing import Timing
+from mtl_ops.examples import digits as digits_example
 
 from .child import fewer_digits
 
@@ -73,7 +74,7 @@ def quick() -> Iterator[None]:
     """Fewer digits, rounds of timing, and pixels: neither skill nor time nor beauty is tested."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiment, "ROUNDS", 2)
-        patch.setattr(experiment, "digits", fewer_digits)
+        patch.setattr(digits_example, "digits", fewer_digits)
         patch.setitem(plots.STYLE, "savefig.dpi", 60)
         yield
 

@@ -16,7 +16,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import mtl_ops
-from mtl_ops import cli, methods
+from mtl_ops import cli, examples, methods
 from mtl_ops.data import DIGITS_TASKS
 from mtl_ops.demo.config import Config
 
@@ -147,6 +147,12 @@ def test_more_methods_and_fewer_seeds_on_resume(
         (("--tasks", "digit,colour"), [*DIGITS_TASKS, "'colour' is not one of"]),
         (("--tasks", "digit"), [*DIGITS_TASKS, "two or more"]),
         (("--tasks", ""), [*DIGITS_TASKS]),
+        (("--method", "cagrad:c"), ["'cagrad:c=0.2'", "Found 'cagrad:c'"]),
+        (("--method", "cagrad:c=-1"), ["`c`"]),
+        (("--method", "cagrad:d=1"), ["'d'"]),
+        (("--example", "digit"), [*examples.names(), "did you mean 'digits'"]),
+        (("--size", "small"), ["default, tiny"]),
+        (("--architecture", "tower"), ["shared"]),
         (("--seed", "0,-1"), ["'-1' is not an integer from 0 to 4294967295"]),
         (("--seed", "4294967296"), ["'4294967296' is not an integer"]),
         (("--seed", "x"), ["'x' is not an integer"]),
@@ -223,11 +229,13 @@ def test_values_one_by_one_or_with_commas(
     monkeypatch.setattr("mtl_ops.demo.command.read_config", stop)
     invoke("train", "-m", "sum", "--method", "mean, sum", "--seeds", "2,1", "--seed", "2")
     invoke("train", "--task", "parity", "--tasks", "digit,", "--epochs", "3", "--device", "cpu")
+    invoke("train", "--compare", "cagrad:c=0.2,sum", "--size", "tiny", "--example", "digits")
     invoke("train", "--method", "all")
     invoke("train")
     assert given == [
         {"methods": ("sum", "mean"), "seeds": (2, 1)},
         {"tasks": ("parity", "digit"), "epochs": 3, "device": "cpu"},
+        {"methods": ("cagrad:c=0.2", "sum"), "size": "tiny", "example": "digits"},
         {"methods": ("all",)},
         {},
     ]

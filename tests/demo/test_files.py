@@ -168,5 +168,22 @@ def test_without_a_name_the_folder_opened_last_is_resumed(
     assert str(find_folder(None, resume=True).root) == "runs/digits-2"
 
 
+def test_each_example_has_folders_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where one's name is the beginning of another's."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mtl_ops.examples.names", lambda: ["digits", "digits-more"])
+    for age, name in enumerate(("digits-more-2", "digits-more", "digits")):
+        layout = Layout(Path("runs") / name)
+        with open_folder(layout, CONFIG):
+            pass
+        os.utime(layout.config, (1_000_000 - age, 1_000_000 - age))
+    assert str(find_folder(None, resume=True, example="digits").root) == "runs/digits"
+    assert str(find_folder(None, resume=True, example="digits-more").root) == "runs/digits-more-2"
+    assert str(find_folder(None, resume=True).root) == "runs/digits-more-2"
+    assert str(find_folder(None, resume=False, example="digits").root) == "runs/digits-2"
+
+
 def _is_one_sentence(text: str) -> bool:
     return "\n" not in text and text.endswith(".") and text.count(". ") == 0

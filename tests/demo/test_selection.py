@@ -17,7 +17,7 @@ from mtl_ops.demo.selection import select
 
 @pytest.fixture(scope="module")
 def split() -> Split:
-    return load_data(0, "cpu")
+    return load_data(Config(), 0)
 
 
 @pytest.fixture

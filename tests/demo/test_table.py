@@ -89,7 +89,7 @@ def test_a_narrow_console_gets_two_tables_and_loses_nothing(invented: Invented) 
     wide, narrow = _text(rows, 160), _text(rows, 60)
     assert [_heads(text) for text in (wide, narrow)] == [1, 2]
     assert max(map(len, narrow.splitlines())) <= 60
-    table = wide[: wide.index("Test images")]
+    table = wide[: wide.index("Test part")]
     for word in table.replace("─", "").split():
         assert word in narrow, word
 

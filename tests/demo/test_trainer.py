@@ -25,7 +25,7 @@ METHODS = ("pcgrad", "famo", "uncertainty")
 
 @pytest.fixture(scope="module")
 def split() -> Split:
-    return load_data(0, "cpu")
+    return load_data(CONFIG, 0)
 
 
 def _trained(run: Run, split: Split, epochs: int) -> Trainer:
@@ -114,6 +114,14 @@ def test_a_method_that_asks_for_them_sees_the_losses_after_the_step(split: Split
         after = torch.stack(list(trainer.model.losses(batch).values()))
     torch.testing.assert_close(seen, [after.double()])
     assert (after < before).all()
+
+
+def test_the_method_is_told_that_an_epoch_has_ended(split: Split) -> None:
+    """Without it, DWA would never leave its first epoch, and all weights would stay 1."""
+    weights = _trained(Run("dwa", 0, TASKS), split, 3).history["weight"]
+    assert weights[:2] == [[1.0, 1.0], [1.0, 1.0]]
+    assert weights[2] != [1.0, 1.0]
+    assert sum(weights[2]) == pytest.approx(2.0)
 
 
 def test_batches_are_whole_and_new_in_each_epoch(split: Split) -> None:

@@ -1,0 +1,6 @@
+"""The problems that ``mtl-ops train --example NAME`` can train, one a file."""
+
+from .base import Example, Size
+from .registry import make, names
+
+__all__ = ["Example", "Size", "make", "names"]

@@ -1,0 +1,70 @@
+"""What an example is: tasks, data, a model, and how long to train it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, Literal, Protocol, get_args
+
+from torch import Tensor, nn
+
+from ..data import Batch, Goal, Split
+
+__all__ = ["SIZES", "Example", "Model", "Size"]
+
+#: ``"tiny"`` takes seconds and learns little: for tests, and for trying things out.
+Size = Literal["default", "tiny"]
+SIZES: tuple[str, ...] = get_args(Size)
+
+
+class Model(Protocol):
+    """What the trainer asks of a model besides being an ``nn.Module``."""
+
+    def losses(self, batch: Batch) -> Mapping[str, Tensor | None]:
+        """For each task a 0-d tensor, or ``None`` if it is missing from the batch."""
+
+
+class Example(ABC):
+    """A multi-task problem that can be trained from the command line.
+
+    Args:
+        folder: Real data to train on instead of the embedded ones; ``None`` for the latter.
+
+    Attributes:
+        name: What ``--example`` is given.
+        title: Such as "handwritten digits", for the headline.
+        note: A sentence below the table that says what the metrics mean.
+        formats: What ``--data FOLDER`` may hold, in words; empty if nothing.
+        architectures: What ``--architecture`` may be, the default first.
+        epochs, batch_size, learning_rate, seeds: Defaults of a training.
+
+    Raises:
+        DataError: If the folder holds none of the formats, or a file is missing.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    note: ClassVar[str]
+    formats: ClassVar[tuple[str, ...]] = ()
+    architectures: ClassVar[tuple[str, ...]] = ("shared",)
+    epochs: ClassVar[int] = 10
+    batch_size: ClassVar[int] = 64
+    learning_rate: ClassVar[float] = 3e-3
+    seeds: ClassVar[tuple[int, ...]] = (0, 1, 2)
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+
+    @property
+    @abstractmethod
+    def tasks(self) -> dict[str, Goal]:
+        """The tasks by name, in the order of the heads."""
+
+    @abstractmethod
+    def load(self, seed: int, size: Size = "default") -> Split:
+        """The train and the test part."""
+
+    @abstractmethod
+    def model(self, tasks: Sequence[str], split: Split, architecture: str) -> nn.Module:
+        """A model (see :class:`Model`) with heads for some of the tasks, in an architecture."""

@@ -1,0 +1,50 @@
+"""Examples by name."""
+
+from __future__ import annotations
+
+import difflib
+from functools import lru_cache
+from pathlib import Path
+
+from .base import Example
+from .digits import Digits
+
+__all__ = ["make", "names"]
+
+_EXAMPLES: dict[str, type[Example]] = {each.name: each for each in (Digits,)}
+
+
+def names() -> list[str]:
+    """Names of all examples, the default first.
+
+    Example:
+        >>> names()[0]
+        'digits'
+    """
+    return list(_EXAMPLES)
+
+
+@lru_cache(maxsize=8)
+def make(name: str, folder: str | None = None) -> Example:
+    """Make an example.
+
+    Args:
+        name: One of :func:`names`.
+        folder: Data to use instead of the embedded ones.
+
+    Raises:
+        ValueError: If there is no such example, or it takes no folder.
+        DataError: If the folder does not hold what it should.
+
+    Example:
+        >>> list(make("digits").tasks)
+        ['digit', 'parity', 'at-least-five', 'reconstruction']
+    """
+    if name not in _EXAMPLES:
+        close = difflib.get_close_matches(name, _EXAMPLES, n=1)
+        hint = f"; did you mean '{close[0]}'?" if close else "."
+        raise ValueError(f"'{name}' is not one of {', '.join(_EXAMPLES)}{hint}")
+    kind = _EXAMPLES[name]
+    if folder is not None and not kind.formats:
+        raise ValueError(f"Example '{name}' makes its own data and reads no folder.")
+    return kind(None if folder is None else Path(folder))
