@@ -98,7 +98,8 @@ class MultiTaskOptimizer(OptimizerWrapper):
             merged. FSDP gathers the parameters for each of them again, unless they are kept
             (``module.set_reshard_after_backward(False)``).
         generator: Where random methods draw from, saved in :meth:`state_dict`; on the parameters'
-            device. ``None`` for the device's default generator.
+            device. ``None`` for the device's default generator; of several processes, for one with
+            the seed of rank 0, from which all draw the same.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -149,9 +150,6 @@ class MultiTaskOptimizer(OptimizerWrapper):
         self.rules = Rules(max_task_norm, clip_value, max_norm, nonfinite)
         self.task_weights = task_weights
         self.granularity = granularity
-        self.generator = generator
-        if generator is not None:
-            self.method.generator = generator
         self._memory = Memory()
         everything = [p for group in optimizer.param_groups for p in group["params"]]
         owned = everything, "the optimizer"
@@ -170,6 +168,12 @@ class MultiTaskOptimizer(OptimizerWrapper):
         self._grad_scaler = check_grad_scaler(grad_scaler, self.rules)
         params = [param for param in everything if param.requires_grad]
         self._parallel = make_processes(distributed, process_group, module, params, self._cheap)
+        if self._parallel is not None:
+            given = generator or self.method.generator
+            generator = self._parallel.same_generator(given, self._device())
+        self.generator = generator
+        if generator is not None:
+            self.method.generator = generator
         if tasks is not None:
             names = check_names(tasks)
             self._bind(names, len(names))

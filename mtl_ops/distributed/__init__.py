@@ -5,10 +5,19 @@ summed over the processes *before* they are measured, whatever holds the paramet
 with ``DistributedDataParallel``), or all of them together (``fully_shard``, and DTensors in general).
 """
 
+from ._checkpoint import TrainingState
 from ._data_parallel import DataParallel
 from ._make import Distributed, make_processes
 from ._processes import Processes
 from ._samples import Samples
 from ._sharded import Sharded
 
-__all__ = ["DataParallel", "Distributed", "Processes", "Samples", "Sharded", "make_processes"]
+__all__ = [
+    "DataParallel",
+    "Distributed",
+    "Processes",
+    "Samples",
+    "Sharded",
+    "TrainingState",
+    "make_processes",
+]

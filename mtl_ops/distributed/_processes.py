@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -110,6 +111,28 @@ class Processes(ABC):
     def _shares(self, counts: Sequence[float], total: Sequence[float]) -> tuple[float, ...] | None:
         """What this process's gradients count for."""
         return tuple(c / t if t else 0.0 for c, t in zip(counts, total, strict=True))
+
+    def same_generator(
+        self, given: torch.Generator | None, device: torch.device
+    ) -> torch.Generator:
+        """What all processes draw the same numbers from, whatever their own default generators do.
+
+        Raises:
+            ValueError: On every process, if what is given is not in the same state.
+        """
+        if given is None:
+            seeds = self.wire.gather(torch.initial_seed(), device)
+            return torch.Generator(device).manual_seed(seeds[0])
+        states = self.wire.gather(
+            hashlib.sha256(bytes(given.get_state().tolist())).hexdigest(), device
+        )
+        for rank, state in enumerate(states):
+            if state != states[0]:
+                raise ValueError(
+                    "Parameter `generator` should be in the same state on all processes, which draw the same numbers. "
+                    f"Found another one on rank {rank} than on rank 0."
+                )
+        return given
 
     # ---- agreement ------------------------------------------------------------------------------
 

@@ -153,6 +153,20 @@ def ddp(rank: int, world: int) -> None:
     assert_same(alone, joint)
 
 
+def random_numbers(rank: int, world: int) -> None:
+    """All draw the same, whatever their own generators do."""
+    alone, joint = Net(), Net()
+    torch.manual_seed(100 + rank)
+    same = torch.Generator().manual_seed(100)
+    train(alone, DATA, {"method": "pcgrad", "distributed": None, "generator": same})
+    optimizer = train(joint, DATA.chunk(world)[rank], {"method": "pcgrad"})
+    assert_same(alone, joint)
+    assert torch.equal(optimizer.state_dict()["tasks"]["generator"], same.get_state())
+    other = torch.Generator().manual_seed(rank)
+    with pytest.raises(ValueError, match=r"`generator` should be in the same state .* on rank 1"):
+        train(joint, DATA, {"generator": other})
+
+
 def faults(rank: int, world: int) -> None:
     net = Net()
     if rank == 1:
@@ -195,7 +209,7 @@ def broken(rank: int, world: int) -> None:
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_on_processes(world: int) -> None:
-    bodies = [exact, uneven, absent, mean_gram, ddp, broken, faults]
+    bodies = [exact, uneven, absent, mean_gram, ddp, broken, random_numbers, faults]
     on_processes(world, [*bodies, wire])  # `wire` wraps collectives
 
 

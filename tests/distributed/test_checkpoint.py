@@ -1,0 +1,102 @@
+"""Checkpoints of four processes, and the run that two of them go on with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from processes import DATA, Net, assert_same, losses_of, on_processes, shard
+from torch import nn
+
+from mtl_ops import MultiTaskOptimizer
+from mtl_ops.distributed import TrainingState
+
+pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch has no torch.distributed")
+
+#: Of methods with random numbers, and with parameters of their own.
+SAVED = [("ddp", "uncertainty"), ("fsdp", "uncertainty"), ("fsdp", "pcgrad")]
+RESUMED = [*((kind, kind, method) for kind, method in SAVED), ("ddp", "fsdp", "pcgrad")]
+
+
+def start(kind: str, method: str, seed: int) -> tuple[nn.Module, MultiTaskOptimizer]:
+    """A model whose weights and random numbers a checkpoint replaces, but for one seed."""
+    net: nn.Module = Net().double()
+    with torch.no_grad():
+        for param in net.parameters():
+            param.add_(seed)
+    options: dict[str, Any] = {"distributed": None}
+    if kind == "ddp":
+        options = {"module": (net := nn.parallel.DistributedDataParallel(net))}
+    if kind == "fsdp":
+        options = {"module": (net := shard(net))}
+    inner = torch.optim.Adam(net.parameters(), lr=0.01 * (1 + seed))
+    generator = torch.Generator().manual_seed(seed)
+    return net, MultiTaskOptimizer(
+        inner, method, tasks=["a", "b", "c"], generator=generator, **options
+    )
+
+
+def steps(net: nn.Module, optimizer: MultiTaskOptimizer, parts: int, part: int) -> None:
+    for _ in range(2):
+        optimizer.zero_grad()
+        optimizer.backward(losses_of(net(DATA.double().chunk(parts)[part])[1]))
+        optimizer.step()
+
+
+def save(rank: int, world: int, folder: Path) -> None:
+    for kind, method in SAVED:
+        net, optimizer = start(kind, method, 0)
+        steps(net, optimizer, world, rank)
+        state = {"training": TrainingState(net, optimizer)}
+        dcp.save(state, checkpoint_id=folder / f"{kind}-{method}")
+
+
+def resume(rank: int, world: int, folder: Path) -> None:
+    """Of what either kind has saved, as either kind."""
+    for kind, saved, method in RESUMED:
+        alone, one = start("alone", method, 0)
+        steps(alone, one, 1, 0)
+        steps(alone, one, 1, 0)
+        net, optimizer = start(kind, method, 1)
+        state = {"training": TrainingState(net, optimizer)}
+        dcp.load(state, checkpoint_id=folder / f"{saved}-{method}")
+        steps(net, optimizer, world, rank)
+        assert_same(alone, net, 1e-9)
+        own = [list(o._memory.learnable) for o in (one, optimizer)]
+        assert len(own[0]) == (method == "uncertainty")
+        for first, second in zip(*own, strict=True):
+            torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-7)
+            assert len(optimizer.optimizer.state[second]) == 3
+        assert optimizer._memory.steps == 4
+
+
+def test_four_processes_save_and_two_go_on(tmp_path: Path) -> None:
+    on_processes(4, [save], tmp_path)
+    on_processes(2, [resume], tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+class TestAlone:
+    """One process, without a process group."""
+
+    def test_round_trip(self, tmp_path: Path) -> None:
+        net, optimizer = start("alone", "uncertainty", 0)
+        steps(net, optimizer, 1, 0)
+        dcp.save({"t": TrainingState(net, optimizer)}, checkpoint_id=tmp_path, no_dist=True)
+        steps(net, optimizer, 1, 0)
+        other, resumed = start("alone", "uncertainty", 1)
+        dcp.load({"t": TrainingState(other, resumed)}, checkpoint_id=tmp_path, no_dist=True)
+        steps(other, resumed, 1, 0)
+        assert_same(net, other, 0.0)
+        assert torch.equal(optimizer._memory.learnable[0], resumed._memory.learnable[0])
+
+    def test_of_another_method(self, tmp_path: Path) -> None:
+        net, optimizer = start("alone", "pcgrad", 0)
+        dcp.save({"t": TrainingState(net, optimizer)}, checkpoint_id=tmp_path, no_dist=True)
+        net, optimizer = start("alone", "gradvac", 0)
+        with pytest.raises(ValueError, match=r"of method 'gradvac'\. Found one of 'pcgrad'"):
+            dcp.load({"t": TrainingState(net, optimizer)}, checkpoint_id=tmp_path, no_dist=True)
