@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 
 import torch._functorch.config as compiler_config
@@ -16,6 +17,7 @@ __all__ = [
     "leaves",
     "refuse_reentrant_checkpoints",
     "root",
+    "warn_of_graph",
 ]
 
 
@@ -68,6 +70,27 @@ def hidden_by_compiler(losses: Sequence[Tensor | None]) -> bool:
         for node, places in outputs.items():
             used.setdefault(node, []).append(frozenset(places))
     return any(len(set(places)) > 1 for places in used.values())
+
+
+def warn_of_graph(
+    losses: Sequence[Tensor | None], params: Sequence[Tensor], shared_known: bool
+) -> None:
+    """Warns the caller's caller of parameters without a gradient, and of what a compiler hides."""
+    reached = leaves(losses)
+    unreached = [tuple(param.shape) for param in params if id(param) not in reached]
+    if unreached:
+        warnings.warn(
+            f"No loss reaches {len(unreached)} of the optimizer's {len(params)} parameters, which get no "
+            f"gradient; the first has shape {unreached[0]}.",
+            stacklevel=3,
+        )
+    if not shared_known and hidden_by_compiler(losses):
+        warnings.warn(
+            "The losses use different outputs of one compiled model, which hides what each of them reaches: all "
+            "its parameters count as shared. Name those that are in `shared`, or compile the model without the "
+            "heads.",
+            stacklevel=3,
+        )
 
 
 def refuse_reentrant_checkpoints(losses: Sequence[Tensor | None]) -> None:

@@ -45,6 +45,21 @@ class Memory:
     unstepped: list[Report] = field(default_factory=list)
     looked_at_graph: bool = False
 
+    def check_count(self, count: int) -> None:
+        """Raises a ``ValueError`` if there are not as many losses as tasks."""
+        if self.count is not None and count != self.count:
+            raise ValueError(
+                f"Parameter `losses` should hold {self.count} losses, as at first (None for a task "
+                f"that is absent). Found {count}."
+            )
+
+    def counter(self, device: torch.device) -> Tensor:
+        """:attr:`times_skipped`, which starts at 0."""
+        if self.times_skipped is None:
+            assert self.count is not None
+            self.times_skipped = torch.zeros(self.count, dtype=torch.int64, device=device)
+        return self.times_skipped
+
     def forget_gradients(self) -> None:
         """As ``zero_grad`` does."""
         self.accumulated = None

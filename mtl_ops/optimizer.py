@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,29 +12,20 @@ from torch.optim import Optimizer
 
 from .accumulation import Accumulated
 from .arguments import check_grad_scaler, check_names, check_owned
-from .cheap import CheapSteps
+from .cheap import make_cheap_steps
+from .checkpoints import CheckpointedOptimizer
 from .distributed import Distributed, Samples, make_processes
 from .engine import fill_grads
 from .gradients import Losses, Tasks, differentiate, read_losses
-from .graph import (
-    allow_repeated_backward,
-    hidden_by_compiler,
-    leaves,
-    refuse_reentrant_checkpoints,
-)
-from .memory import Memory
+from .graph import allow_repeated_backward, refuse_reentrant_checkpoints, warn_of_graph
 from .methods import Method, resolve
-from .own_group import add_group, state_with_group
-from .report import Report
+from .parameters import Granularity, Parameters, check_granularity, find_parameters
 from .rules import Nonfinite, Rules, TaskWeights, read_task_weights
-from .wrapper import OptimizerWrapper, Remembered, tell_grad_scaler
 
 __all__ = ["MultiTaskOptimizer"]
 
-Granularity = Literal["model", "group", "tensor"]
 
-
-class MultiTaskOptimizer(OptimizerWrapper):
+class MultiTaskOptimizer(CheckpointedOptimizer):
     """Merges the gradients of several losses before each step of an inner optimizer.
 
     :meth:`backward` differentiates every loss, merges the gradients with the method, clips, and
@@ -140,32 +129,17 @@ class MultiTaskOptimizer(OptimizerWrapper):
         module: torch.nn.Module | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(optimizer)
-        if granularity not in get_args(Granularity):
-            raise ValueError(
-                f"Parameter `granularity` should be one of {', '.join(get_args(Granularity))}. "
-                f"Found `granularity = {granularity!r}`."
-            )
+        rules = Rules(max_task_norm, clip_value, max_norm, nonfinite)
+        super().__init__(optimizer, rules, check_grad_scaler(grad_scaler, rules))
+        check_granularity(granularity)
         self.method = resolve(method)
-        self.rules = Rules(max_task_norm, clip_value, max_norm, nonfinite)
         self.task_weights = task_weights
         self.granularity = granularity
-        self._memory = Memory()
         everything = [p for group in optimizer.param_groups for p in group["params"]]
         owned = everything, "the optimizer"
         self._shared = None if shared is None else check_owned("shared", shared, *owned)
-        self._cheap: CheapSteps | None = None
-        if gram_on is not None or weights_every != 1:
-            if granularity != "model" or shared is not None:
-                raise ValueError(
-                    "Parameters `gram_on` and `weights_every` should be used with "
-                    '`granularity = "model"` and without `shared`. '
-                    f"Found `granularity = {granularity!r}`."
-                )
-            if not (gram_on is None or isinstance(gram_on, str)):
-                gram_on = check_owned("gram_on", gram_on, *owned)
-            self._cheap = CheapSteps(self.method, self.rules, gram_on, weights_every)
-        self._grad_scaler = check_grad_scaler(grad_scaler, self.rules)
+        whole = granularity == "model" and shared is None
+        self._cheap = make_cheap_steps(self.method, rules, gram_on, weights_every, *owned, whole)
         params = [param for param in everything if param.requires_grad]
         self._parallel = make_processes(distributed, process_group, module, params, self._cheap)
         if self._parallel is not None:
@@ -180,11 +154,6 @@ class MultiTaskOptimizer(OptimizerWrapper):
             if not callable(task_weights):
                 read_task_weights(task_weights, names, len(names), 0)
         allow_repeated_backward()
-
-    @property
-    def report(self) -> Report:
-        """What the last :meth:`backward` measured and decided."""
-        return self._memory.report
 
     # ---- what a user calls in every step --------------------------------------------------------
 
@@ -221,17 +190,19 @@ class MultiTaskOptimizer(OptimizerWrapper):
         read, memory = self._read(losses, samples), self._memory
         count = len(read.losses)
         weights = read_task_weights(self.task_weights, read.names, count, memory.steps)
-        params, sets, shared = self._parameters()
+        params = self._parameters()
         common: dict[str, Any] = {
             "given": given,
-            "times_skipped": self._counter(count),
+            "times_skipped": memory.counter(self._device()),
             "retain_graph": retain_graph,
         }
         if memory.steps == 0:
             refuse_reentrant_checkpoints(read.losses)
-        fresh = all(param.grad is None for param in params)
+        fresh = all(param.grad is None for param in params.tensors)
         if self._cheap is not None:
-            report = self._cheap.backward(read, features, params, weights, memory.steps, **common)
+            report = self._cheap.backward(
+                read, features, params.tensors, weights, memory.steps, **common
+            )
         elif features is not None:
             raise ValueError(
                 'Parameter `features` should be given with `gram_on="features"`. Found it without.'
@@ -241,11 +212,11 @@ class MultiTaskOptimizer(OptimizerWrapper):
             report = fill_grads(
                 self.method,
                 read,
-                params,
+                params.tensors,
                 weights,
                 self.rules,
-                sets=sets,
-                shared=shared,
+                sets=params.sets,
+                shared=params.shared,
                 accumulated=accumulated,
                 **common,
             )
@@ -253,7 +224,8 @@ class MultiTaskOptimizer(OptimizerWrapper):
         memory.unstepped = [report] if fresh else [*memory.unstepped, report]
         if not memory.looked_at_graph and len(read.present) == count:
             memory.looked_at_graph = True
-            self._warn_of_graph(read, params)
+            if self._parallel is None or self._parallel.leaves_known:
+                warn_of_graph(read.losses, params.tensors, params.shared is not None)
 
     def observe(self, losses: Losses) -> None:
         """Shows the method the losses of the same batch after the step, for ``famo``.
@@ -266,7 +238,7 @@ class MultiTaskOptimizer(OptimizerWrapper):
             ValueError: As :meth:`backward`.
         """
         read = read_losses(losses, self._memory.names, differentiable=False)
-        self._check_count(read)
+        self._memory.check_count(len(read.losses))
         self.method.observe(read.values)
 
     def accumulate(self, losses: Losses, *, samples: Samples = 1.0) -> None:
@@ -292,134 +264,10 @@ class MultiTaskOptimizer(OptimizerWrapper):
                 f"of single tasks. Found `weights_every = {self._cheap.weights_every}`."
             )
         read = self._read(losses, samples)
-        rows = differentiate(read, self._parameters()[0])
+        rows = differentiate(read, self._parameters().tensors)
         if self._memory.accumulated is None:
             self._memory.accumulated = Accumulated()
         self._memory.accumulated.add(rows, read.losses)
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """As ``torch.optim.Optimizer.zero_grad``; forgets accumulated gradients, too."""
-        self._memory.forget_gradients()
-        super().zero_grad(set_to_none)
-
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """The inner optimizer's step, unless the gradients are lost (see ``nonfinite``).
-
-        Args:
-            closure: Evaluates the losses, calls :meth:`backward` and returns the total loss, for
-                optimizers that evaluate several times a step, such as ``LBFGS``.
-
-        Returns:
-            What the inner optimizer returns.
-        """
-        result = None
-        if closure is not None:
-            # Evaluated here first, because whether the step is lost is known only then.
-            with torch.enable_grad():
-                result = closure()
-            closure = Remembered(closure, result)
-        reports = self._memory.unstepped
-        if reports:
-            self._memory.steps += 1
-        if self._grad_scaler is not None:
-            broken = [report.lost(any_task=True) for report in reports]
-            tell_grad_scaler(self._grad_scaler, self, _any(broken))
-        lost = _any([self._lost(report) for report in reports])
-        if lost is None:
-            result = super().step(closure)
-        elif lost.device.type != "cpu" and self._step_supports_amp_scaling:
-            result = self.step_unless(lost, closure)
-        elif not bool(lost):
-            result = super().step(closure)
-        self._memory.unstepped = []
-        return result
-
-    def _lost(self, report: Report) -> Tensor | None:
-        """Whether there is no gradient to step with; ``None`` if there is, or nobody should ask."""
-        measured = report._gram if report._joint is None else report._joint
-        if measured is None or self.rules.nonfinite not in ("skip_task", "skip_step"):
-            return None
-        any_task = self.rules.nonfinite == "skip_step"
-        if measured.device.type == "cpu":
-            return None if math.isfinite(measured.sum().item()) else report.lost(any_task)
-        if any_task or self._step_supports_amp_scaling:
-            return report.lost(any_task)
-        return None  # rather than wait for the device in every step
-
-    # ---- checkpoints ----------------------------------------------------------------------------
-
-    def state_dict(self) -> dict[str, Any]:
-        """The inner optimizer's state, and under ``"tasks"`` what the merging remembers.
-
-        Tensors, numbers and strings only, for ``torch.load(weights_only=True)``.
-        """
-        state = super().state_dict()
-        state["tasks"] = {
-            **self._memory.state_dict(),
-            "method": self.method.name,
-            "method_state": self.method.state_dict(),
-            "cheap_steps": None if self._cheap is None else self._cheap.state_dict(),
-            "generator": None if self.generator is None else self.generator.get_state(),
-        }
-        return state
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores what :meth:`state_dict` returned.
-
-        The state of a bare inner optimizer is accepted, too; the merging then starts afresh.
-
-        Raises:
-            ValueError: If the state is of another method or of other tasks.
-        """
-        state = dict(state_dict)
-        tasks = state.pop("tasks", None)
-        if tasks is None:
-            self._load_inner(state)
-            self.method.reset()
-            if self._cheap is not None:
-                self._cheap.reset()
-            self._memory.steps, self._memory.times_skipped = 0, None
-            return
-        self._check_state(tasks)
-        names = tasks["names"]
-        if tasks["count"] is not None:  # first, so that there are as many groups as in the state
-            self._bind(None if names is None else tuple(names), tasks["count"])
-        self._load_inner(state)
-        self._memory.load(tasks, self._device())
-        self.method.load_state_dict(tasks["method_state"])
-        if self._cheap is not None and tasks["cheap_steps"] is not None:
-            self._cheap.load_state_dict(tasks["cheap_steps"])
-        if self.generator is not None and tasks["generator"] is not None:
-            self.generator.set_state(tasks["generator"].cpu())
-
-    def _load_inner(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state_with_group(self.optimizer, self._memory.learnable, state))
-
-    def _check_state(self, tasks: Mapping[str, Any]) -> None:
-        if tasks["method"] != self.method.name:
-            raise ValueError(
-                f"Parameter `state_dict` should be of method {self.method.name!r}. "
-                f"Found one of {tasks['method']!r}."
-            )
-        self._memory.check(tasks)
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__()
-        state["_memory"] = self._memory.without_gradients()
-        state["_parallel"] = (
-            None  # process groups cannot be copied; each process is for itself then
-        )
-        if self.generator is not None:
-            state["generator"] = (self.generator.device.type, self.generator.get_state())
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if isinstance(self.generator, tuple):
-            device, saved = self.generator
-            self.generator = torch.Generator(device)
-            self.generator.set_state(saved)
-            self.method.generator = self.generator
 
     def __repr__(self) -> str:
         return f"MultiTaskOptimizer({self.method!r}, {self.optimizer!r})"
@@ -443,79 +291,9 @@ class MultiTaskOptimizer(OptimizerWrapper):
     def _read_own(self, losses: Losses) -> Tasks:
         """Those of this process."""
         read = read_losses(losses, self._memory.names, some=self._parallel is None)
-        self._check_count(read)
+        self._memory.check_count(len(read.losses))
         return read
 
-    def _check_count(self, read: Tasks) -> None:
-        count = self._memory.count
-        if count is not None and len(read.losses) != count:
-            raise ValueError(
-                f"Parameter `losses` should hold {count} losses, as at first (None for a task "
-                f"that is absent). Found {len(read.losses)}."
-            )
-
-    def _bind(self, names: tuple[str, ...] | None, count: int) -> None:
-        """From now on these are the tasks."""
-        memory = self._memory
-        if memory.count is None:
-            memory.learnable = self.method.learnable(count, self._device())
-            add_group(self.optimizer, memory.learnable, self.method.name)
-        memory.names, memory.count = names, count
-
-    def _parameters(self) -> tuple[list[Tensor], list[int] | None, list[bool] | None]:
-        """Those that require a gradient, the set each is merged in, and whether it is shared."""
-        params: list[Tensor] = []
-        groups: list[int] = []
-        own = {id(param) for param in self._memory.learnable}
-        for number, group in enumerate(self.optimizer.param_groups):
-            for param in group["params"]:
-                if param.requires_grad and id(param) not in own:
-                    params.append(param)
-                    groups.append(number)
-        if not params:
-            raise ValueError(
-                "Parameter `optimizer` should hold a parameter that requires a gradient. Found none."
-            )
-        sets = None
-        if self.granularity != "model":
-            sets = groups if self.granularity == "group" else list(range(len(params)))
-        shared = None
-        if self._shared is not None:
-            chosen = {id(param) for param in self._shared}
-            shared = [id(param) in chosen for param in params]
-        return params, sets, shared
-
-    def _device(self) -> torch.device:
-        some: Tensor = next(p for group in self.optimizer.param_groups for p in group["params"])
-        return some.device
-
-    def _counter(self, count: int) -> Tensor:
-        memory = self._memory
-        if memory.times_skipped is None:
-            memory.times_skipped = torch.zeros(count, dtype=torch.int64, device=self._device())
-        return memory.times_skipped
-
-    def _warn_of_graph(self, read: Tasks, params: Sequence[Tensor]) -> None:
-        if self._parallel is not None and not self._parallel.leaves_known:
-            return
-        reached = leaves(read.losses)
-        unreached = [tuple(param.shape) for param in params if id(param) not in reached]
-        if unreached:
-            warnings.warn(
-                f"No loss reaches {len(unreached)} of the optimizer's {len(params)} parameters, which get no "
-                f"gradient; the first has shape {unreached[0]}.",
-                stacklevel=3,
-            )
-        if self._shared is None and hidden_by_compiler(read.losses):
-            warnings.warn(
-                "The losses use different outputs of one compiled model, which hides what each of them reaches: all "
-                "its parameters count as shared. Name those that are in `shared`, or compile the model without the "
-                "heads.",
-                stacklevel=3,
-            )
-
-
-def _any(flags: Sequence[Tensor | None]) -> Tensor | None:
-    """Whether any of the 0-d flags is true; ``None`` if there is none."""
-    known = [flag for flag in flags if flag is not None]
-    return torch.stack(known).any() if known else None
+    def _parameters(self) -> Parameters:
+        groups, learnable = self.optimizer.param_groups, self._memory.learnable
+        return find_parameters(groups, self.granularity, self._shared, learnable)

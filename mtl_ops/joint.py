@@ -1,0 +1,199 @@
+"""Steps of one backward whose weights are known, or are found on the way down.
+
+With the weights w known, the merged gradient of the shared parameters is that of one scalar, ``Σ_t w_t L_t``: one
+backward instead of T. What is left to do for each task by itself is cheap: the parameters that only its loss reaches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from . import ops
+from .engine import merge_into_grads
+from .gradients import Tasks, differentiate, joint_gradient
+from .graph import leaves
+from .methods import LossMethod
+from .report import Report
+from .rules import Rules
+
+__all__ = ["Measured", "features_step", "joint_step"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Weights and scales of the tasks, and the Gram matrix they came from.
+
+    Attributes:
+        gram: ``(1, T, T)`` float64.
+        scale: ``(T,)`` float64, see :func:`mtl_ops.ops.task_scales`.
+        weights: ``(T,)`` float64.
+    """
+
+    gram: Tensor
+    scale: Tensor
+    weights: Tensor
+
+    @classmethod
+    def of(cls, report: Report) -> Measured | None:
+        """What a whole step measured; ``None`` if the losses share no parameter."""
+        if report._gram is None or report._scale is None or report.weights is None:
+            return None
+        if report._shared != 1:
+            return None
+        return cls(report._gram[:1], report._scale[0], report.weights[0])
+
+
+def features_step(
+    weigh: Callable[[Sequence[Tensor | None]], Measured],
+    tasks: Tasks,
+    features: Sequence[Tensor],
+    params: Sequence[Tensor],
+    rules: Rules,
+    retain_graph: bool = False,
+) -> tuple[Report, Measured]:
+    """One step with G measured on the gradients of the features.
+
+    Each loss is differentiated down to the features and no further; the merged gradient of the features is then sent
+    through the rest of the network. Together that is what one backward of a sum does.
+    """
+    count = len(features)
+    downstream = [leaf for leaf in params if id(leaf) in leaves(tasks.losses, features)]
+    both = [*features, *downstream]
+    rows = differentiate(tasks, both, retain_graph=True)
+    at_features = [row for t in range(len(tasks.losses)) for row in rows[t * len(both) :][:count]]
+    reached = [k for k in range(count) if any(row is not None for row in at_features[k::count])]
+    if not reached and tasks.present:
+        raise ValueError(
+            "Parameter `features` should be what the losses are computed from. Found no loss that reaches it."
+        )
+    measured = weigh(at_features)
+    merged = [torch.empty_like(features[k]) for k in reached]
+    picked = [
+        at_features[start + k] for start in range(0, len(at_features), count) for k in reached
+    ]
+    trunk: Sequence[Tensor | None] = [None] * len(params)
+    if reached:
+        ops.merge_(merged, picked, measured.weights.unsqueeze(0))
+        trunk = torch.autograd.grad(
+            [features[k] for k in reached],
+            list(params),
+            merged,
+            retain_graph=retain_graph,
+            allow_unused=True,
+        )
+    place = {id(leaf): count + k for k, leaf in enumerate(downstream)}
+    heads = [
+        None if id(leaf) not in place else rows[t * len(both) + place[id(leaf)]]
+        for t in range(len(tasks.losses))
+        for leaf in params
+    ]
+    return _finish(measured, heads, trunk, params, rules, tasks), measured
+
+
+def joint_step(
+    measured: Measured,
+    tasks: Tasks,
+    params: Sequence[Tensor],
+    rules: Rules,
+    retain_graph: bool = False,
+) -> Report:
+    """One step with weights that are known: a backward of ``Σ_t w_t L_t``, and one of each head."""
+    reached = [leaves([loss]) for loss in tasks.losses]
+    count = len(params)
+    reach = [leaf if id(leaf) in found else None for found in reached for leaf in params]
+    times = _times(reach, params, tasks)
+    own = [p for p in range(count) if times[p] == 1]
+    shared = [p for p in range(count) if times[p] > 1]
+    heads: list[Tensor | None] = [None] * (len(tasks.losses) * len(params))
+    for t, loss in enumerate(tasks.losses):
+        mine = [p for p in own if id(params[p]) in reached[t]]
+        if loss is None or not mine:
+            continue
+        alone = replace(
+            tasks, losses=tuple(loss if u == t else None for u in range(len(tasks.losses)))
+        )
+        rows = differentiate(alone, [params[p] for p in mine], retain_graph=True)
+        for k, p in enumerate(mine):
+            heads[t * count + p] = rows[t * len(mine) + k]
+    trunk: list[Tensor | None] = [None] * len(params)
+    if shared:
+        weights = torch.where(measured.weights == 0, 0.0, measured.weights)
+        joint = joint_gradient(tasks, weights, [params[p] for p in shared], retain_graph)
+        for p, row in zip(shared, joint, strict=True):
+            trunk[p] = row
+    return _finish(measured, heads, trunk, params, rules, tasks)
+
+
+def _finish(
+    measured: Measured,
+    heads: Sequence[Tensor | None],
+    trunk: Sequence[Tensor | None],
+    params: Sequence[Tensor],
+    rules: Rules,
+    tasks: Tasks,
+) -> Report:
+    """Writes ``.grad``: T rows of what each task reaches by itself, and one of what is merged already.
+
+    A parameter that several tasks reach by themselves takes their gradients with the weights, one that a single task
+    reaches with its scale; the row of what is merged already has the factor 1.
+    """
+    count = len(params)
+    times = _times(heads, params, tasks)
+    one = torch.ones(1, dtype=torch.float64, device=measured.weights.device)
+    factors = [torch.cat([measured.weights, one]), torch.cat([measured.scale, one])]
+    sets = [0 if times[p] > 1 else 1 for p in range(count)]
+    everything = _times([*heads, *trunk], params, tasks)
+    present = sorted({sets[p] for p in range(count) if everything[p]})
+    # Whatever is not finite now is in the sum already: nothing can be left out of it any more.
+    nonfinite = "skip_step" if rules.nonfinite == "skip_task" else rules.nonfinite
+    names = tasks.names or tuple(str(t) for t in range(len(tasks.losses)))
+    known = torch.stack([factors[name] for name in present])
+    report = merge_into_grads(
+        _Known(known),
+        [*heads, *trunk],
+        params,
+        [1.0] * (len(tasks.losses) + 1),
+        Rules(max_norm=rules.max_norm, nonfinite=nonfinite),
+        sets=sets,
+        shared=[True] * count,
+        names=(*names, "weighted sum of all"),
+        grad_scale=tasks.scale,
+        parallel=tasks.parallel,
+    )
+    return Report(
+        names=tasks.names,
+        weights=measured.weights.unsqueeze(0),
+        clip_scale=report.clip_scale,
+        _gram=measured.gram,
+        _shared=1,
+        _part=tuple(loss is not None for loss in tasks.losses),
+        _joint=None if report._gram is None else _masked(report._gram, known),
+        _losses=tasks.detached,
+    )
+
+
+def _times(rows: Sequence[Tensor | None], params: Sequence[Tensor], tasks: Tasks) -> list[int]:
+    """How many tasks reach each parameter, in any process."""
+    if tasks.parallel is not None:
+        rows = tasks.parallel.anywhere(rows, params)
+    return [sum(row is not None for row in rows[p :: len(params)]) for p in range(len(params))]
+
+
+def _masked(gram: Tensor, weights: Tensor) -> Tensor:
+    """Without the rows and columns of weight 0, which go nowhere, whatever they hold."""
+    part = weights != 0
+    return torch.where(part.unsqueeze(2) & part.unsqueeze(1), gram, 0.0)
+
+
+class _Known(LossMethod):
+    """Weights that are known."""
+
+    def __init__(self, known: Tensor) -> None:
+        self.known = known
+
+    def weights(self, gram: Tensor | None, losses: Tensor | None = None) -> Tensor:
+        return self.known

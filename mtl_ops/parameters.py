@@ -1,0 +1,75 @@
+"""Which of an optimizer's parameters are merged, and which of them together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from torch import Tensor
+
+__all__ = ["Granularity", "Parameters", "check_granularity", "find_parameters"]
+
+Granularity = Literal["model", "group", "tensor"]
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """P parameters that require a gradient.
+
+    Attributes:
+        tensors: The parameters.
+        sets: For each the set in which it is merged if it is shared; ``None`` for one set.
+        shared: For each whether it is shared; ``None`` to find out.
+    """
+
+    tensors: list[Tensor]
+    sets: list[int] | None = None
+    shared: list[bool] | None = None
+
+
+def check_granularity(granularity: str) -> None:
+    """Raises a ``ValueError`` if it is an unknown word."""
+    if granularity not in get_args(Granularity):
+        raise ValueError(
+            f"Parameter `granularity` should be one of {', '.join(get_args(Granularity))}. "
+            f"Found `granularity = {granularity!r}`."
+        )
+
+
+def find_parameters(
+    groups: Sequence[dict[str, Any]],
+    granularity: Granularity,
+    shared: Sequence[Tensor] | None,
+    learnable: Sequence[Tensor],
+) -> Parameters:
+    """Reads parameter groups.
+
+    Args:
+        groups: The optimizer's parameter groups.
+        granularity: Of the sets.
+        shared: The parameters that the user says are shared; ``None`` to find out.
+        learnable: Those of the method itself, which are not merged.
+
+    Raises:
+        ValueError: If none requires a gradient.
+    """
+    own = {id(param) for param in learnable}
+    found = [
+        (param, number)
+        for number, group in enumerate(groups)
+        for param in group["params"]
+        if param.requires_grad and id(param) not in own
+    ]
+    if not found:
+        raise ValueError(
+            "Parameter `optimizer` should hold a parameter that requires a gradient. Found none."
+        )
+    tensors = [param for param, _ in found]
+    sets = None
+    if granularity != "model":
+        sets = [number if granularity == "group" else k for k, (_, number) in enumerate(found)]
+    if shared is None:
+        return Parameters(tensors, sets)
+    chosen = {id(param) for param in shared}
+    return Parameters(tensors, sets, [id(param) in chosen for param in tensors])
