@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .accumulation import Accumulated
-from .distributed import Processes
+from .distributed import Processes, Scatter
 from .gradients import Tasks, differentiate, joint_backward, joint_gradient
 from .layout import find_layout
 from .merging import columns, merge_rows, on_device
@@ -57,7 +57,11 @@ def fill_grads(
         losses = _taking_part(tasks, weights)
         report = _one_backward(method, tasks, params, weights, losses, rules, given, retain_graph)
     else:
-        rows = differentiate(_weighty(tasks, task_weights), params, retain_graph)
+        early = None
+        if tasks.parallel is not None and accumulated is None:
+            early = tasks.parallel.expect(params, present_weights(task_weights, tasks))
+        each = None if early is None else early.launch
+        rows = differentiate(_weighty(tasks, task_weights), params, retain_graph, each)
         if accumulated is not None:
             rows, totals = accumulated.add(rows, tasks.losses)
             tasks = replace(tasks, losses=tuple(totals))
@@ -78,6 +82,7 @@ def fill_grads(
             names=tasks.names,
             grad_scale=tasks.scale,
             parallel=tasks.parallel,
+            early=early,
         )
     if method.learns and losses is not None:
         method.add_grads(losses, tasks.scale)
@@ -120,12 +125,13 @@ def merge_into_grads(
     sets: Sequence[int] | None = None,
     shared: Sequence[bool] | None = None,
     parallel: Processes | None = None,
+    early: Scatter | None = None,
     **rest: Any,
 ) -> Report:
     """Merges ``T × P`` gradients and adds the result to ``.grad``; see :func:`merge_rows`."""
     if parallel is not None:
         report, merged = parallel.merge(
-            method, rows, params, weights, rules, sets=sets, shared=shared, **rest
+            method, rows, params, weights, rules, sets=sets, shared=shared, early=early, **rest
         )
         for p, gradient in merged.items():
             before = params[p].grad

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -170,12 +170,21 @@ def _check(tasks: Tasks, differentiable: bool) -> None:
 
 
 def differentiate(
-    tasks: Tasks, params: Sequence[Tensor], retain_graph: bool = False
+    tasks: Tasks,
+    params: Sequence[Tensor],
+    retain_graph: bool = False,
+    each: Callable[[int, Sequence[Tensor | None]], None] | None = None,
 ) -> list[Tensor | None]:
     """Gradients of each loss with respect to each parameter, one backward a loss.
 
     The graph is freed by the last loss, unless ``retain_graph`` is set. Nothing is copied, and no
     ``.grad`` is touched.
+
+    Args:
+        tasks: The losses.
+        params: P parameters.
+        retain_graph: Keeps the graph for another backward.
+        each: Called with each task and its P gradients, before the next task's backward.
 
     Returns:
         ``T × P`` gradients, row-major; ``None`` where a loss does not reach a parameter.
@@ -189,6 +198,8 @@ def differentiate(
     for t, loss in enumerate(tasks.losses):
         if loss is None:
             rows += nothing
+            if each is not None:
+                each(t, nothing)
             continue
         start, factor = root(loss), tasks.factor(t)
         assert start is not None
@@ -196,8 +207,11 @@ def differentiate(
             grads = _derive(tasks, [start], params, [factor], retain_graph or t != last)
         except RuntimeError as error:
             raise _explained(error, tasks.label(t)) from error
-        rows += grads
-    return [dense(row) for row in rows] if _any_sparse(rows) else rows
+        found = [dense(row) for row in grads]
+        rows += found
+        if each is not None:
+            each(t, found)
+    return rows
 
 
 def joint_gradient(
@@ -243,10 +257,6 @@ def joint_backward(
 def dense(row: Tensor | None) -> Tensor | None:
     """A gradient that the kernels can read: sparse ones are filled in."""
     return row if row is None or row.layout == torch.strided else row.to_dense()
-
-
-def _any_sparse(rows: Sequence[Tensor | None]) -> bool:
-    return any(row is not None and row.layout != torch.strided for row in rows)
 
 
 def _weighted(tasks: Tasks, weights: Tensor) -> tuple[list[Tensor], list[Tensor]]:

@@ -10,6 +10,7 @@ from ._data_parallel import DataParallel
 from ._make import Distributed, make_processes
 from ._processes import Processes
 from ._samples import Samples
+from ._scatter import Scatter
 from ._sharded import Sharded
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Distributed",
     "Processes",
     "Samples",
+    "Scatter",
     "Sharded",
     "TrainingState",
     "make_processes",

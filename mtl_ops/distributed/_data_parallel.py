@@ -20,8 +20,9 @@ from ..merging import columns, merge_rows
 from ..methods import Method
 from ..report import Report
 from ..rules import Rules
-from ._buckets import Bucket, make_buckets
+from ._buckets import make_buckets
 from ._processes import Processes
+from ._scatter import Scatter, reach_of
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -42,6 +43,7 @@ class DataParallel(Processes):
     def __init__(self, mode: Literal["exact", "mean_gram"], group: ProcessGroup | None) -> None:
         super().__init__(group)
         self.mode = mode
+        self._flags: dict[tuple[int, ...], tuple[bool, ...]] = {}
 
     def check_parameters(self, params: Sequence[Tensor]) -> None:
         """Checks that all processes hold the same parameters.
@@ -76,28 +78,51 @@ class DataParallel(Processes):
         *,
         sets: Sequence[int] | None = None,
         shared: Sequence[bool] | None = None,
+        early: Scatter | None = None,
         **rest: Any,
     ) -> tuple[Report, dict[int, Tensor]]:
         """The merged gradient of each parameter that any task reaches on any process, by its place."""
         tasks = len(weights)
         reached = self.anywhere(rows, params)
         layout = find_layout(reached, tasks, sets, shared)
-        kept = list(range(len(params))) if layout.kept is None else list(layout.kept)
-        if not kept:
+        flags = tuple(row is not None for row in reached)
+        if not any(flags):
             raise ValueError(
                 "Parameter `losses` should depend on the parameters that are optimized. Found none that does."
             )
+        if self.mode == "exact":
+            self._flags[_key(params, weights)] = flags
+            scatter = early
+            if scatter is None or scatter.flags != flags:
+                scatter = self._scattered(rows, params, flags, tasks)
+            report, merged = self._merge_shards(method, scatter, weights, rules, layout, rest)
+            return report, dict(zip(scatter.kept, merged, strict=True))
+        kept = reach_of(flags, tasks)[0]
+        rows = columns(rows, len(params), kept)
         params = [params[p] for p in kept]
-        rows = columns(rows, len(reached) // tasks, kept)
-        pattern = columns(reached, len(reached) // tasks, kept)
-        count = len(params)
-        reach = [
-            tuple(t for t in range(tasks) if pattern[t * count + p] is not None)
-            for p in range(count)
-        ]
-        merge = self._merge_shards if self.mode == "exact" else self._merge_locally
-        report, merged = merge(method, rows, params, weights, rules, layout, reach, rest)
+        report, merged = self._merge_locally(method, rows, params, weights, rules, layout, rest)
         return report, dict(zip(kept, merged, strict=True))
+
+    def expect(self, params: Sequence[Tensor], weights: Sequence[float]) -> Scatter | None:
+        """Sums what it is given of each task over the processes, while the other tasks' backwards run.
+
+        What goes where depends on which task reaches which parameter in any process, which is known
+        only at the end. So it is taken to be as last time, and sent again if it was not.
+        """
+        flags = self._flags.get(_key(params, weights))
+        return None if flags is None else Scatter(self.wire, params, flags, len(weights))
+
+    def _scattered(
+        self,
+        rows: Sequence[Tensor | None],
+        params: Sequence[Tensor],
+        flags: Sequence[bool],
+        tasks: int,
+    ) -> Scatter:
+        scatter = Scatter(self.wire, params, flags, tasks)
+        for t in range(tasks):
+            scatter.launch(t, rows[t * len(params) : (t + 1) * len(params)])
+        return scatter
 
     def anywhere(
         self, rows: Sequence[Tensor | None], params: Sequence[Tensor]
@@ -115,25 +140,22 @@ class DataParallel(Processes):
     def _merge_shards(
         self,
         method: Method,
-        rows: Sequence[Tensor | None],
-        params: Sequence[Tensor],
+        scatter: Scatter,
         weights: Sequence[float],
         rules: Rules,
         layout: Layout,
-        reach: Sequence[tuple[int, ...]],
         rest: Mapping[str, Any],
     ) -> tuple[Report, list[Tensor]]:
-        """Sums, measures and merges this process's part, and gathers the others'."""
+        """Measures and merges this process's part of the sums, and gathers the others'."""
         tasks = len(weights)
+        buckets, params = scatter.buckets, scatter.params
         segments = layout.segments or (0,) * len(params)
-        buckets = make_buckets(params, reach, self.world)
-        shards = [self._scatter(bucket, rows, tasks, reach) for bucket in buckets]
         outs = [bucket.empty_shard() for bucket in buckets]
         columns_: list[list[Tensor | None]] = [[] for _ in range(tasks)]
         out: list[Tensor] = []
         homes: list[int] = []
-        for bucket, shard, target in zip(buckets, shards, outs, strict=True):
-            for piece in bucket.pieces(self.rank, segments, reach):
+        for bucket, shard, target in zip(buckets, scatter.shards(), outs, strict=True):
+            for piece in bucket.pieces(self.rank, segments, scatter.reach):
                 where = slice(piece.start, piece.stop)
                 out.append(target[where])
                 homes.append(piece.segment)
@@ -159,31 +181,6 @@ class DataParallel(Processes):
             bucket.unflatten(whole, params, merged)
         return report, [gradient for gradient in merged if gradient is not None]
 
-    def _scatter(
-        self,
-        bucket: Bucket,
-        rows: Sequence[Tensor | None],
-        tasks: int,
-        reach: Sequence[tuple[int, ...]],
-    ) -> list[Tensor]:
-        """This process's part of the summed gradients of each task."""
-        count = len(rows) // tasks
-        if bucket.tasks is None:
-            mine = [rows[reach[p][0] * count + p] for p in range(count)]
-            return [self._scatter_one(bucket, mine)] * tasks
-        nothing = torch.empty(0)
-        return [
-            self._scatter_one(bucket, rows[t * count : (t + 1) * count])
-            if t in bucket.tasks
-            else nothing
-            for t in range(tasks)
-        ]
-
-    def _scatter_one(self, bucket: Bucket, rows: Sequence[Tensor | None]) -> Tensor:
-        shard = bucket.empty_shard()
-        self.wire.start_reduce_scatter(shard, bucket.flatten(rows))()
-        return shard
-
     def _merge_locally(
         self,
         method: Method,
@@ -192,7 +189,6 @@ class DataParallel(Processes):
         weights: Sequence[float],
         rules: Rules,
         layout: Layout,
-        reach: Sequence[tuple[int, ...]],
         rest: Mapping[str, Any],
     ) -> tuple[Report, list[Tensor]]:
         """Merges this process's own gradients with weights from the mean Gram matrix, and sums."""
@@ -211,3 +207,8 @@ class DataParallel(Processes):
         for bucket in make_buckets(params, [(0, 1)] * len(params), self.world):
             bucket.unflatten(self.total(bucket.flatten(out)), params, merged)
         return report, [gradient for gradient in merged if gradient is not None]
+
+
+def _key(params: Sequence[Tensor], weights: Sequence[float]) -> tuple[int, ...]:
+    """What all processes know of a step before it."""
+    return (len(params), *(int(weight != 0.0) for weight in weights))

@@ -18,6 +18,7 @@ from ..report import Report
 from ..rules import Rules
 from ._collectives import Collectives
 from ._samples import Samples, read_samples
+from ._scatter import Scatter
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -67,6 +68,7 @@ class Processes(ABC):
         *,
         sets: Sequence[int] | None = None,
         shared: Sequence[bool] | None = None,
+        early: Scatter | None = None,
         **rest: Any,
     ) -> tuple[Report, dict[int, Tensor]]:
         """The merged gradient of each parameter that any task reaches on any process, by its place."""
@@ -95,6 +97,15 @@ class Processes(ABC):
     ) -> Sequence[Tensor | None]:
         """``rows``, with something where the task reaches the parameter in another process only."""
         return rows
+
+    def expect(self, params: Sequence[Tensor], weights: Sequence[float]) -> Scatter | None:
+        """What can take the gradients of each task before :meth:`merge` gets all of them, if anything.
+
+        Args:
+            params: P parameters.
+            weights: T factors, 0 for a task that takes no part.
+        """
+        return None
 
     def _whole(self, tasks: Tasks) -> Tasks:
         """The tasks with losses that are plain tensors."""

@@ -24,6 +24,7 @@ from ..report import Report
 from ..rules import Rules
 from ._placements import check_sharding, is_dtensor, measured_here
 from ._processes import Processes
+from ._scatter import Scatter
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -183,9 +184,11 @@ class Sharded(Processes):
         *,
         sets: Sequence[int] | None = None,
         shared: Sequence[bool] | None = None,
+        early: Scatter | None = None,
         **rest: Any,
     ) -> tuple[Report, dict[int, Tensor]]:
         """The merged gradient of each parameter that any task reaches, a DTensor, by its place."""
+        assert early is None  # FSDP sends gradients by itself
         for one in self.fsdp:  # or the next forward would not see what the step has changed
             one.reshard()
         layout = find_layout(rows, len(weights), sets, shared)

@@ -102,12 +102,52 @@ def wire(rank: int, world: int) -> None:
     ):
         if hasattr(dist, name):
             setattr(dist, name, count(getattr(dist, name), tensor, share))
-    outputs = net(torch.randn(4, 64))
-    optimizer.backward([outputs[:, t].square().mean() for t in range(6)])
     numbers = sum(param.numel() for param in net.parameters())
-    assert sent["large"] <= 1.01 * ring * (6 + 1) * numbers
-    assert sent["large"] >= 0.99 * ring * (6 + 1) * numbers
-    assert sent["small"] < 1000
+    for _ in range(2):  # at first after the last backward, and then between them
+        sent.update(large=0, small=0)
+        outputs = net(torch.randn(4, 64))
+        optimizer.backward([outputs[:, t].square().mean() for t in range(6)])
+        assert sent["large"] <= 1.01 * ring * (6 + 1) * numbers
+        assert sent["large"] >= 0.99 * ring * (6 + 1) * numbers
+        assert sent["small"] < 1000
+
+
+def overlap(rank: int, world: int) -> None:
+    """From the second step on a task's gradients are on their way while the next backward runs; same bits."""
+    early, late = Net(), Net()
+    events: list[str] = []
+    for name in ("reduce_scatter_single", "reduce_scatter_tensor"):
+        if hasattr(dist, name):
+            setattr(dist, name, recorded(getattr(dist, name), events))
+    optimizers = [
+        MultiTaskOptimizer(torch.optim.SGD(net.parameters(), lr=0.01)) for net in (early, late)
+    ]
+    for step in range(4):
+        for net, optimizer in zip((early, late), optimizers, strict=True):
+            events.clear()
+            optimizer.zero_grad()
+            outputs = net(DATA.chunk(world)[rank])[1]
+            if step == 2:  # reaches less than was expected, and in the next step more
+                outputs[1] = net.heads[1](net.neck.bias.expand(1, -1))
+            losses = losses_of(outputs)
+            for name, loss in losses.items():
+                loss.register_hook(lambda grad, name=name: events.append(name))
+            if net is late:
+                optimizer._parallel._flags.clear()
+            optimizer.backward(losses)
+            optimizer.step()
+            between = events[events.index("b") : events.index("c")].count("sent")
+            assert (between > 0) == (net is early and step > 0)
+        assert all(map(torch.equal, early.parameters(), late.parameters()))
+
+
+def recorded(call: Callable[..., Any], events: list[str]) -> Callable[..., Any]:
+    def record(*args: Any, **kwargs: Any) -> Any:
+        assert kwargs["async_op"]
+        events.append("sent")
+        return call(*args, **kwargs)
+
+    return record
 
 
 def mean_gram(rank: int, world: int) -> None:
@@ -210,7 +250,7 @@ def broken(rank: int, world: int) -> None:
 @pytest.mark.parametrize("world", [2, 4])
 def test_on_processes(world: int) -> None:
     bodies = [exact, uneven, absent, mean_gram, ddp, broken, random_numbers, faults]
-    on_processes(world, [*bodies, wire])  # `wire` wraps collectives
+    on_processes(world, [*bodies, overlap, wire])  # these wrap collectives
 
 
 class TestAlone:
