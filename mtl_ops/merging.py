@@ -34,6 +34,7 @@ def merge_rows(
     grad_scale: Tensor | None = None,
     total: Callable[[Tensor], Tensor] | None = None,
     measured: Sequence[bool] | None = None,
+    runs: Sequence[Sequence[tuple[int, int]]] | None = None,
 ) -> Report:
     """Writes the merged gradient of the parameters that the layout keeps.
 
@@ -54,6 +55,8 @@ def merge_rows(
         total: Sums what is measured over processes that have a part of the elements each.
         measured: For each kept parameter whether it is measured here: of processes with the same part,
             one does. ``None`` for all.
+        runs: For each kept parameter the numbers of its elements among those of all processes, for
+            methods that draw: the first, and how many follow, run after run.
 
     Raises:
         RuntimeError: If a gradient is not finite and the rules say ``"raise"``.
@@ -80,7 +83,18 @@ def merge_rows(
     if isinstance(method, CoordinateMethod):
         weights = None
         clip_scale = _merge_coordinates(
-            method, rows, out, gram, scale, layout, rules, given or {}, accumulate, total, measured
+            method,
+            rows,
+            out,
+            gram,
+            scale,
+            layout,
+            rules,
+            given or {},
+            accumulate,
+            total,
+            measured,
+            runs,
         )
     else:
         problem = Problem(rows, gram, scale, rules.clip_value)
@@ -170,6 +184,7 @@ def _merge_coordinates(
     accumulate: bool,
     total: Callable[[Tensor], Tensor] | None,
     measured: Sequence[bool] | None,
+    runs: Sequence[Sequence[tuple[int, int]]] | None,
 ) -> Tensor | None:
     """As :func:`merge_rows` for a method that merges coordinate by coordinate.
 
@@ -178,7 +193,7 @@ def _merge_coordinates(
     if rules.max_norm is not None and accumulate:
         fresh = [torch.empty_like(tensor) for tensor in out]
         clip_scale = _merge_coordinates(
-            method, rows, fresh, gram, scale, layout, rules, given, False, total, measured
+            method, rows, fresh, gram, scale, layout, rules, given, False, total, measured, runs
         )
         torch._foreach_add_(list(out), fresh)
         return clip_scale
@@ -189,6 +204,8 @@ def _merge_coordinates(
     if shared:
         part = columns(rows, len(out), shared)
         places = [home[p] for p in shared]
+        if runs is not None and method.draws:
+            given = {**given, "runs": [runs[p] for p in shared]}
         square = square + method.merge_(
             [out[p] for p in shared],
             part,

@@ -13,12 +13,21 @@ __all__ = ["Bucket", "Piece", "make_buckets"]
 
 @dataclass(frozen=True)
 class Piece:
-    """Neighbouring elements that are merged alike: of one segment, and reached by the same tasks."""
+    """Neighbouring elements that are merged alike: of one segment, and reached by the same tasks.
+
+    Attributes:
+        start: The first, in places relative to the process's part.
+        stop: Behind the last.
+        segment: Of all of them.
+        tasks: That reach them.
+        parts: The parameters they are of, the first element of each, and how many.
+    """
 
     start: int
     stop: int
     segment: int
     tasks: tuple[int, ...]
+    parts: tuple[tuple[int, int, int], ...]
 
 
 class Bucket:
@@ -82,12 +91,13 @@ class Bucket:
             first, last = max(start, low) - low, min(stop, high) - low
             if first >= last:
                 continue
+            part = (p, low + first - start, last - first)
             before = found[-1] if found else None
             alike = before is not None and (before.segment, before.tasks) == (segments[p], reach[p])
             if before is not None and alike and before.stop == first:
-                found[-1] = replace(before, stop=last)
+                found[-1] = replace(before, stop=last, parts=(*before.parts, part))
             else:
-                found.append(Piece(first, last, segments[p], reach[p]))
+                found.append(Piece(first, last, segments[p], reach[p], (part,)))
         return found
 
 
@@ -104,3 +114,12 @@ def make_buckets(
         )
         for (_, common), places in sorted_.items()
     ]
+
+
+def first_numbers(params: Sequence[Tensor], segments: Sequence[int], shared: int) -> list[int]:
+    """The number of each parameter's first element among those of the shared ones, in order."""
+    numbers, count = [], 0
+    for param, segment in zip(params, segments, strict=True):
+        numbers.append(count)
+        count += param.numel() if segment < shared else 0
+    return numbers

@@ -20,7 +20,7 @@ from ..merging import columns, merge_rows
 from ..methods import Method
 from ..report import Report
 from ..rules import Rules
-from ._buckets import make_buckets
+from ._buckets import first_numbers, make_buckets
 from ._processes import Processes
 from ._scatter import Scatter, reach_of
 
@@ -154,16 +154,20 @@ class DataParallel(Processes):
         columns_: list[list[Tensor | None]] = [[] for _ in range(tasks)]
         out: list[Tensor] = []
         homes: list[int] = []
+        runs: list[list[tuple[int, int]]] = []
+        numbers = first_numbers(params, segments, layout.shared)
         for bucket, shard, target in zip(buckets, scatter.shards(), outs, strict=True):
             for piece in bucket.pieces(self.rank, segments, scatter.reach):
                 where = slice(piece.start, piece.stop)
                 out.append(target[where])
                 homes.append(piece.segment)
+                runs.append([(numbers[p] + skipped, n) for p, skipped, n in piece.parts])
                 for t in range(tasks):
                     columns_[t].append(shard[t][where] if t in piece.tasks else None)
-        if not out:  # fewer elements than processes: this one measures nothing, but takes part
-            out, homes = [outs[0][:0]], [0]
-            columns_ = [[outs[0][:0]] for _ in range(tasks)]
+        if all(home >= layout.shared for home in homes):
+            # This process has nothing of what is shared, but takes part: methods count their calls.
+            out, homes, runs = [*out, outs[0][:0]], [*homes, 0], [*runs, []]
+            columns_ = [[*column, outs[0][:0]] for column in columns_]
         report = merge_rows(
             method,
             [row for column in columns_ for row in column],
@@ -172,6 +176,7 @@ class DataParallel(Processes):
             replace(layout, kept=None, segments=tuple(homes)),
             rules,
             total=self.total,
+            runs=runs,
             **rest,
         )
         merged: list[Tensor | None] = [None] * len(params)

@@ -10,7 +10,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
-__all__ = ["check_sharding", "is_dtensor", "measured_here"]
+__all__ = ["check_sharding", "first_element", "is_dtensor", "measured_here"]
 
 
 def is_dtensor(tensor: Tensor) -> bool:
@@ -61,3 +61,17 @@ def measured_here(param: DTensor) -> bool:
         for where, placement in zip(coordinate, param.placements, strict=True)
         if isinstance(placement, Replicate)
     )
+
+
+def first_element(param: DTensor) -> int:
+    """The number of the first element of this process's part among those of the parameter."""
+    from torch.distributed.tensor import Shard
+
+    if not param.dim() or not param.numel():
+        return 0
+    coordinate: Sequence[int] = param.device_mesh.get_coordinate() or []
+    row = 0
+    for dim, (where, placement) in enumerate(zip(coordinate, param.placements, strict=True)):
+        if isinstance(placement, Shard):  # as torch.chunk: the last parts may be smaller, or empty
+            row = min(where * -(-len(param) // param.device_mesh.size(dim)), len(param))
+    return row * (param.numel() // len(param))

@@ -22,7 +22,8 @@ from ..merging import columns, merge_rows
 from ..methods import Method
 from ..report import Report
 from ..rules import Rules
-from ._placements import check_sharding, is_dtensor, measured_here
+from ._buckets import first_numbers
+from ._placements import check_sharding, first_element, is_dtensor, measured_here
 from ._processes import Processes
 from ._scatter import Scatter
 
@@ -199,6 +200,7 @@ class Sharded(Processes):
             )
         reached = [cast("DTensor", params[p]) for p in kept]
         out = [torch.empty_like(param.to_local()) for param in reached]
+        numbers = first_numbers(reached, layout.segments or (0,) * len(kept), layout.shared)
         report = merge_rows(
             method,
             columns(rows, len(params), kept),
@@ -208,6 +210,10 @@ class Sharded(Processes):
             rules,
             total=self.total,
             measured=[measured_here(param) for param in reached],
+            runs=[
+                [(number + first_element(param), local.numel())]
+                for param, local, number in zip(reached, out, numbers, strict=True)
+            ],
             **rest,
         )
         return report, {

@@ -186,6 +186,8 @@ class CoordinateMethod(Method):
     """A method that looks at single coordinates of the gradients: it merges them by itself."""
 
     needs: Literal["gram", "losses", "coordinates"] = "coordinates"
+    #: Whether it takes ``runs``: see :class:`mtl_ops.methods.GradDrop`.
+    draws: ClassVar[bool] = False
 
     def weights(self, gram: Tensor | None, losses: Tensor | None = None) -> Tensor:
         """Such a method has no weights.

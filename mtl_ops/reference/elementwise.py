@@ -46,16 +46,17 @@ def philox(counter: Tensor, seed: int, offset: int) -> Tensor:
 
 
 def philox_uniforms(
-    count: int, seed: int, offset: int, device: torch.device | None = None
+    count: int, seed: int, offset: int, device: torch.device | None = None, first: int = 0
 ) -> Tensor:
-    """The uniform numbers of the first ``count`` coordinates, ``(count,)``, strictly inside (0, 1).
+    """The uniform numbers of ``count`` coordinates from ``first`` on, ``(count,)``, strictly inside (0, 1).
 
     Each is an odd multiple of 2⁻²⁴, so it is exact in float32.
     """
-    groups = math.ceil(count / GROUP)
-    counters = torch.arange(groups * (GROUP // 4), device=device)
-    words = philox(counters, seed, offset).reshape(groups, GROUP // 4, 4).transpose(1, 2)
-    odd = (words.flatten()[:count] >> 9) * 2 + 1
+    begin, end = first // GROUP, math.ceil((first + count) / GROUP)
+    counters = torch.arange(begin * (GROUP // 4), end * (GROUP // 4), device=device)
+    words = philox(counters, seed, offset).reshape(end - begin, GROUP // 4, 4).transpose(1, 2)
+    skipped = first - begin * GROUP
+    odd = (words.flatten()[skipped : skipped + count] >> 9) * 2 + 1
     return odd.to(precision(odd.device)) / 2**24
 
 

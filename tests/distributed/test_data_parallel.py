@@ -27,6 +27,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"method": "equal"},
     {"method": "equal", "max_norm": 0.05},
     {"method": "trimmed_mean", "max_norm": 0.05},
+    {"method": "graddrop", "max_norm": 0.05},
     {"granularity": "tensor"},
     {"gram_on": "features", "max_norm": 0.05},
     {"weights_every": 2},

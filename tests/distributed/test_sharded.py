@@ -29,6 +29,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"method": "equal"},
     {"method": "equal", "max_norm": 0.05},
     {"method": "sign_agreement", "max_norm": 0.05},
+    {"method": "graddrop"},
     {"granularity": "tensor", "clip_value": 0.01},
 ]
 
