@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -13,46 +13,59 @@ __all__ = ["Accumulated"]
 class Accumulated:
     """Sums of ``T × P`` gradients and of T losses.
 
-    It holds T gradients of the model's size, in the gradients' own dtypes.
+    It holds T gradients of the model's size, in the dtype that they are stored in.
     """
 
     def __init__(self) -> None:
-        self._rows: list[Tensor | None] = []
+        self._rows: list[list[Tensor | None]] = []
         self._losses: list[Tensor | None] = []
-        self._owned = False
+        self._owned: set[int] = set()
 
     def add(
-        self, rows: Sequence[Tensor | None], losses: Sequence[Tensor | None]
+        self, gradients: Iterable[list[Tensor | None]], losses: Sequence[Tensor | None]
     ) -> tuple[list[Tensor | None], list[Tensor | None]]:
         """Adds the gradients and losses of one more micro-batch, and returns the sums so far.
 
         A task that is absent from some micro-batches is the sum of the others.
+
+        Args:
+            gradients: P gradients of each task in turn; those of a task are freed before the next ones
+                are asked for.
+            losses: T losses.
+
+        Returns:
+            ``T × P`` gradients, row-major, and T losses.
         """
         detached = [None if loss is None else loss.detach() for loss in losses]
-        if not self._rows:
-            self._rows, self._losses = list(rows), detached
+        if not self._losses:
+            self._rows, self._losses = list(gradients), detached
         else:
-            self._add_rows(rows)
+            # Not a loop over the gradients: its variable would keep those of one task during the next backward.
+            both = map(self._add_rows, range(len(losses)), gradients)
+            self._owned.update(t for t, owned in enumerate(both) if owned)
             self._losses = [
                 b if a is None else a if b is None else a + b
                 for a, b in zip(self._losses, detached, strict=True)
             ]
-        return self._rows, self._losses
+        return [row for rows in self._rows for row in rows], self._losses
 
-    def _add_rows(self, rows: Sequence[Tensor | None]) -> None:
+    def _add_rows(self, task: int, rows: Sequence[Tensor | None]) -> bool:
+        """Adds the gradients of a task; whether its sums are all tensors of our own."""
+        sums = self._rows[task]
         both = [
             (place, a, b)
-            for place, (a, b) in enumerate(zip(self._rows, rows, strict=True))
+            for place, (a, b) in enumerate(zip(sums, rows, strict=True))
             if a is not None and b is not None
         ]
         left, right = [a for _, a, _ in both], [b for _, _, b in both]
-        if both and self._owned:
+        if both and task in self._owned:
             torch._foreach_add_(left, right)
-        elif both:
+        else:
             # What autograd returned may be one tensor for two parameters: not to be written to.
-            for (place, _, _), total in zip(both, torch._foreach_add(left, right), strict=True):
-                self._rows[place] = total
+            for place, a, b in both:
+                sums[place] = a + b
+        owned = all(a is None or b is not None for a, b in zip(sums, rows, strict=True))
         for place, row in enumerate(rows):
-            if self._rows[place] is None and row is not None:
-                self._rows[place] = row.clone()
-        self._owned = all(a is None or b is not None for a, b in zip(self._rows, rows, strict=True))
+            if sums[place] is None and row is not None:
+                sums[place] = row.clone()
+        return owned or task in self._owned

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .rules import Rules
 
-__all__ = ["check_grad_scaler", "check_names", "check_owned", "check_plain"]
+__all__ = ["check_grad_dtype", "check_grad_scaler", "check_names", "check_owned", "check_plain"]
 
 
 def check_names(tasks: Sequence[str]) -> tuple[str, ...]:
@@ -22,6 +22,38 @@ def check_names(tasks: Sequence[str]) -> tuple[str, ...]:
             f"Parameter `tasks` should name at least one task, and each once. Found {names!r}."
         )
     return names
+
+
+def check_grad_dtype(dtype: torch.dtype | None, on_parts: bool, processes: bool) -> None:
+    """Checks the dtype that task gradients are stored in.
+
+    Args:
+        dtype: The dtype, or ``None`` for the parameters' own.
+        on_parts: Whether G is measured on parts of the gradients, and none is stored.
+        processes: Whether there are several processes.
+
+    Raises:
+        TypeError: If it is no dtype.
+        ValueError: If no kernel reads it, or nothing would be stored in it.
+    """
+    if dtype is None:
+        return
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(
+            f"Parameter `grad_dtype` should be a torch.dtype or None. Found {type(dtype).__name__}."
+        )
+    if dtype not in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        raise ValueError(
+            "Parameter `grad_dtype` should be float32, float64, bfloat16 or float16. "
+            f"Found `grad_dtype = {dtype}`."
+        )
+    if on_parts or processes:
+        where = (
+            "with `gram_on`, which stores no gradients" if on_parts else "with several processes"
+        )
+        raise ValueError(
+            f"Parameter `grad_dtype` should be None {where}. Found `grad_dtype = {dtype}`."
+        )
 
 
 def check_grad_scaler(

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from .cheap import CheapSteps
-from .methods import Method
 from .own_group import add_group, state_with_group
 from .stepping import SteppingOptimizer
 
@@ -20,11 +19,9 @@ class CheckpointedOptimizer(SteppingOptimizer):
     """Saves, restores and copies what the merging remembers, with the inner optimizer's state.
 
     Attributes:
-        method: What weighs the tasks.
         generator: Where it draws from, if that is to be saved.
     """
 
-    method: Method
     generator: torch.Generator | None
     _cheap: CheapSteps | None
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .accumulation import Accumulated
 from .distributed import Processes, Scatter
-from .gradients import Tasks, differentiate, joint_backward, joint_gradient
+from .gradients import Tasks, differentiate, joint_backward, joint_gradient, task_gradients
 from .layout import find_layout
 from .merging import columns, merge_rows, on_device
 from .methods import Method
@@ -61,9 +61,12 @@ def fill_grads(
         if tasks.parallel is not None and accumulated is None:
             early = tasks.parallel.expect(params, present_weights(task_weights, tasks))
         each = None if early is None else early.launch
-        rows = differentiate(_weighty(tasks, task_weights), params, retain_graph, each)
-        if accumulated is not None:
-            rows, totals = accumulated.add(rows, tasks.losses)
+        part = _weighty(tasks, task_weights)
+        if accumulated is None:
+            rows = differentiate(part, params, retain_graph, each)
+        else:
+            gradients = task_gradients(part, params, retain_graph)
+            rows, totals = accumulated.add(gradients, tasks.losses)
             tasks = replace(tasks, losses=tuple(totals))
         weights = present_weights(task_weights, tasks)
         if method.uses_losses:
@@ -128,7 +131,10 @@ def merge_into_grads(
     early: Scatter | None = None,
     **rest: Any,
 ) -> Report:
-    """Merges ``T × P`` gradients and adds the result to ``.grad``; see :func:`merge_rows`."""
+    """Merges ``T × P`` gradients and adds the result to ``.grad``; see :func:`merge_rows`.
+
+    The list of gradients is emptied, to free them before what was merged is converted.
+    """
     if parallel is not None:
         report, merged = parallel.merge(
             method, rows, params, weights, rules, sets=sets, shared=shared, early=early, **rest
@@ -137,6 +143,7 @@ def merge_into_grads(
             before = params[p].grad
             params[p].grad = gradient if before is None else before.add_(gradient)
         return report
+    given = rows
     layout = find_layout(rows, len(weights), sets, shared)
     reached: Sequence[Tensor] = params
     if layout.kept is not None:
@@ -146,15 +153,37 @@ def merge_into_grads(
         raise ValueError(
             "Parameter `losses` should depend on the parameters that are optimized. Found none that does."
         )
-    accumulate = any(param.grad is not None for param in reached)
+    dtypes = [_dtype(rows, p, len(reached)) for p in range(len(reached))]
+    as_stored = all(param.dtype == dtype for param, dtype in zip(reached, dtypes, strict=True))
+    accumulate = as_stored and any(param.grad is not None for param in reached)
     if accumulate:
         out = [torch.zeros_like(p) if p.grad is None else p.grad for p in reached]
     else:
-        out = [torch.empty_like(param) for param in reached]
+        out = [torch.empty_like(p, dtype=dtype) for p, dtype in zip(reached, dtypes, strict=True)]
     report = merge_rows(method, rows, out, weights, layout, rules, accumulate=accumulate, **rest)
-    for param, gradient in zip(reached, out, strict=True):
-        param.grad = gradient
+    rows.clear()
+    given.clear()
+    if as_stored:
+        for param, gradient in zip(reached, out, strict=True):
+            param.grad = gradient
+    else:
+        _convert_into_grads(out, reached)
     return report
+
+
+def _convert_into_grads(merged: list[Tensor], params: Sequence[Tensor]) -> None:
+    """Adds gradients of other dtypes to ``.grad``, and frees each before the next is converted."""
+    for param in params:
+        gradient = merged.pop(0)
+        if param.grad is None:
+            param.grad = gradient.to(param.dtype)
+        else:
+            param.grad.add_(gradient)
+
+
+def _dtype(rows: Sequence[Tensor | None], p: int, count: int) -> torch.dtype:
+    """Of the gradients of a parameter that some task reaches."""
+    return next(row.dtype for row in rows[p::count] if row is not None)
 
 
 def _one_backward(

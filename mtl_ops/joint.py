@@ -102,6 +102,7 @@ def joint_step(
     retain_graph: bool = False,
 ) -> Report:
     """One step with weights that are known: a backward of ``Σ_t w_t L_t``, and one of each head."""
+    tasks = replace(tasks, dtype=None)  # there is one gradient a parameter: nothing to be saved
     reached = [leaves([loss]) for loss in tasks.losses]
     count = len(params)
     reach = [leaf if id(leaf) in found else None for found in reached for leaf in params]

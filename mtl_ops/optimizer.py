@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .accumulation import Accumulated
-from .arguments import check_grad_scaler, check_names, check_owned
+from .arguments import check_grad_dtype, check_grad_scaler, check_names, check_owned
 from .cheap import make_cheap_steps
 from .checkpoints import CheckpointedOptimizer
 from .distributed import Distributed, Samples, make_processes
 from .engine import fill_grads
-from .gradients import Losses, Tasks, differentiate, read_losses
+from .gradients import Losses, Tasks, read_losses, task_gradients
 from .graph import allow_repeated_backward, refuse_reentrant_checkpoints, warn_of_graph
 from .methods import Method, resolve
 from .parameters import Granularity, Parameters, check_granularity, find_parameters
@@ -75,6 +75,9 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
             they are, and call ``scaler.step(optimizer)`` and ``scaler.update()`` as ever: thresholds
             are on the true gradients, and the scaler learns of an Inf in any task, also where the
             step goes on without that task.
+        grad_dtype: What the gradients of the tasks are stored in until they are merged, also those of
+            :meth:`accumulate`: ``torch.bfloat16`` halves the memory of float32 gradients, and keeps 8
+            bits of each element. ``None`` for each parameter's own dtype.
         distributed: How to merge over processes with different batches that hold the same parameters,
             or, of DTensors, parts of them. ``"exact"``: as one process would with the joint batch.
             ``"mean_gram"``: with weights from the mean of the processes' Gram matrices, an
@@ -124,6 +127,7 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         gram_on: Literal["features"] | Iterable[Tensor] | None = None,
         weights_every: int = 1,
         grad_scaler: torch.amp.GradScaler | None = None,
+        grad_dtype: torch.dtype | None = None,
         distributed: Distributed | None = "auto",
         process_group: torch.distributed.ProcessGroup | None = None,
         module: torch.nn.Module | None = None,
@@ -145,6 +149,8 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         if self._parallel is not None:
             given = generator or self.method.generator
             generator = self._parallel.same_generator(given, self._device())
+        check_grad_dtype(grad_dtype, gram_on is not None, self._parallel is not None)
+        self.grad_dtype = grad_dtype
         self.generator = generator
         if generator is not None:
             self.method.generator = generator
@@ -227,20 +233,6 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
             if self._parallel is None or self._parallel.leaves_known:
                 warn_of_graph(read.losses, params.tensors, params.shared is not None)
 
-    def observe(self, losses: Losses) -> None:
-        """Shows the method the losses of the same batch after the step, for ``famo``.
-
-        Args:
-            losses: As of :meth:`backward`; they need no gradient.
-
-        Raises:
-            TypeError: If the losses are not tensors, or the method has no use for them.
-            ValueError: As :meth:`backward`.
-        """
-        read = read_losses(losses, self._memory.names, differentiable=False)
-        self._memory.check_count(len(read.losses))
-        self.method.observe(read.values)
-
     def accumulate(self, losses: Losses, *, samples: Samples = 1.0) -> None:
         """Adds up the gradients of each task over micro-batches; the next :meth:`backward` merges.
 
@@ -256,7 +248,7 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
             TypeError: As :meth:`backward`.
             ValueError: As :meth:`backward`, or with ``gram_on`` or ``weights_every``, whose steps do
                 not have the gradient of every task.
-            RuntimeError: If the graph of a loss was freed.
+            RuntimeError: If the graph of a loss was freed. All sums are forgotten then.
         """
         if self._cheap is not None:
             raise ValueError(
@@ -264,10 +256,14 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
                 f"of single tasks. Found `weights_every = {self._cheap.weights_every}`."
             )
         read = self._read(losses, samples)
-        rows = differentiate(read, self._parameters().tensors)
         if self._memory.accumulated is None:
             self._memory.accumulated = Accumulated()
-        self._memory.accumulated.add(rows, read.losses)
+        gradients = task_gradients(read, self._parameters().tensors)
+        try:
+            self._memory.accumulated.add(gradients, read.losses)
+        except BaseException:
+            self._memory.accumulated = None  # a part of it may have been added
+            raise
 
     def __repr__(self) -> str:
         return f"MultiTaskOptimizer({self.method!r}, {self.optimizer!r})"
@@ -283,6 +279,7 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
             )
         if self._memory.count is None:
             self._bind(read.names, len(read.losses))
+        read = replace(read, dtype=self.grad_dtype)
         if self._grad_scaler is not None:
             one = torch.ones((), device=self._device())
             read = replace(read, scale=self._grad_scaler.scale(one))

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from .losses import Losses, read_losses
 from .memory import Memory
+from .methods import Method
 from .report import Report
 from .rules import Rules
 from .wrapper import OptimizerWrapper, Remembered, tell_grad_scaler
@@ -21,11 +23,16 @@ __all__ = ["SteppingOptimizer"]
 class SteppingOptimizer(OptimizerWrapper):
     """Steps with the inner optimizer unless the reports say that there is no gradient to step with.
 
+    Attributes:
+        method: What weighs the tasks.
+
     Args:
         optimizer: The inner optimizer.
         rules: What to do about gradients that are not finite.
         grad_scaler: The scaler to tell of them, if there is one.
     """
+
+    method: Method
 
     def __init__(
         self, optimizer: Optimizer, rules: Rules, grad_scaler: torch.amp.GradScaler | None
@@ -44,6 +51,20 @@ class SteppingOptimizer(OptimizerWrapper):
         """As ``torch.optim.Optimizer.zero_grad``; forgets accumulated gradients, too."""
         self._memory.forget_gradients()
         super().zero_grad(set_to_none)
+
+    def observe(self, losses: Losses) -> None:
+        """Shows the method the losses of the same batch after the step, for ``famo``.
+
+        Args:
+            losses: As of :meth:`backward`; they need no gradient.
+
+        Raises:
+            TypeError: If the losses are not tensors, or the method has no use for them.
+            ValueError: As :meth:`backward`.
+        """
+        read = read_losses(losses, self._memory.names, differentiable=False)
+        self._memory.check_count(len(read.losses))
+        self.method.observe(read.values)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """The inner optimizer's step, unless the gradients are lost (see ``nonfinite``).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
@@ -113,3 +114,34 @@ def test_gradient_does_not_carry_a_graph() -> None:
     net = Net()
     wrap(net).backward(net.losses(batch()))
     assert all(not param.grad.requires_grad for param in net.parameters())
+
+
+def test_a_micro_batch_adds_one_gradient_at_a_time() -> None:
+    net = Net()
+    optimizer = wrap(net)
+    optimizer.accumulate(net.losses(batch(0)))
+    alive: list[weakref.ref[torch.Tensor]] = []
+    most = []
+
+    def count(gradient: torch.Tensor) -> None:
+        most.append(sum(reference() is not None for reference in alive))
+        alive.append(weakref.ref(gradient))
+
+    net.trunk[0].weight.register_hook(count)
+    optimizer.accumulate(net.losses(batch(1)))
+    assert most == [0, 0, 0]
+
+
+def test_sums_are_forgotten_after_an_error() -> None:
+    net = Net()
+    optimizer = wrap(net)
+    losses = net.losses(batch(0))
+    losses["c"].backward()
+    net.zero_grad()
+    optimizer.accumulate(net.losses(batch(1)))
+    with pytest.raises(RuntimeError, match="was freed by an earlier backward"):
+        optimizer.accumulate(losses)
+    optimizer.backward(net.losses(batch(2)))
+    other = Net()
+    wrap(other).backward(other.losses(batch(2)))
+    assert_same(grads(net), grads(other))

@@ -1,0 +1,171 @@
+"""What the user hands in: losses, in whatever form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .graph import root
+
+if TYPE_CHECKING:
+    from .distributed import Processes
+
+__all__ = ["Losses", "Tasks", "read_losses"]
+
+#: What a user may hand in: losses by name, in order, or as one tensor (T,).
+Losses = Mapping[str, Tensor | None] | Sequence[Tensor | None] | Tensor
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Losses in the order of the tasks; ``None`` for a task that is absent from this batch.
+
+    Attributes:
+        names: The tasks' names, or ``None`` if the losses came without.
+        losses: T losses.
+        scale: A 0-d factor of all gradients, that of a ``GradScaler``; ``None`` for 1.
+        shares: What the gradients of this process count for in those of the joint batch.
+        part: Whether any process has the task; ``None`` if there is only this one.
+        totals: ``(T,)`` float64, the losses of the joint batch.
+        parallel: The processes that the joint batch is spread over.
+        dtype: What the gradients of single tasks are stored in; ``None`` for the parameters' own.
+    """
+
+    names: tuple[str, ...] | None
+    losses: tuple[Tensor | None, ...]
+    scale: Tensor | None = None
+    shares: tuple[float, ...] | None = None
+    part: tuple[bool, ...] | None = None
+    totals: Tensor | None = None
+    parallel: Processes | None = None
+    dtype: torch.dtype | None = None
+
+    def label(self, task: int) -> str:
+        """How messages name a task."""
+        return f"loss {self.names[task] if self.names else task!r}"
+
+    @property
+    def present(self) -> list[int]:
+        """Tasks that have a loss."""
+        return [t for t, loss in enumerate(self.losses) if loss is not None]
+
+    @property
+    def taking_part(self) -> list[int]:
+        """Tasks that have a loss in any process."""
+        return self.present if self.part is None else [t for t, p in enumerate(self.part) if p]
+
+    def factor(self, task: int) -> Tensor | None:
+        """What the gradient of a task is multiplied by; ``None`` for 1."""
+        loss = self.losses[task]
+        if loss is None or (self.scale is None and self.shares is None):
+            return None
+        share = torch.full_like(loss, 1.0 if self.shares is None else self.shares[task])
+        return share if self.scale is None else share * self.scale.to(loss.dtype)
+
+    @property
+    def detached(self) -> list[Tensor | None]:
+        """The losses, those of the joint batch if there are several processes, without graphs."""
+        if self.totals is None or self.part is None:
+            return [None if loss is None else loss.detach() for loss in self.losses]
+        return [
+            total if part else None
+            for total, part in zip(self.totals.unbind(), self.part, strict=True)
+        ]
+
+    @property
+    def values(self) -> Tensor:
+        """``(T,)`` float64, detached; NaN for an absent task."""
+        if self.totals is not None:
+            return self.totals
+        some = next(loss for loss in self.losses if loss is not None)
+        absent = torch.full((), torch.nan, dtype=torch.float64, device=some.device)
+        return torch.stack(
+            [absent if loss is None else loss.detach().reshape(()).double() for loss in self.losses]
+        )
+
+
+def read_losses(
+    losses: Losses,
+    names: tuple[str, ...] | None = None,
+    differentiable: bool = True,
+    some: bool = True,
+) -> Tasks:
+    """Checks what the user handed in and puts it into the order of the tasks.
+
+    Args:
+        losses: A dict by name, a sequence, or a ``(T,)`` tensor; each loss a tensor of one element
+            that requires a gradient, or ``None``. A name that is missing is ``None``, too.
+        names: The tasks' names in order, if they are known already.
+        differentiable: Whether the losses have to require a gradient.
+        some: Whether there has to be a loss.
+
+    Raises:
+        TypeError: If ``losses``, or one of them, is something else.
+        ValueError: If a loss is not scalar or needs no gradient, if losses lie on different
+            devices, if there is none, or a name is unknown.
+    """
+    if isinstance(losses, Mapping):
+        if names is None:
+            names = tuple(losses)
+        unknown = [name for name in losses if name not in names]
+        if unknown:
+            raise ValueError(
+                f"Parameter `losses` should hold only the tasks {list(names)}, which were named first. "
+                f"Found {unknown[0]!r}."
+            )
+        tasks = Tasks(names, tuple(losses.get(name) for name in names))
+    elif isinstance(losses, Tensor):
+        if losses.dim() != 1:
+            raise ValueError(
+                "Parameter `losses` should be a dict, a sequence or a tensor of shape (T,). "
+                f"Found a tensor of shape {tuple(losses.shape)}."
+            )
+        tasks = Tasks(names, losses.unbind())
+    elif isinstance(losses, Sequence) and not isinstance(losses, (str, bytes)):
+        tasks = Tasks(names, tuple(losses))
+    else:
+        raise TypeError(
+            "Parameter `losses` should be a dict, a sequence or a tensor of shape (T,). "
+            f"Found {type(losses).__name__}."
+        )
+    if names is not None and len(tasks.losses) != len(names):
+        raise ValueError(
+            f"Parameter `losses` should hold {len(names)} losses, for {list(names)}. "
+            f"Found {len(tasks.losses)}."
+        )
+    if some and not tasks.present:
+        raise ValueError("Parameter `losses` should hold at least one loss. Found none.")
+    _check(tasks, differentiable)
+    return tasks
+
+
+def _check(tasks: Tasks, differentiable: bool) -> None:
+    device = None
+    for t in tasks.present:
+        loss = tasks.losses[t]
+        if not isinstance(loss, Tensor):
+            raise TypeError(
+                f"Parameter `losses` should hold tensors. Found {tasks.label(t)} of type "
+                f"{type(loss).__name__}."
+            )
+        if loss.numel() != 1:
+            raise ValueError(
+                "Parameter `losses` should hold scalars. "
+                f"Found {tasks.label(t)} of shape {tuple(loss.shape)}."
+            )
+        if differentiable and root(loss) is None:
+            raise ValueError(
+                "Parameter `losses` should hold tensors that require a gradient. "
+                f"Found {tasks.label(t)}, which does not."
+            )
+        if device is None:
+            device = loss.device
+        elif loss.device != device:
+            raise ValueError(
+                "Parameter `losses` should hold tensors on one device. "
+                f"Found {tasks.label(t)} on {loss.device} and another on {device}."
+            )
