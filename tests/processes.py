@@ -95,6 +95,12 @@ def options_of(options: dict[str, Any]) -> dict[str, Any]:
 
 # ---- starting processes --------------------------------------------------------------------------
 
+#: Imports take most of a test's time: they are done once, in a process that all others are forked from.
+CONTEXT = mp.get_context("forkserver")
+CONTEXT.set_forkserver_preload(
+    ["mtl_ops", "torch.distributed.checkpoint", "torch.distributed.fsdp"]
+)
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -127,9 +133,9 @@ def _run(
 
 def on_processes(world: int, bodies: Sequence[Callable[..., None]], *args: Any) -> None:
     """All bodies in one set of processes: starting them takes longer than what they do."""
-    context = mp.get_context("spawn")
-    errors = context.SimpleQueue()
+    errors = CONTEXT.SimpleQueue()
+    everything = (world, free_port(), errors, bodies, args)
     try:
-        mp.spawn(_run, (world, free_port(), errors, bodies, args), nprocs=world)
+        mp.start_processes(_run, everything, nprocs=world, start_method="forkserver")
     except Exception as error:
         raise AssertionError(str(error) if errors.empty() else errors.get()) from None

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
-from processes import DATA, Net, free_port, join_group, losses_of, shard
+from processes import CONTEXT, DATA, Net, free_port, join_group, losses_of, shard
 from torch import Tensor
 
 from mtl_ops import MultiTaskOptimizer
@@ -80,11 +79,10 @@ def run(rank: int, world: int, port: int, body: Callable[[int], None], answers: 
 
 @pytest.mark.parametrize(("world", "body"), [(4, dies), (2, hangs)])
 def test_a_lost_process_is_named(world: int, body: Callable[[int], None]) -> None:
-    context = mp.get_context("spawn")
-    answers = context.Queue()
+    answers = CONTEXT.Queue()
     port = free_port()
     processes = [
-        context.Process(target=run, args=(rank, world, port, body, answers), daemon=True)
+        CONTEXT.Process(target=run, args=(rank, world, port, body, answers), daemon=True)
         for rank in range(world)
     ]
     for process in processes:
