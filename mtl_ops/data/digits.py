@@ -78,15 +78,21 @@ def digits(seed: int = 0, test_fraction: float = 0.25) -> Split:
     )
     train_images, test_images = (torch.as_tensor(part, dtype=torch.float32) for part in parts[:2])
     train_labels, test_labels = (torch.as_tensor(part, dtype=torch.int64) for part in parts[2:])
-    deviation, mean = torch.std_mean(train_images, correction=0)
+    return standardised(train_images, train_labels, test_images, test_labels)
+
+
+def standardised(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> Split:
+    """Both parts by the mean and the deviation of the train part, with the targets of all tasks."""
+    deviation, mean = torch.std_mean(train, correction=0)
+    deviation = deviation.clamp(min=1e-6)
     return Split(
-        _batch((train_images - mean) / deviation, train_labels),
-        _batch((test_images - mean) / deviation, test_labels),
+        _batch((train - mean) / deviation, train_labels),
+        _batch((test - mean) / deviation, test_labels),
     )
 
 
 def _batch(images: Tensor, labels: Tensor) -> Batch:
-    """Images ``(n, 8, 8)`` and labels ``(n,)`` with the targets of all four tasks."""
+    """Images ``(n, H, W)`` and labels ``(n,)`` with the targets of all four tasks."""
     return {
         "input": images.unsqueeze(1),
         "digit": labels,

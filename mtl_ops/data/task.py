@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -31,9 +31,9 @@ class Goal(ABC):
     """
 
     name: str
-    metric: str
-    higher_is_better: bool
-    percent: bool
+    metric: ClassVar[str]
+    higher_is_better: ClassVar[bool]
+    percent: ClassVar[bool]
 
     @abstractmethod
     def loss(self, output: Any, target: Any) -> Tensor:

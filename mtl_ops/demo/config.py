@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from .. import examples
 from ..data import Goal
+from ..examples.base import DEFAULT_METHODS
 from ..examples.digits import Digits
 
 __all__ = ["ALL", "DEFAULT_METHODS", "PLAIN", "SINGLE", "Config", "Run"]
@@ -19,8 +20,6 @@ SINGLE = "single"
 PLAIN = "plain"
 #: Stands for every method there is.
 ALL = "all"
-#: What is trained if nobody names a method: one or two of each family, a few minutes in all.
-DEFAULT_METHODS = ("sum", "mean", "pcgrad", "mgda", "cagrad", "upgrad", "nash_mtl", "famo")
 #: The options that say how much is trained, and not how.
 EXTENT = ("methods", "seeds")
 
@@ -58,7 +57,7 @@ class Config:
 
     Attributes:
         methods: Names, with or without arguments (see ``spec``), :data:`ALL` among them for every
-            method there is, or ``None`` for those of :data:`DEFAULT_METHODS` that are available.
+            method there is, or ``None`` for those of the example's that are available.
         seeds: Each decides the split, the initial weights and the order of the batches.
         tasks: Names of tasks of the example, in the order of the heads.
         epochs: Length of a training; the learning rate falls to zero over it.

@@ -8,7 +8,7 @@ import torch
 
 from .. import methods
 from ..data import Split
-from .config import ALL, DEFAULT_METHODS, PLAIN, SINGLE, Config, Run
+from .config import ALL, PLAIN, SINGLE, Config, Run
 from .trainer import Trainer
 
 __all__ = ["select"]
@@ -50,7 +50,7 @@ def _names(config: Config) -> tuple[Sequence[str], bool]:
     """The names to try, and whether the user named each of them."""
     known = methods.available()
     if config.methods is None:
-        return [name for name in DEFAULT_METHODS if name in known], False
+        return [name for name in config.problem.methods if name in known], False
     return (known, False) if ALL in config.methods else (config.methods, True)
 
 

@@ -11,7 +11,10 @@ from torch import Tensor, nn
 
 from ..data import Batch, Goal, Split
 
-__all__ = ["SIZES", "Example", "Model", "Size"]
+__all__ = ["DEFAULT_METHODS", "SIZES", "Example", "Model", "Size"]
+
+#: One or two methods of each family, a few minutes in all.
+DEFAULT_METHODS = ("sum", "mean", "pcgrad", "mgda", "cagrad", "upgrad", "nash_mtl", "famo")
 
 #: ``"tiny"`` takes seconds and learns little: for tests, and for trying things out.
 Size = Literal["default", "tiny"]
@@ -37,6 +40,7 @@ class Example(ABC):
         note: A sentence below the table that says what the metrics mean.
         formats: What ``--data FOLDER`` may hold, in words; empty if nothing.
         architectures: What ``--architecture`` may be, the default first.
+        methods: What is trained if nobody names a method.
         epochs, batch_size, learning_rate, seeds: Defaults of a training.
 
     Raises:
@@ -48,6 +52,7 @@ class Example(ABC):
     note: ClassVar[str]
     formats: ClassVar[tuple[str, ...]] = ()
     architectures: ClassVar[tuple[str, ...]] = ("shared",)
+    methods: ClassVar[tuple[str, ...]] = DEFAULT_METHODS
     epochs: ClassVar[int] = 10
     batch_size: ClassVar[int] = 64
     learning_rate: ClassVar[float] = 3e-3

@@ -1,17 +1,22 @@
-"""Four tasks on handwritten digits."""
+"""Four tasks on handwritten digits, and two on overlaid ones."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 from torch import nn
 
-from ..data import DIGITS_TASKS, Goal, Split, digits
-from ..models import DigitsCNN
+from ..data import DIGITS_TASKS, Goal, Split, Task, digits
+from ..data.folders import DataError
+from ..data.idx import FILES, SOURCE, is_mnist, mnist
+from ..data.multi_digits import multi_digits
+from ..models import DigitsCNN, SharedBottom
 from .base import Example, Size
+from .layers import image_backbone
 
-__all__ = ["Digits"]
+__all__ = ["Digits", "MultiDigits"]
 
 
 class Digits(Example):
@@ -23,6 +28,11 @@ class Digits(Example):
     name: ClassVar[str] = "digits"
     title: ClassVar[str] = "handwritten digits"
     note: ClassVar[str] = "MSE: 1 is the variance of the input."
+    formats: ClassVar[tuple[str, ...]] = ("MNIST or FashionMNIST (IDX)",)
+
+    def __init__(self, folder: Path | None = None) -> None:
+        super().__init__(folder)
+        check_mnist(self, folder)
 
     @property
     def tasks(self) -> dict[str, Goal]:
@@ -30,15 +40,73 @@ class Digits(Example):
         return dict(DIGITS_TASKS)
 
     def load(self, seed: int, size: Size = "default") -> Split:
-        """See :class:`Example`; the tiny size has a quarter of the images."""
-        train, test = digits(seed)
-        if size == "default":
-            return Split(train, test)
-        return Split(
-            {name: values[:330] for name, values in train.items()},
-            {name: values[:150] for name, values in test.items()},
-        )
+        """See :class:`Example`; the tiny size has a few hundred images."""
+        return load_digits(self.folder, seed, size)
 
     def model(self, tasks: Sequence[str], split: Split, architecture: str) -> nn.Module:
         """See :class:`Example`."""
-        return DigitsCNN(tasks)
+        side = split.train["input"].shape[-1]
+        if side == 8:
+            return DigitsCNN(tasks)
+        outputs = {task: DIGITS_TASKS[task].outputs for task in tasks}
+        outputs |= {"reconstruction": side**2} if "reconstruction" in tasks else {}
+        return SharedBottom(
+            image_backbone(side),
+            {task: nn.Linear(64, outputs[task]) for task in tasks},
+            {task: DIGITS_TASKS[task].loss for task in tasks},
+        )
+
+
+class MultiDigits(Example):
+    """Which digit is to the left and which to the right, where one lies over the other."""
+
+    name: ClassVar[str] = "multi-digits"
+    title: ClassVar[str] = "overlaid digits (Multi-MNIST)"
+    note: ClassVar[str] = "Each image shows two digits, one over the other."
+    formats: ClassVar[tuple[str, ...]] = Digits.formats
+    methods: ClassVar[tuple[str, ...]] = ("pcgrad", "mgda", "upgrad", "famo")
+
+    def __init__(self, folder: Path | None = None) -> None:
+        super().__init__(folder)
+        check_mnist(self, folder)
+
+    @property
+    def tasks(self) -> dict[str, Goal]:
+        """See :class:`Example`."""
+        return {name: Task(name, 10, "classes") for name in ("left", "right")}
+
+    def load(self, seed: int, size: Size = "default") -> Split:
+        """See :class:`Example`."""
+        return multi_digits(load_digits(self.folder, seed, size), seed)
+
+    def model(self, tasks: Sequence[str], split: Split, architecture: str) -> nn.Module:
+        """See :class:`Example`."""
+        goals = self.tasks
+        return SharedBottom(
+            image_backbone(split.train["input"].shape[-1]),
+            {task: nn.Linear(64, 10) for task in tasks},
+            {task: goals[task].loss for task in tasks},
+        )
+
+
+def load_digits(folder: Path | None, seed: int, size: Size) -> Split:
+    """The embedded digits, or those of a folder, whose split is kept for every seed."""
+    tiny = size == "tiny"
+    if folder is not None:
+        return mnist(folder, 330 if tiny else None)
+    train, test = digits(seed)
+    if not tiny:
+        return Split(train, test)
+    return Split(
+        {name: values[:330] for name, values in train.items()},
+        {name: values[:150] for name, values in test.items()},
+    )
+
+
+def check_mnist(example: Example, folder: Path | None) -> None:
+    """Whether a folder that was given is MNIST's."""
+    if folder is not None and not is_mnist(folder):
+        raise DataError(
+            f"Folder {folder} lacks {FILES[0]}; example '{example.name}' reads "
+            f"{example.formats[0]}, from {SOURCE}."
+        )

@@ -7,11 +7,17 @@ from functools import lru_cache
 from pathlib import Path
 
 from .base import Example
-from .digits import Digits
+from .digits import Digits, MultiDigits
+from .modalities import ImageText, ImageTextSpeech
+from .physics import Physics
+from .segmentation_depth import SegmentationDepth
 
 __all__ = ["make", "names"]
 
-_EXAMPLES: dict[str, type[Example]] = {each.name: each for each in (Digits,)}
+_EXAMPLES: dict[str, type[Example]] = {
+    each.name: each
+    for each in (Digits, MultiDigits, ImageTextSpeech, ImageText, SegmentationDepth, Physics)
+}
 
 
 def names() -> list[str]:

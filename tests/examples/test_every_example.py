@@ -1,0 +1,201 @@
+"""Every example: its data fit its model, training helps, and the command line trains it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from folders import LINES, write_dense, write_fsdd, write_mnist
+from typer.testing import CliRunner
+
+from mtl_ops import examples
+from mtl_ops.cli import make_app
+from mtl_ops.data import Loader
+from mtl_ops.data.folders import DataError
+from mtl_ops.demo.config import PLAIN, SINGLE, Config, Run
+from mtl_ops.demo.experiment import load_data
+from mtl_ops.demo.trainer import Trainer
+
+OWN = [name for name in examples.names() if name != "digits"]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def _config(name: str, **given: Any) -> Config:
+    if name == "image-text-speech":
+        pytest.importorskip("librosa")
+    return Config.of({"example": name, "size": "tiny", "seeds": (0,), "epochs": 2, **given})
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_it_trains_and_is_measured(name: str) -> None:
+    config = _config(name)
+    split = load_data(config, 0)
+    trainer = Trainer(config, Run("upgrad", 0, config.tasks), split)
+    batch = next(trainer.batches())
+    before = trainer.step(batch)
+    assert set(before) == set(config.tasks)
+    trainer.train_epoch()
+    trainer.train_epoch()
+    history = trainer.history
+    assert all(
+        torch.isfinite(torch.tensor(row)).all() for row in history["loss"] + history["metric"]
+    )
+    falls = [last < first for first, last in zip(*history["loss"], strict=True)]
+    assert sum(falls) > len(falls) / 2
+    assert -1 <= history["cosine"][1][0] <= 1
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_the_tasks_share_parameters(name: str) -> None:
+    """What one task's loss reaches and another's does not is not all there is."""
+    config = _config(name)
+    split = load_data(config, 0)
+    trainer = Trainer(config, Run(PLAIN, 0, config.tasks), split)
+    reached = []
+    for task, loss in trainer._losses(next(trainer.batches())).items():
+        found = torch.autograd.grad(
+            loss, list(trainer.model.parameters()), retain_graph=True, allow_unused=True
+        )
+        reached.append({i for i, gradient in enumerate(found) if gradient is not None})
+        assert reached[-1], task
+    for place, one in enumerate(reached):
+        others = set().union(*reached[:place], *reached[place + 1 :])
+        assert one & others
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_single_task_has_a_model_of_its_own(name: str) -> None:
+    config = _config(name, epochs=1)
+    split = load_data(config, 0)
+    task = config.tasks[-1]
+    trainer = Trainer(config, Run(SINGLE, 0, (task,)), split)
+    assert set(trainer.step(next(trainer.batches()))) == {task}
+    assert set(trainer.evaluate()) == {task}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_the_seed_decides_the_data(name: str) -> None:
+    config = _config(name)
+    one, two, three = (
+        next(Loader(config.problem.load(seed, "tiny").test, 8).parts(8)) for seed in (0, 0, 1)
+    )
+    assert _flat(one) == _flat(two) != _flat(three)
+
+
+def _flat(value: Any) -> list[float]:
+    if isinstance(value, torch.Tensor):
+        return value.flatten().tolist()
+    parts = value.values() if isinstance(value, dict) else value
+    return [number for part in parts for number in _flat(part)]
+
+
+def test_tasks_are_missing_from_some_batches() -> None:
+    config = _config("image-text")
+    trainer = Trainer(config, Run("pcgrad", 0, config.tasks), load_data(config, 0))
+    present = [tuple(sorted(trainer.step(batch))) for batch in trainer.batches()]
+    assert present[0] == ("image", "text")
+    assert ("image",) in present or ("text",) in present
+    trainer.train_epoch()
+    assert all(value == value for value in trainer.history["loss"][0])
+
+
+def test_every_example_says_what_it_is() -> None:
+    for name in examples.names():
+        example = examples.make(name)
+        assert example.name == name
+        assert example.note.endswith(".")
+        assert len(example.tasks) >= 2
+    with pytest.raises(ValueError, match=r"'digit' is not one of .*did you mean 'digits'"):
+        examples.make("digit")
+    with pytest.raises(ValueError, match="makes its own data and reads no folder"):
+        examples.make("physics", "somewhere")
+
+
+def _invoke(*arguments: object) -> Any:
+    return CliRunner().invoke(make_app(), [str(a) for a in arguments], env={"COLUMNS": "200"})
+
+
+def _mnist(folder: Path) -> None:
+    write_mnist(folder, train=70, test=12)
+
+
+def _news(folder: Path) -> None:
+    for name in ("train.csv", "test.csv"):
+        (folder / name).write_text(LINES * 20)
+
+
+def _three(folder: Path) -> None:
+    _mnist(folder)
+    _news(folder)
+    write_fsdd(folder)
+
+
+FORMATS: list[tuple[str, Callable[[Path], None], int]] = [
+    ("digits", _mnist, 4),
+    ("multi-digits", _mnist, 2),
+    ("image-text", _news, 2),
+    ("image-text-speech", _three, 3),
+    ("segmentation-depth", lambda folder: write_dense(folder, count=17), 2),
+    ("segmentation-depth", lambda folder: write_dense(folder, "label_7", 7, count=17), 2),
+]
+
+
+@pytest.mark.parametrize(("name", "write", "tasks"), FORMATS)
+def test_a_folder_is_trained_on(
+    tmp_path: Path,
+    name: str,
+    write: Callable[[Path], None],
+    tasks: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if name == "image-text-speech":
+        pytest.importorskip("librosa")
+    monkeypatch.setattr("mtl_ops.demo.command.draw", lambda *_: [])
+    monkeypatch.setattr("mtl_ops.demo.experiment.ROUNDS", 1)
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    write(data)
+    options = ("--example", name, "--data", data, "--compare", "sum", "--seed", 0, "--epochs", 1)
+    result = _invoke("train", *options, "--out", out)
+    assert result.exit_code == 0, result.output
+    results = json.loads((out / "results.json").read_text())
+    assert results["config"]["data"] == str(data)
+    assert len(results["rows"][-1]["metrics"]) == tasks
+    again = _invoke("train", "--resume", "--out", out)
+    assert again.stdout == result.stdout
+
+
+@pytest.mark.parametrize("name", [name for name, *_ in FORMATS])
+def test_a_folder_of_something_else_is_refused_in_one_sentence(tmp_path: Path, name: str) -> None:
+    config_free = _invoke("train", "--example", name, "--data", tmp_path, "--out", tmp_path / "out")
+    assert config_free.exit_code == 2
+    said = " ".join(config_free.output.replace("│", " ").split())
+    assert "--data" in said
+    assert f"Folder {tmp_path}"[:20] in said
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(DataError, match="reads"):
+        examples.make(name, str(tmp_path)).load(0)
+
+
+def test_without_librosa_the_command_to_install_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("librosa", "librosa.feature"):
+        monkeypatch.setitem(sys.modules, name, None)
+    result = _invoke("train", "--example", "image-text-speech", "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    said = " ".join(result.output.replace("│", " ").split())
+    assert 'pip install "mtl-ops[speech]"' in said
+    assert not (tmp_path / "out").exists()
