@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .cheap import CheapSteps
 from .own_group import add_group, state_with_group
@@ -105,7 +104,3 @@ class CheckpointedOptimizer(SteppingOptimizer):
             memory.learnable = self.method.learnable(count, self._device())
             add_group(self.optimizer, memory.learnable, self.method.name)
         memory.names, memory.count = names, count
-
-    def _device(self) -> torch.device:
-        some: Tensor = next(p for group in self.optimizer.param_groups for p in group["params"])
-        return some.device

@@ -66,8 +66,8 @@ def fill_grads(
             rows = differentiate(part, params, retain_graph, each)
         else:
             gradients = task_gradients(part, params, retain_graph)
-            rows, totals = accumulated.add(gradients, tasks.losses)
-            tasks = replace(tasks, losses=tuple(totals))
+            rows, totals = accumulated.add(gradients, tasks.detached)
+            tasks = tasks.summed(totals)
         weights = present_weights(task_weights, tasks)
         if method.uses_losses:
             losses = _taking_part(tasks, weights)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -75,6 +75,14 @@ class Tasks:
             total if part else None
             for total, part in zip(self.totals.unbind(), self.part, strict=True)
         ]
+
+    def summed(self, losses: Sequence[Tensor | None]) -> Tasks:
+        """With the sums of what is :attr:`detached` over several batches."""
+        if self.totals is None:
+            return replace(self, losses=tuple(losses))
+        absent = torch.full_like(self.totals[0], torch.nan)
+        totals = torch.stack([absent if loss is None else loss for loss in losses])
+        return replace(self, totals=totals, part=tuple(loss is not None for loss in losses))
 
     @property
     def values(self) -> Tensor:

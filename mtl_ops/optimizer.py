@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from .cheap import make_cheap_steps
 from .checkpoints import CheckpointedOptimizer
 from .distributed import Distributed, Samples, make_processes
 from .engine import fill_grads
-from .gradients import Losses, Tasks, read_losses, task_gradients
+from .gradients import Losses, Tasks, task_gradients
 from .graph import allow_repeated_backward, refuse_reentrant_checkpoints, warn_of_graph
 from .methods import Method, resolve
 from .parameters import Granularity, Parameters, check_granularity, find_parameters
@@ -147,8 +148,7 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         params = [param for param in everything if param.requires_grad]
         self._parallel = make_processes(distributed, process_group, module, params, self._cheap)
         if self._parallel is not None:
-            given = generator or self.method.generator
-            generator = self._parallel.same_generator(given, self._device())
+            generator = self._parallel.begin(self, generator)
         check_grad_dtype(grad_dtype, gram_on is not None, self._parallel is not None)
         self.grad_dtype = grad_dtype
         self.generator = generator
@@ -193,7 +193,7 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
             RuntimeError: If their graph was freed, or with ``nonfinite="raise"`` if a gradient is
                 not finite. ``.grad`` is unchanged after any of these.
         """
-        read, memory = self._read(losses, samples), self._memory
+        read, memory = self._read(losses, samples, **given), self._memory
         count = len(read.losses)
         weights = read_task_weights(self.task_weights, read.names, count, memory.steps)
         params = self._parameters()
@@ -260,7 +260,7 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
             self._memory.accumulated = Accumulated()
         gradients = task_gradients(read, self._parameters().tensors)
         try:
-            self._memory.accumulated.add(gradients, read.losses)
+            self._memory.accumulated.add(gradients, read.detached)
         except BaseException:
             self._memory.accumulated = None  # a part of it may have been added
             raise
@@ -270,25 +270,18 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
 
     # ---- what backward needs --------------------------------------------------------------------
 
-    def _read(self, losses: Losses, samples: Samples) -> Tasks:
+    def _read(self, losses: Losses, samples: Samples, **given: Any) -> Tasks:
         if self._parallel is None:
             read = self._read_own(losses)
         else:
-            read = self._parallel.read(
-                lambda: self._read_own(losses), self._memory.count, samples, self._device()
-            )
+            own, count = functools.partial(self._read_own, losses), self._memory.count
+            read = self._parallel.read(own, count, samples, self._device(), given)
         if self._memory.count is None:
             self._bind(read.names, len(read.losses))
         read = replace(read, dtype=self.grad_dtype)
         if self._grad_scaler is not None:
             one = torch.ones((), device=self._device())
             read = replace(read, scale=self._grad_scaler.scale(one))
-        return read
-
-    def _read_own(self, losses: Losses) -> Tasks:
-        """Those of this process."""
-        read = read_losses(losses, self._memory.names, some=self._parallel is None)
-        self._memory.check_count(len(read.losses))
         return read
 
     def _parameters(self) -> Parameters:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .losses import Losses, read_losses
+from .distributed import Processes, Samples
+from .losses import Losses, Tasks, read_losses
 from .memory import Memory
 from .methods import Method
 from .report import Report
@@ -33,6 +35,7 @@ class SteppingOptimizer(OptimizerWrapper):
     """
 
     method: Method
+    _parallel: Processes | None = None
 
     def __init__(
         self, optimizer: Optimizer, rules: Rules, grad_scaler: torch.amp.GradScaler | None
@@ -52,19 +55,34 @@ class SteppingOptimizer(OptimizerWrapper):
         self._memory.forget_gradients()
         super().zero_grad(set_to_none)
 
-    def observe(self, losses: Losses) -> None:
+    def observe(self, losses: Losses, *, samples: Samples = 1.0) -> None:
         """Shows the method the losses of the same batch after the step, for ``famo``.
 
         Args:
             losses: As of :meth:`backward`; they need no gradient.
+            samples: As of :meth:`backward`.
 
         Raises:
             TypeError: If the losses are not tensors, or the method has no use for them.
             ValueError: As :meth:`backward`.
         """
-        read = read_losses(losses, self._memory.names, differentiable=False)
+        read = functools.partial(self._read_own, losses, differentiable=False)
+        if self._parallel is None:
+            tasks = read()
+        else:
+            tasks = self._parallel.read(read, self._memory.count, samples, self._device())
+        self.method.observe(tasks.values)
+
+    def _read_own(self, losses: Losses, differentiable: bool = True) -> Tasks:
+        """The losses of this process."""
+        alone = self._parallel is None
+        read = read_losses(losses, self._memory.names, differentiable, some=alone)
         self._memory.check_count(len(read.losses))
-        self.method.observe(read.values)
+        return read
+
+    def _device(self) -> torch.device:
+        some: Tensor = next(p for group in self.optimizer.param_groups for p in group["params"])
+        return some.device
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """The inner optimizer's step, unless the gradients are lost (see ``nonfinite``).

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +24,14 @@ from ._scatter import Scatter
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
+    from ..optimizer import MultiTaskOptimizer
+
 __all__ = ["Processes"]
 
 #: What each process tells the others of each task before a backward: how many samples it has of it,
-#: its loss times that number, whether it has the task, what it reaches, and whether it failed.
-_COUNT, _LOSS, _HAS, _REACH, _FAILED = range(5)
+#: its loss times that number, whether it has the task, what it reaches, whether it failed to read them,
+#: and whether the method was given something.
+_COUNT, _LOSS, _HAS, _REACH, _FAILED, _GIVEN = FACTS = range(6)
 
 
 class Processes(ABC):
@@ -123,27 +127,48 @@ class Processes(ABC):
         """What this process's gradients count for."""
         return tuple(c / t if t else 0.0 for c, t in zip(counts, total, strict=True))
 
-    def same_generator(
-        self, given: torch.Generator | None, device: torch.device
+    # ---- the same on all processes --------------------------------------------------------------
+
+    def begin(
+        self, optimizer: MultiTaskOptimizer, generator: torch.Generator | None
     ) -> torch.Generator:
-        """What all processes draw the same numbers from, whatever their own default generators do.
+        """Checks what the optimizer was made with, and returns what all of them draw numbers from.
 
         Raises:
-            ValueError: On every process, if what is given is not in the same state.
+            ValueError: On every process, if it is not the same.
         """
-        if given is None:
-            seeds = self.wire.gather(torch.initial_seed(), device)
-            return torch.Generator(device).manual_seed(seeds[0])
-        states = self.wire.gather(
-            hashlib.sha256(bytes(given.get_state().tolist())).hexdigest(), device
+        weights = optimizer.task_weights
+        settings = {
+            "method": optimizer.method.name,
+            "granularity": optimizer.granularity,
+            "task_weights": "a function" if callable(weights) else weights,
+            **vars(optimizer.rules),
+        }
+        device = optimizer._device()
+        self.check_same(settings, device)
+        given = generator or optimizer.method.generator
+        if given is not None:
+            self.check_same({"generator": given.get_state()}, device)
+            return given
+        seeds = self.wire.gather(torch.initial_seed(), device)
+        return torch.Generator(device).manual_seed(seeds[0])
+
+    def check_same(self, arguments: Mapping[str, Any], device: torch.device) -> None:
+        """Checks that arguments are the same everywhere: all processes solve the same problem.
+
+        Raises:
+            ValueError: On every process, if one is not.
+        """
+        facts = self.wire.gather(
+            [[name, _show(value)] for name, value in arguments.items()], device
         )
-        for rank, state in enumerate(states):
-            if state != states[0]:
-                raise ValueError(
-                    "Parameter `generator` should be in the same state on all processes, which draw the same numbers. "
-                    f"Found another one on rank {rank} than on rank 0."
-                )
-        return given
+        for rank, others in enumerate(facts):
+            for first, other in itertools.zip_longest(facts[0], others, fillvalue=["", "none"]):
+                if first != other:
+                    raise ValueError(
+                        f"Parameter `{first[0] or other[0]}` should be the same on all processes. "
+                        f"Found {other[1]} on rank {rank} and {first[1]} on rank 0."
+                    )
 
     # ---- agreement ------------------------------------------------------------------------------
 
@@ -159,6 +184,7 @@ class Processes(ABC):
         count: int | None,
         samples: Samples,
         device: torch.device,
+        given: Mapping[str, Any] | None = None,
     ) -> Tasks:
         """The tasks with what this process's gradients count for in those of the joint batch.
 
@@ -171,11 +197,12 @@ class Processes(ABC):
             count: T; ``None`` if this is the first call, before which nothing is known to be the same.
             samples: How many samples the losses are means of.
             device: Where the losses are.
+            given: What the user hands to the method.
 
         Raises:
             TypeError: As ``read``, on this process.
             ValueError: As ``read``, or on every process if one of them failed to read its losses, no
-                process has a loss, or the tasks are not the same.
+                process has a loss, or the tasks, or what is given, are not the same.
         """
         problem: TypeError | ValueError | None = None
         tasks, counts = Tasks(None, ()), [0.0]
@@ -187,12 +214,14 @@ class Processes(ABC):
         if count is None:
             self._check_names(tasks, problem, device)
             count = len(tasks.losses)
-        table = self._exchange(tasks, counts, count, problem is not None, device)
+        table = self._exchange(tasks, counts, count, problem, given, device)
         rows = table.tolist()
         if any(row[_FAILED][0] for row in rows):
             text = None if problem is None else str(problem)
             self._raise_together(problem, self.wire.gather(text, device))
         self._check_table(tasks, rows)
+        if any(row[_GIVEN][0] for row in rows):
+            self.check_same(given or {}, device)
         total = [sum(row[_COUNT][t] for row in rows) for t in range(count)]
         if not any(any(row[_HAS]) for row in rows):
             raise ValueError(
@@ -236,12 +265,14 @@ class Processes(ABC):
         tasks: Tasks,
         counts: Sequence[float],
         count: int,
-        failed: bool,
+        problem: Exception | None,
+        given: Mapping[str, Any] | None,
         device: torch.device,
     ) -> Tensor:
-        """``(world, 5, T)`` float64, what every process has to say of each task."""
-        mine = torch.zeros(5, count, dtype=torch.float64)
-        if failed:
+        """``(world, 6, T)`` float64, what every process has to say of each task."""
+        mine = torch.zeros(len(FACTS), count, dtype=torch.float64)
+        mine[_GIVEN] = float(bool(given))
+        if problem is not None:
             mine[_FAILED] = 1.0
             mine = mine.to(device)
         else:
@@ -251,6 +282,15 @@ class Processes(ABC):
             mine = mine.to(device)
             if tasks.present:
                 mine[_LOSS] = torch.where(mine[_COUNT] > 0, mine[_COUNT] * tasks.values, 0.0)
-        table = torch.empty(self.world * 5, count, dtype=torch.float64, device=device)
+        table = torch.empty(self.world * len(FACTS), count, dtype=torch.float64, device=device)
         self.wire.all_gather(table, mine)
-        return table.view(self.world, 5, count)
+        return table.view(self.world, len(FACTS), count)
+
+
+def _show(value: Any) -> str:
+    """The same for the same values, and short."""
+    if not isinstance(value, Tensor):
+        return repr(value)
+    data = value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes()
+    shown = f"a tensor of shape {tuple(value.shape)}"
+    return f"{shown} with hash {hashlib.sha256(data).hexdigest()[:16]}"

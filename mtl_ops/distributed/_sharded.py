@@ -92,7 +92,7 @@ class Sharded(Processes):
 
     def _check_table(self, tasks: Tasks, table: list[list[list[float]]]) -> None:
         """A reduction in the backward needs every process: with the same tasks, through the same modules."""
-        counts, _, has, reach, _ = ([row[k] for row in table] for k in range(5))
+        counts, _, has, reach = ([row[k] for row in table] for k in range(4))
         for t in range(len(tasks.losses)):
             without = [rank for rank in range(self.world) if not has[rank][t]]
             if 0 < len(without) < self.world:

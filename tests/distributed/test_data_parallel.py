@@ -204,8 +204,49 @@ def random_numbers(rank: int, world: int) -> None:
     assert_same(alone, joint)
     assert torch.equal(optimizer.state_dict()["tasks"]["generator"], same.get_state())
     other = torch.Generator().manual_seed(rank)
-    with pytest.raises(ValueError, match=r"`generator` should be in the same state .* on rank 1"):
+    with pytest.raises(ValueError, match=r"`generator` should be the same on all .* on rank 1"):
         train(joint, DATA, {"generator": other})
+
+
+def micro_batches(rank: int, world: int) -> None:
+    """Tasks that the last batch lacks, and a method that looks at the losses of all, and at those afterwards."""
+    alone, joint = Net(), Net()
+    for net, data, options in ((alone, DATA, {"distributed": None}), (joint, None, {})):
+        optimizer = MultiTaskOptimizer(
+            torch.optim.SGD(net.parameters(), lr=0.01),
+            "famo",
+            tasks=["a", "b", "c"],
+            max_task_norm=5.0,  # so that it has the gradient of each task
+            **options,
+        )
+        part = DATA.chunk(world)[rank] if data is None else data
+        for _ in range(2):
+            optimizer.zero_grad()
+            optimizer.accumulate(losses_of(net(part)[1]))
+            losses = losses_of(net(part)[1])
+            optimizer.backward({"a": losses["a"]})
+            optimizer.step()
+            with torch.no_grad():
+                optimizer.observe(losses_of(net(part)[1]))
+    assert_same(alone, joint)
+
+
+def different_arguments(rank: int, world: int) -> None:
+    net = Net()
+
+    def make(method: str = "sum", **options: Any) -> MultiTaskOptimizer:
+        return MultiTaskOptimizer(torch.optim.SGD(net.parameters(), lr=0.1), method, **options)
+
+    with pytest.raises(ValueError, match=r"`method` should be the same .* 'mean' on rank 1"):
+        make("mean" if rank == 1 else "sum")
+    with pytest.raises(ValueError, match=r"`max_norm` should be the same .* None on rank 1"):
+        make(max_norm=None if rank == 1 else 1.0)
+    losses = losses_of(net(DATA)[1])
+    given = torch.eye(3).double() * (1 + rank)  # as of the process's own batch
+    with pytest.raises(ValueError, match=r"`cross_gram` should be the same .* on rank 1"):
+        make("modo").backward(losses, cross_gram=given)
+    with pytest.raises(ValueError, match=r"`cross_gram` should be the same .* none on rank 1"):
+        make("modo").backward(losses, **({} if rank == 1 else {"cross_gram": given}))
 
 
 def faults(rank: int, world: int) -> None:
@@ -252,7 +293,8 @@ def broken(rank: int, world: int) -> None:
 def test_on_processes(world: int) -> None:
     bodies = [exact, uneven, absent]
     if world == 4:
-        bodies += [mean_gram, ddp, broken, random_numbers, faults]
+        bodies += [mean_gram, ddp, broken, random_numbers, micro_batches, faults]
+        bodies += [different_arguments]
     on_processes(world, [*bodies, overlap, wire])  # these wrap collectives
 
 
