@@ -130,9 +130,8 @@ class Physics(Example):
     name: ClassVar[str] = "physics"
     title: ClassVar[str] = "a Burgers equation"
     note: ClassVar[str] = (
-        "rel. error: against the known solution, inside, on the sides and at t = 0. No loss "
-        "determines the solution inside by itself, and a net of its own fits the sides and t = 0 "
-        "exactly, so Δm says little here."
+        "rel. error: against the known solution, inside, on the sides and at t = 0. The residual "
+        "alone determines no solution, so read Δm with care."
     )
     methods: ClassVar[tuple[str, ...]] = ("pcgrad", "config", "upgrad", "famo")
     epochs: ClassVar[int] = 40

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .base import Example
 from .digits import Digits, MultiDigits
+from .graph import Molecules
 from .modalities import ImageText, ImageTextSpeech
 from .physics import Physics
 from .segmentation_depth import SegmentationDepth
@@ -16,7 +17,15 @@ __all__ = ["make", "names"]
 
 _EXAMPLES: dict[str, type[Example]] = {
     each.name: each
-    for each in (Digits, MultiDigits, ImageTextSpeech, ImageText, SegmentationDepth, Physics)
+    for each in (
+        Digits,
+        MultiDigits,
+        ImageTextSpeech,
+        ImageText,
+        SegmentationDepth,
+        Molecules,
+        Physics,
+    )
 }
 
 
