@@ -83,6 +83,12 @@ def shard(net: Net, mesh: Any = None, **options: Any) -> Net:
     return net
 
 
+def mesh_of(*sizes: int) -> Any:
+    from torch.distributed.device_mesh import init_device_mesh
+
+    return init_device_mesh("cpu", sizes, mesh_dim_names=("outer", "inner")[-len(sizes) :])
+
+
 def options_of(options: dict[str, Any]) -> dict[str, Any]:
     """With a method where there is a name of one that needs arguments."""
     given = dict(options)

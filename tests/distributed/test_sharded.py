@@ -9,18 +9,22 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from processes import DATA, Net, assert_same, losses_of, on_processes, options_of, shard, train
+from processes import (
+    DATA,
+    Net,
+    assert_same,
+    losses_of,
+    mesh_of,
+    on_processes,
+    options_of,
+    shard,
+    train,
+)
 from torch import Tensor, nn
 
-from mtl_ops import MultiTaskOptimizer, backward, cross_gram
+from mtl_ops import MultiTaskOptimizer
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch has no torch.distributed")
-
-
-def mesh_of(*sizes: int) -> Any:
-    from torch.distributed.device_mesh import init_device_mesh
-
-    return init_device_mesh("cpu", sizes, mesh_dim_names=("outer", "inner")[-len(sizes) :])
 
 
 OPTIONS: list[dict[str, Any]] = [
@@ -140,6 +144,42 @@ def checkpoint(rank: int, world: int) -> None:
         assert torch.equal(one.to_local(), two.to_local())
 
 
+class Checkpointed(nn.Module):
+    """Blocks whose activations are computed again, with a weight that two heads share and a frozen one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = nn.ModuleList([nn.Linear(5, 5) for _ in range(2)])
+        self.heads = nn.ModuleList([nn.Linear(5, 1) for _ in range(3)])
+        self.heads[1].weight = self.heads[0].weight
+        self.blocks[1].bias.requires_grad_(False)
+
+    def forward(self, data: Tensor) -> tuple[Tensor, list[Tensor]]:
+        for block in self.blocks:
+            data = data + torch.utils.checkpoint.checkpoint(block, data, use_reentrant=False).tanh()
+        return data, [head(data) for head in self.heads]
+
+
+def recomputed(rank: int, world: int) -> None:
+    """Activation checkpoints, tied and frozen weights, offloading, and a reduction in another dtype."""
+    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
+
+    alone = Checkpointed().double()
+    train(alone, DATA.double(), {"distributed": None})
+    mixed = MixedPrecisionPolicy(torch.float32, torch.float64, cast_forward_inputs=True)
+    for tolerance, options in (
+        (1e-12, {"offload_policy": CPUOffloadPolicy(pin_memory=False)}),
+        (1e-5, {"mp_policy": mixed}),
+    ):
+        joint = Checkpointed().double()
+        for block in joint.blocks:
+            fully_shard(block, **options)
+        fully_shard(joint, **options)
+        train(joint, DATA.double().chunk(world)[rank], {"module": joint})
+        assert_same(alone, joint, tolerance)
+
+
 def broken(rank: int, world: int) -> None:
     """A NaN on one rank leaves the task out on all of them."""
     net = shard(Net())
@@ -154,34 +194,6 @@ def broken(rank: int, world: int) -> None:
     assert all(param.to_local().isfinite().all() for param in net.parameters())
 
 
-def dtensors(rank: int, world: int) -> None:
-    """Without FSDP, as of tensor parallelism: all processes compute the same losses."""
-    from torch.distributed.tensor import Replicate, Shard, distribute_module, distribute_tensor
-
-    mesh = mesh_of(world)
-
-    def spread(name: str, module: nn.Module, mesh: Any) -> None:
-        for key, param in list(module.named_parameters(recurse=False)):
-            where = [Replicate() if "neck" in name or key == "bias" else Shard(0)]
-            module.register_parameter(key, nn.Parameter(distribute_tensor(param, mesh, where)))
-
-    for options in (OPTIONS[0], OPTIONS[4]):
-        alone = Net()
-        joint = distribute_module(Net(), mesh, spread)
-        train(alone, DATA, {**options_of(options), "distributed": None})
-        optimizer = MultiTaskOptimizer(
-            torch.optim.SGD(joint.parameters(), lr=0.01), **{"method": "upgrad", **options}
-        )
-        data = distribute_tensor(DATA, mesh, [Replicate()])
-        for _ in range(3):
-            optimizer.zero_grad()
-            optimizer.backward(losses_of(joint(data)[1]))
-            optimizer.step()
-        assert_same(alone, joint)
-    with pytest.raises(ValueError, match="`samples` should be the same on all processes"):
-        optimizer.backward(losses_of(joint(data)[1]), samples=1 + rank)
-
-
 def hybrid(rank: int, world: int) -> None:
     """HSDP: of the processes that hold the same part, one measures it."""
     alone = Net()
@@ -189,43 +201,6 @@ def hybrid(rank: int, world: int) -> None:
     joint = shard(Net(), mesh_of(2, world // 2))
     train(joint, DATA.chunk(world)[rank], {"module": joint, "max_norm": 0.05})
     assert_same(alone, joint)
-
-
-def refused(rank: int, world: int) -> None:
-    from torch.distributed.tensor import Shard, distribute_tensor
-
-    def make(params: Any, **options: Any) -> MultiTaskOptimizer:
-        return MultiTaskOptimizer(torch.optim.SGD(params, lr=0.1), **options)
-
-    net, mesh = shard(Net()), mesh_of(world)
-    params = list(net.parameters())
-    with pytest.raises(ValueError, match=r"either only DTensors or none\. Found a plain tensor"):
-        make([*params, nn.Parameter(torch.ones(3))], module=net)
-    with pytest.raises(ValueError, match=r"placements \(Shard\(0\),\)"):
-        make([nn.Parameter(distribute_tensor(torch.ones(4, 4), mesh, [Shard(1)]))])
-    with pytest.raises(ValueError, match="`distributed` should be 'auto' or 'exact' for DTensors"):
-        make(params, module=net, distributed="mean_gram")
-    with pytest.raises(ValueError, match="`gram_on` and `weights_every` should be left out"):
-        make(params, module=net, weights_every=2)
-    with pytest.raises(ValueError, match=r"make it afterwards\. Found plain tensors"):
-        make(Net().parameters(), module=net)
-    with pytest.raises(ValueError, match="`module` should be the module that `fully_shard`"):
-        make(params).backward(losses_of(net(DATA)[1]))
-    with pytest.raises(TypeError, match=r"Found a DTensor of shape \(7, 5\)"):
-        backward(losses_of(net(DATA)[1]), params)
-    with pytest.raises(TypeError, match=r"Found a DTensor of shape \(7, 5\)"):
-        cross_gram([params[0].to_local().sum()], [params[0].to_local().sum()], params)
-    losses = losses_of(net(DATA)[1])
-    if rank == 1:
-        losses["a"] = losses["b"] * 2
-    with pytest.raises(ValueError, match=r"the same modules .* Found loss 'a' to reach . tensors"):
-        make(params, module=net).backward(losses)
-    groups = [dist.new_group([one]) for one in range(world)]
-    with pytest.raises(ValueError, match="`process_group` should be the processes that hold"):
-        make(params, module=net, process_group=groups[rank])
-    net.set_gradient_divide_factor(1.0)
-    with pytest.raises(ValueError, match=r"mean. Found `set_gradient_divide_factor\(1.0\)`"):
-        make(params, module=net)
 
 
 def wire(rank: int, world: int) -> None:
@@ -270,5 +245,5 @@ def wire(rank: int, world: int) -> None:
 def test_on_processes(world: int) -> None:
     bodies = [exact, uneven, absent]
     if world == 4:
-        bodies += [gradients, checkpoint, broken, dtensors, hybrid, refused]
+        bodies += [gradients, recomputed, checkpoint, broken, hybrid]
     on_processes(world, [*bodies, wire])  # `wire` wraps collectives
