@@ -66,3 +66,36 @@ def write_fsdd(folder: Path, count: int = 7, rate: int = 8000) -> None:
 
 
 LINES = '"3","Wall St. rises","Stocks are up, again"\n"1","A vote","The people have voted"\n'
+
+
+def write_celeba(folder: Path, count: int = 66) -> None:
+    """Faces of noise with three attributes; of four, one is to validate and one to test."""
+    rng = np.random.default_rng(0)
+    (folder / "img_align_celeba").mkdir(parents=True)
+    names = [f"{place:06}.jpg" for place in range(1, count + 1)]
+    marks = rng.choice([-1, 1], (count, 3))
+    parts = [(0, 0, 0, 1, 0, 0, 0, 2)[place % 8] for place in range(count)]
+    for name in names:
+        _photograph(folder / "img_align_celeba" / name, rng)
+    rows = [f"{name} {' '.join(map(str, row))}" for name, row in zip(names, marks, strict=True)]
+    head = [str(count), "Bald Smiling Young"]
+    (folder / "list_attr_celeba.txt").write_text("\n".join([*head, *rows]) + "\n")
+    lines = [f"{name} {part}" for name, part in zip(names, parts, strict=True)]
+    (folder / "list_eval_partition.txt").write_text("\n".join(lines) + "\n")
+
+
+def write_office(folder: Path, inner: str = "") -> None:
+    """Two domains with two classes of five photographs each; Office-31 has ``inner="images"``."""
+    rng = np.random.default_rng(0)
+    for domain in ("art", "photo"):
+        for name in ("bike", "mug"):
+            path = folder / domain / inner / name
+            path.mkdir(parents=True)
+            for place in range(5):
+                _photograph(path / f"{place}.jpg", rng)
+
+
+def _photograph(path: Path, rng: np.random.Generator) -> None:
+    from PIL import Image
+
+    Image.fromarray(rng.integers(0, 256, (22, 18, 3), dtype=np.uint8)).save(path)

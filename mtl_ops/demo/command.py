@@ -66,12 +66,6 @@ def train(
             f"which. [dim]{default(['what comes with the package'])}[/]",
         ),
     ] = None,
-    architecture: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help=f"How tasks share the model. [dim]{default(['shared'])}[/]"
-        ),
-    ] = None,
     size: Annotated[
         str | None,
         typer.Option(
@@ -136,7 +130,6 @@ def train(
     given = {
         "example": _choice("--example", example, examples.names()),
         "data": None if data is None else str(data),
-        "architecture": architecture,
         "size": _choice("--size", size, SIZES),
         "methods": _methods(method),
         "tasks": tasks,
@@ -258,7 +251,7 @@ def _data_errors() -> Iterator[None]:
 
 
 def _check_problem(given: dict[str, Any], *, resume: bool) -> None:
-    """Whether the example has these tasks and architectures; of a resumed one its folder knows."""
+    """Whether the example has these tasks; of a resumed one its folder knows."""
     example = None
     if "example" in given or not resume:
         with _data_errors():
@@ -269,8 +262,6 @@ def _check_problem(given: dict[str, Any], *, resume: bool) -> None:
     if "tasks" in given:
         choices = list(example.tasks) if example else split(given["tasks"])
         given["tasks"] = _tasks(given["tasks"], choices)
-    if example and "architecture" in given:
-        _choice("--architecture", given["architecture"], example.architectures)
 
 
 def _tasks(values: list[str], choices: Sequence[str]) -> tuple[str, ...] | None:

@@ -66,7 +66,6 @@ class Config:
         device: Where models and data are.
         example: What is trained, see :mod:`mtl_ops.examples`.
         data: A folder with data instead of the example's own.
-        architecture: How the tasks share the model.
         size: How much of the data is used.
     """
 
@@ -79,7 +78,6 @@ class Config:
     device: str = "cpu"
     example: str = Digits.name
     data: str | None = None
-    architecture: str = Digits.architectures[0]
     size: examples.Size = "default"
 
     @classmethod
@@ -96,7 +94,6 @@ class Config:
             "epochs": example.epochs,
             "batch_size": example.batch_size,
             "learning_rate": example.learning_rate,
-            "architecture": example.architectures[0],
         }
         return cls(**{**defaults, **given})
 

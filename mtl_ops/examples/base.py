@@ -39,7 +39,7 @@ class Example(ABC):
         title: Such as "handwritten digits", for the headline.
         note: A sentence below the table that says what the metrics mean.
         formats: What ``--data FOLDER`` may hold, in words; empty if nothing.
-        architectures: What ``--architecture`` may be, the default first.
+        needs_folder: Whether it has no data of its own.
         methods: What is trained if nobody names a method.
         epochs, batch_size, learning_rate, seeds: Defaults of a training.
 
@@ -51,7 +51,7 @@ class Example(ABC):
     title: ClassVar[str]
     note: ClassVar[str]
     formats: ClassVar[tuple[str, ...]] = ()
-    architectures: ClassVar[tuple[str, ...]] = ("shared",)
+    needs_folder: ClassVar[bool] = False
     methods: ClassVar[tuple[str, ...]] = DEFAULT_METHODS
     epochs: ClassVar[int] = 10
     batch_size: ClassVar[int] = 64
@@ -71,5 +71,5 @@ class Example(ABC):
         """The train and the test part."""
 
     @abstractmethod
-    def model(self, tasks: Sequence[str], split: Split, architecture: str) -> nn.Module:
-        """A model (see :class:`Model`) with heads for some of the tasks, in an architecture."""
+    def model(self, tasks: Sequence[str], split: Split) -> nn.Module:
+        """A model (see :class:`Model`) with heads for some of the tasks."""

@@ -43,7 +43,7 @@ class Digits(Example):
         """See :class:`Example`; the tiny size has a few hundred images."""
         return load_digits(self.folder, seed, size)
 
-    def model(self, tasks: Sequence[str], split: Split, architecture: str) -> nn.Module:
+    def model(self, tasks: Sequence[str], split: Split) -> nn.Module:
         """See :class:`Example`."""
         side = split.train["input"].shape[-1]
         if side == 8:
@@ -79,7 +79,7 @@ class MultiDigits(Example):
         """See :class:`Example`."""
         return multi_digits(load_digits(self.folder, seed, size), seed)
 
-    def model(self, tasks: Sequence[str], split: Split, architecture: str) -> nn.Module:
+    def model(self, tasks: Sequence[str], split: Split) -> nn.Module:
         """See :class:`Example`."""
         goals = self.tasks
         return SharedBottom(

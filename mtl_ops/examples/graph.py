@@ -106,7 +106,7 @@ class Molecules(Example):
             return qm9(self.folder, seed, 500) if tiny else qm9(self.folder, seed)
         return molecules(*((320, 80) if tiny else (2000, 500)), seed)
 
-    def model(self, tasks: Sequence[str], split: Split, architecture: str) -> nn.Module:
+    def model(self, tasks: Sequence[str], split: Split) -> nn.Module:
         """See :class:`Example`."""
         goals = self.tasks
         return SharedBottom(

@@ -176,7 +176,7 @@ class ImageTextSpeech(Example):
             {name: part.test for name, part in parts.items()},
         )
 
-    def model(self, tasks: Sequence[str], split: Split, architecture: str) -> nn.Module:
+    def model(self, tasks: Sequence[str], split: Split) -> nn.Module:
         """See :class:`Example`."""
         goals = self.tasks
         return ModalityNet({task: goals[task] for task in tasks})

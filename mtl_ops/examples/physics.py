@@ -151,6 +151,6 @@ class Physics(Example):
             burgers_points(2000 // part, 400 // part, 400 // part, seed + 2**32),
         )
 
-    def model(self, tasks: Sequence[str], split: Split, architecture: str) -> nn.Module:
+    def model(self, tasks: Sequence[str], split: Split) -> nn.Module:
         """See :class:`Example`."""
         return BurgersNet(tasks)

@@ -11,6 +11,7 @@ from .digits import Digits, MultiDigits
 from .graph import Molecules
 from .modalities import ImageText, ImageTextSpeech
 from .physics import Physics
+from .pictures import Attributes, Domains
 from .segmentation_depth import SegmentationDepth
 
 __all__ = ["make", "names"]
@@ -25,6 +26,8 @@ _EXAMPLES: dict[str, type[Example]] = {
         SegmentationDepth,
         Molecules,
         Physics,
+        Attributes,
+        Domains,
     )
 }
 

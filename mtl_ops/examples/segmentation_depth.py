@@ -93,7 +93,7 @@ class SegmentationDepth(Example):
         train, test = (640, 256) if size == "default" else (64, 32)
         return Split(scenes(train, seed), scenes(test, seed + 2**32))
 
-    def model(self, tasks: Sequence[str], split: Split, architecture: str) -> nn.Module:
+    def model(self, tasks: Sequence[str], split: Split) -> nn.Module:
         """See :class:`Example`."""
         goals = self.tasks
         outputs = {"segmentation": self.classes, "depth": 1}

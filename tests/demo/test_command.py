@@ -152,7 +152,6 @@ def test_more_methods_and_fewer_seeds_on_resume(
         (("--method", "cagrad:d=1"), ["'d'"]),
         (("--example", "digit"), [*examples.names(), "did you mean 'digits'"]),
         (("--size", "small"), ["default, tiny"]),
-        (("--architecture", "tower"), ["shared"]),
         (("--seed", "0,-1"), ["'-1' is not an integer from 0 to 4294967295"]),
         (("--seed", "4294967296"), ["'4294967296' is not an integer"]),
         (("--seed", "x"), ["'x' is not an integer"]),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from folders import LINES, write_dense, write_fsdd, write_mnist
+from folders import LINES, write_celeba, write_dense, write_fsdd, write_mnist, write_office
 from typer.testing import CliRunner
 
 from mtl_ops import examples
@@ -21,7 +21,8 @@ from mtl_ops.demo.config import PLAIN, SINGLE, Config, Run
 from mtl_ops.demo.experiment import load_data
 from mtl_ops.demo.trainer import Trainer
 
-OWN = [name for name in examples.names() if name != "digits"]
+#: Those that have data of their own; the digits are tested by all of tests/demo.
+OWN = [name for name in examples.names() if name not in ("digits", "attributes", "domains")]
 
 
 @pytest.fixture(autouse=True)
@@ -112,11 +113,15 @@ def test_tasks_are_missing_from_some_batches() -> None:
 
 
 def test_every_example_says_what_it_is() -> None:
-    for name in examples.names():
+    for name in ("digits", *OWN):
         example = examples.make(name)
+        assert not example.needs_folder
         assert example.name == name
         assert example.note.endswith(".")
         assert len(example.tasks) >= 2
+    for name in ("attributes", "domains"):
+        with pytest.raises(DataError, match=rf"Example '{name}' needs .*; get "):
+            examples.make(name)
     with pytest.raises(ValueError, match=r"'digit' is not one of .*did you mean 'digits'"):
         examples.make("digit")
     with pytest.raises(ValueError, match="makes its own data and reads no folder"):
@@ -148,6 +153,8 @@ FORMATS: list[tuple[str, Callable[[Path], None], int]] = [
     ("image-text", _news, 2),
     ("image-text-speech", _three, 3),
     ("segmentation-depth", lambda folder: write_dense(folder, count=17), 2),
+    ("attributes", write_celeba, 3),
+    ("domains", write_office, 2),
     ("segmentation-depth", lambda folder: write_dense(folder, "label_7", 7, count=17), 2),
 ]
 
@@ -185,8 +192,16 @@ def test_a_folder_of_something_else_is_refused_in_one_sentence(tmp_path: Path, n
     assert "--data" in said
     assert f"Folder {tmp_path}"[:20] in said
     assert not (tmp_path / "out").exists()
-    with pytest.raises(DataError, match="reads"):
+    with pytest.raises(DataError, match=r"reads|lacks"):
         examples.make(name, str(tmp_path)).load(0)
+
+
+@pytest.mark.parametrize("name", ["attributes", "domains"])
+def test_what_needs_a_folder_says_so(tmp_path: Path, name: str) -> None:
+    result = _invoke("train", "--example", name, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "--data" in result.output
+    assert f"Example '{name}' needs" in result.output
 
 
 def test_without_librosa_the_command_to_install_it_is_named(

@@ -1,0 +1,142 @@
+"""Photographs from a folder: attributes of faces, and the same things in several domains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from ..data import Batch, Goal, Split, Task
+from ..data.folders import DataError
+from ..data.pictures import (
+    CELEBA_COUNTS,
+    CELEBA_SOURCE,
+    OFFICE_SOURCE,
+    celeba,
+    celeba_attributes,
+    office,
+    office_domains,
+)
+from ..models import SharedBottom
+from .base import Example, Size
+from .layers import image_backbone
+
+__all__ = ["Attributes", "DomainNet", "Domains"]
+
+FEATURES = 64
+
+
+class Attributes(Example):
+    """Forty attributes of a face, from CelebA: many tasks on one input. Name some by ``--tasks``."""
+
+    name: ClassVar[str] = "attributes"
+    title: ClassVar[str] = "faces"
+    note: ClassVar[str] = "Attributes of faces, of CelebA's own test part."
+    formats: ClassVar[tuple[str, ...]] = ("CelebA",)
+    needs_folder: ClassVar[bool] = True
+    methods: ClassVar[tuple[str, ...]] = ("pcgrad", "mgda", "upgrad", "famo")
+    epochs: ClassVar[int] = 5
+    seeds: ClassVar[tuple[int, ...]] = (0,)
+
+    def __init__(self, folder: Path | None = None) -> None:
+        super().__init__(folder)
+        if folder is None:
+            raise DataError(f"Example '{self.name}' needs CelebA; get it from {CELEBA_SOURCE}.")
+        self.celeba = folder
+        self.attributes = celeba_attributes(folder)
+
+    @property
+    def tasks(self) -> dict[str, Goal]:
+        """See :class:`Example`."""
+        return {name: Task(name, 1, "binary") for name in self.attributes}
+
+    def load(self, seed: int, size: Size = "default") -> Split:
+        """See :class:`Example`; the seed decides nothing, since CelebA has parts of its own."""
+        return celeba(self.celeba, (64, 32) if size == "tiny" else CELEBA_COUNTS)
+
+    def model(self, tasks: Sequence[str], split: Split) -> nn.Module:
+        """See :class:`Example`."""
+        goals = self.tasks
+        return SharedBottom(
+            image_backbone(split.train["input"].shape[-1], channels=3, features=FEATURES),
+            {task: nn.Linear(FEATURES, 1) for task in tasks},
+            {task: goals[task].loss for task in tasks},
+        )
+
+
+class DomainNet(nn.Module):
+    """One network for the pictures of all domains, and a head for each.
+
+    Args:
+        goals: A task for each domain, of the same classes.
+        side: Pixels in a row and in a column.
+
+    Example:
+        >>> import torch
+        >>> model = DomainNet({"art": Task("art", 5, "classes")}, side=16)
+        >>> model({"art": torch.zeros(2, 3, 16, 16)})["art"].shape
+        torch.Size([2, 5])
+    """
+
+    def __init__(self, goals: Mapping[str, Task], side: int) -> None:
+        super().__init__()
+        self.goals = dict(goals)
+        self.backbone = image_backbone(side, channels=3, features=FEATURES)
+        self.heads = nn.ModuleDict(
+            {task: nn.Linear(FEATURES, goal.outputs) for task, goal in goals.items()}
+        )
+
+    def forward(self, input: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Outputs of the domains that have an input."""
+        return {
+            task: self.heads[task](self.backbone(input[task]))
+            for task in self.goals
+            if task in input
+        }
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Losses of the domains that are in the batch."""
+        outputs = self(batch["input"])
+        return {task: self.goals[task].loss(out, batch[task]) for task, out in outputs.items()}
+
+
+class Domains(Example):
+    """What a photograph shows, in the domains of Office-31 or Office-Home: a task each."""
+
+    name: ClassVar[str] = "domains"
+    title: ClassVar[str] = "photographs of several domains"
+    note: ClassVar[str] = "A task is to classify the photographs of one domain."
+    formats: ClassVar[tuple[str, ...]] = ("Office-31 or Office-Home",)
+    needs_folder: ClassVar[bool] = True
+    methods: ClassVar[tuple[str, ...]] = ("pcgrad", "mgda", "upgrad", "famo")
+    batch_size: ClassVar[int] = 32
+    seeds: ClassVar[tuple[int, ...]] = (0,)
+
+    def __init__(self, folder: Path | None = None) -> None:
+        super().__init__(folder)
+        if folder is None:
+            raise DataError(f"Example '{self.name}' needs photographs; get {OFFICE_SOURCE}.")
+        self.photographs = folder
+        self.domains = office_domains(folder)
+        paths = (each for domain in self.domains.values() for each in domain.iterdir())
+        self.classes = len({path.name for path in paths if path.is_dir()})
+
+    @property
+    def tasks(self) -> dict[str, Goal]:
+        """See :class:`Example`."""
+        return dict(self._goals())
+
+    def load(self, seed: int, size: Size = "default") -> Split:
+        """See :class:`Example`."""
+        return office(self.photographs, seed, 4 if size == "tiny" else None)[0]
+
+    def model(self, tasks: Sequence[str], split: Split) -> nn.Module:
+        """See :class:`Example`."""
+        goals = self._goals()
+        side = split.train[tasks[0]]["input"].shape[-1]
+        return DomainNet({task: goals[task] for task in tasks}, side)
+
+    def _goals(self) -> dict[str, Task]:
+        return {name: Task(name, self.classes, "classes") for name in self.domains}
