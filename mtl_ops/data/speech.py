@@ -23,7 +23,15 @@ from .folders import DataError
 from .synthesiser import RATE, WORDS, say
 from .task import Batch, Goal, pair, ratio
 
-__all__ = ["LETTERS", "Transcript", "edit_distance", "fsdd", "mfcc", "spoken_digits"]
+__all__ = [
+    "LETTERS",
+    "Transcript",
+    "edit_distance",
+    "fsdd",
+    "mfcc",
+    "spoken_digits",
+    "voice_in_use",
+]
 
 Array = npt.NDArray[np.float64]
 #: A recording: samples in [-1, 1], samples a second, the digit.
@@ -141,6 +149,17 @@ def spoken_digits(train: int, test: int, seed: int = 0, *, voice: str = "auto") 
         else:
             recordings.append((*_espeak(program, DIGITS[digit], rng), digit))
     return _split(recordings[:train], recordings[train:])
+
+
+def voice_in_use() -> str:
+    """Who says the digits on this machine, in words.
+
+    Example:
+        >>> voice_in_use() in ("espeak-ng", "the formant synthesiser of this package")
+        True
+    """
+    found = shutil.which("espeak-ng")
+    return "espeak-ng" if found else "the formant synthesiser of this package"
 
 
 def fsdd(folder: Path, limit: int | None = None) -> Split:

@@ -102,7 +102,7 @@ class Trainer:
             self.history["conflicts"].append(conflicting(stacked))
             self.history.setdefault("cosine", []).append(pair_means(stacked))
         if weights:
-            self.history.setdefault("weight", []).append(torch.stack(weights).mean(0).tolist())
+            self.history.setdefault("weight", []).append(torch.stack(weights).nanmean(0).tolist())
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:

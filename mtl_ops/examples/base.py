@@ -49,7 +49,7 @@ class Example(ABC):
 
     name: ClassVar[str]
     title: ClassVar[str]
-    note: ClassVar[str]
+    note: str
     formats: ClassVar[tuple[str, ...]] = ()
     needs_folder: ClassVar[bool] = False
     methods: ClassVar[tuple[str, ...]] = DEFAULT_METHODS

@@ -27,7 +27,7 @@ class Digits(Example):
 
     name: ClassVar[str] = "digits"
     title: ClassVar[str] = "handwritten digits"
-    note: ClassVar[str] = "MSE: 1 is the variance of the input."
+    note: str = "MSE: 1 is the variance of the input."
     formats: ClassVar[tuple[str, ...]] = ("MNIST or FashionMNIST (IDX)",)
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -62,7 +62,7 @@ class MultiDigits(Example):
 
     name: ClassVar[str] = "multi-digits"
     title: ClassVar[str] = "overlaid digits (Multi-MNIST)"
-    note: ClassVar[str] = "Each image shows two digits, one over the other."
+    note: str = "Each image shows two digits, one over the other."
     formats: ClassVar[tuple[str, ...]] = Digits.formats
     methods: ClassVar[tuple[str, ...]] = ("pcgrad", "mgda", "upgrad", "famo")
 

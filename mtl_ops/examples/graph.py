@@ -81,7 +81,7 @@ class Molecules(Example):
 
     name: ClassVar[str] = "graph"
     title: ClassVar[str] = "molecules"
-    note: ClassVar[str] = "MSE: 1 is the variance of the property."
+    note: str = "MSE: 1 is the variance of the property."
     formats: ClassVar[tuple[str, ...]] = ("QM9 (torch-geometric)",)
     methods: ClassVar[tuple[str, ...]] = ("pcgrad", "nash_mtl", "upgrad", "famo")
     seeds: ClassVar[tuple[int, ...]] = (0, 1)

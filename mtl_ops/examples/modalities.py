@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from ..data import Batch, Goal, Split, Task, digits
 from ..data.folders import DataError
 from ..data.idx import is_mnist, mnist
-from ..data.speech import LETTERS, Transcript, fsdd, spoken_digits
+from ..data.speech import LETTERS, Transcript, fsdd, spoken_digits, voice_in_use
 from ..data.text import VOCABULARY, ag_news, topics
 from .base import Example, Size
 
@@ -143,13 +144,19 @@ class ImageTextSpeech(Example):
 
     name: ClassVar[str] = "image-text-speech"
     title: ClassVar[str] = "images, text and speech"
-    note: ClassVar[str] = "char. error: edits over letters, of spoken digits written out."
+    note: str = "char. error: edits over letters, of spoken digits written out."
     formats: ClassVar[tuple[str, ...]] = ("MNIST (IDX)", "AG News (CSV)", "FSDD (wav)")
-    methods: ClassVar[tuple[str, ...]] = ("pcgrad", "mgda", "upgrad", "famo")
+    methods: ClassVar[tuple[str, ...]] = ("pcgrad", "upgrad", "famo")
     epochs: ClassVar[int] = 8
     batch_size: ClassVar[int] = 16
     seeds: ClassVar[tuple[int, ...]] = (0, 1)
     modalities: ClassVar[tuple[str, ...]] = ("image", "text", "speech")
+
+    def __init__(self, folder: Path | None = None) -> None:
+        super().__init__(folder)
+        if "speech" in self.modalities:
+            recorded = folder is not None and "speech" in self._held()
+            self.note = f"{self.note} Speech: {'recordings' if recorded else voice_in_use()}."
 
     @property
     def tasks(self) -> dict[str, Goal]:
@@ -217,6 +224,6 @@ class ImageText(ImageTextSpeech):
 
     name: ClassVar[str] = "image-text"
     title: ClassVar[str] = "images and text"
-    note: ClassVar[str] = "Images are digits, texts are sorted by topic."
+    note: str = "Images are digits, texts are sorted by topic."
     formats: ClassVar[tuple[str, ...]] = ("MNIST (IDX)", "AG News (CSV)")
     modalities: ClassVar[tuple[str, ...]] = ("image", "text")

@@ -129,7 +129,7 @@ class Physics(Example):
 
     name: ClassVar[str] = "physics"
     title: ClassVar[str] = "a Burgers equation"
-    note: ClassVar[str] = (
+    note: str = (
         "rel. error: against the known solution, inside, on the sides and at t = 0. The residual "
         "alone determines no solution, so read Δm with care."
     )

@@ -33,7 +33,7 @@ class Attributes(Example):
 
     name: ClassVar[str] = "attributes"
     title: ClassVar[str] = "faces"
-    note: ClassVar[str] = "Attributes of faces, of CelebA's own test part."
+    note: str = "Attributes of faces, of CelebA's own test part."
     formats: ClassVar[tuple[str, ...]] = ("CelebA",)
     needs_folder: ClassVar[bool] = True
     methods: ClassVar[tuple[str, ...]] = ("pcgrad", "mgda", "upgrad", "famo")
@@ -107,7 +107,7 @@ class Domains(Example):
 
     name: ClassVar[str] = "domains"
     title: ClassVar[str] = "photographs of several domains"
-    note: ClassVar[str] = "A task is to classify the photographs of one domain."
+    note: str = "A task is to classify the photographs of one domain."
     formats: ClassVar[tuple[str, ...]] = ("Office-31 or Office-Home",)
     needs_folder: ClassVar[bool] = True
     methods: ClassVar[tuple[str, ...]] = ("pcgrad", "mgda", "upgrad", "famo")

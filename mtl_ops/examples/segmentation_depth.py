@@ -62,7 +62,7 @@ class SegmentationDepth(Example):
 
     name: ClassVar[str] = "segmentation-depth"
     title: ClassVar[str] = "scenes"
-    note: ClassVar[str] = "abs. error: in the unit of the depths; generated ones go from 1 to 4."
+    note: str = "abs. error: in the unit of the depths; generated ones go from 1 to 4."
     formats: ClassVar[tuple[str, ...]] = ("NYUv2 or Cityscapes as npy files (MTAN)",)
     methods: ClassVar[tuple[str, ...]] = ("pcgrad", "mgda", "upgrad", "famo")
     epochs: ClassVar[int] = 6

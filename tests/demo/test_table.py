@@ -50,6 +50,29 @@ def test_units_and_digits() -> None:
     assert cells == ["mgda", "80.0 ± 1.2", "0.100 ± 0.004", "-1.2 ± 0.5", "12.3", "1.50", "25"]
 
 
+def test_shares_are_in_percent_and_the_direction_is_the_metrics() -> None:
+    """Of a character error the lowest is best."""
+    config = Config.of(
+        {"example": "image-text-speech", "tasks": ("text", "speech"), "seeds": (0, 1)}
+    )
+    rows = [
+        replace(
+            row, metrics={"text": row.metrics["digit"], "speech": row.metrics["reconstruction"]}
+        )
+        for row in ROWS
+    ]
+    file = io.StringIO()
+    console = Console(file=file, width=160, force_terminal=True, color_system="standard")
+    console.print(render(config, rows, {}, console))
+    text = file.getvalue()
+    assert "% right" in text
+    assert "char. error, %" in text
+    stressed = [piece.split("\x1b[0m")[0].strip() for piece in text.split("\x1b[1;32m")[1:]]
+    assert stressed.count("10.0 ± 0.4") == 2
+    assert "30.0 ± 0.4" in text
+    assert "30.0 ± 0.4" not in stressed
+
+
 def test_what_was_not_measured_stays_empty() -> None:
     text = _text(ROWS)
     assert [cell.strip() for cell in _cells(text, "plain")][-1] == "1.50"

@@ -17,9 +17,11 @@ from mtl_ops import examples
 from mtl_ops.cli import make_app
 from mtl_ops.data import Loader
 from mtl_ops.data.folders import DataError
+from mtl_ops.demo.checkpoint import load_checkpoint, save_checkpoint
 from mtl_ops.demo.config import PLAIN, SINGLE, Config, Run
 from mtl_ops.demo.experiment import load_data
 from mtl_ops.demo.trainer import Trainer
+from mtl_ops.examples.modalities import ImageTextSpeech
 
 #: Those that have data of their own; the digits are tested by all of tests/demo.
 OWN = [name for name in examples.names() if name not in ("digits", "attributes", "domains")]
@@ -110,6 +112,35 @@ def test_tasks_are_missing_from_some_batches() -> None:
     assert ("image",) in present or ("text",) in present
     trainer.train_epoch()
     assert all(value == value for value in trainer.history["loss"][0])
+
+
+def test_resumed_bit_for_bit_where_tasks_are_missing(tmp_path: Path) -> None:
+    config = _config("image-text", epochs=3)
+    split = load_data(config, 0)
+    whole, first, resumed = (
+        Trainer(config, Run("pcgrad", 0, config.tasks), split) for _ in range(3)
+    )
+    for _ in range(3):
+        whole.train_epoch()
+    torch.manual_seed(0)
+    first.train_epoch()
+    save_checkpoint(tmp_path / "run.pt", first.state_dict())
+    state = load_checkpoint(tmp_path / "run.pt", "cpu")
+    assert state is not None
+    resumed.load_state_dict(state)
+    for _ in range(2):
+        resumed.train_epoch()
+    assert resumed.history == whole.history
+
+
+def test_the_table_says_who_speaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new example each time, not the one that was made before."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "synthesiser of this package." in ImageTextSpeech().note
+    (tmp_path / "espeak-ng").touch(mode=0o755)
+    assert ImageTextSpeech().note.endswith("Speech: espeak-ng.")
+    write_fsdd(tmp_path / "recordings", count=1)
+    assert ImageTextSpeech(tmp_path).note.endswith("Speech: recordings.")
 
 
 def test_every_example_says_what_it_is() -> None:
