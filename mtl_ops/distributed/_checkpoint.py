@@ -21,7 +21,8 @@ class TrainingState:
 
     The parameters and the inner optimizer's state are saved by the parameters' names, each process
     writing its part, so that another number of processes can read them. What the merging remembers
-    is the same on all processes and written once.
+    is the same on all processes and written once. (``torch.distributed.checkpoint.state_dict`` alone
+    would save the inner optimizer's state, and leave that out.)
 
     Args:
         model: The model: bare, in a ``DistributedDataParallel``, or of ``fully_shard``.

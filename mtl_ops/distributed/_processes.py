@@ -42,12 +42,14 @@ class Processes(ABC):
 
     Attributes:
         leaves_known: Whether the optimizer's parameters are the leaves of the losses' graph.
+        reads: How often losses were read.
     """
 
     leaves_known = True
 
     def __init__(self, group: ProcessGroup | None) -> None:
         self.wire = Collectives(group)
+        self.reads = 0
         self.world = dist.get_world_size(group)
         self.rank = dist.get_rank(group)
 
@@ -204,6 +206,7 @@ class Processes(ABC):
             ValueError: As ``read``, or on every process if one of them failed to read its losses, no
                 process has a loss, or the tasks, or what is given, are not the same.
         """
+        self.reads += 1
         problem: TypeError | ValueError | None = None
         tasks, counts = Tasks(None, ()), [0.0]
         try:

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Sharded"]
 
+#: In how many steps the processes compare what their tasks reach, which takes a walk over each graph.
+LOOK_AT_FIRST = 3
+
 
 class Sharded(Processes):
     """Merges the local parts of DTensors.
@@ -63,6 +66,7 @@ class Sharded(Processes):
         self.module = module
         self.fsdp = [] if module is None else fsdp_modules(module)
         self.leaves_known = module is None
+        self._leaves: dict[int, Tensor] = {}  # of the losses' graph
 
     def check_parameters(self, params: Sequence[Tensor]) -> None:
         """Checks that all processes hold parts of the same parameters.
@@ -85,9 +89,12 @@ class Sharded(Processes):
             cast("DTensor", loss).full_tensor() if loss is not None and is_dtensor(loss) else loss
             for loss in tasks.losses
         ]
+        self._leaves = leaf_tensors(whole)
         return replace(tasks, losses=tuple(whole))
 
     def _reach(self, tasks: Tasks) -> list[float]:
+        if self.reads > LOOK_AT_FIRST:
+            return super()._reach(tasks)
         return [0.0 if loss is None else float(len(leaf_tensors([loss]))) for loss in tasks.losses]
 
     def _check_table(self, tasks: Tasks, table: list[list[list[float]]]) -> None:
@@ -132,11 +139,10 @@ class Sharded(Processes):
         """The local parts of the reduced gradients; no ``.grad`` is changed in the end."""
         for one in self.fsdp:
             one.set_requires_gradient_sync(True, recurse=False)
-        leaves = leaf_tensors(outputs)
-        kept = self._put_aside(leaves, params)
+        kept = self._put_aside(params)
         try:
             self._backward(outputs, factors, retain_graph)
-            self._check_reduced(leaves, params)
+            self._check_reduced(params)
             return [_local_gradient(param) for param in params]
         finally:
             for tensor, before in kept:
@@ -151,23 +157,21 @@ class Sharded(Processes):
             self.wire.watch.explain(error)
             raise
 
-    def _put_aside(
-        self, leaves: dict[int, Tensor], params: Sequence[Tensor]
-    ) -> list[tuple[Tensor, Tensor | None]]:
+    def _put_aside(self, params: Sequence[Tensor]) -> list[tuple[Tensor, Tensor | None]]:
         """The ``.grad`` of everything that a backward adds to, which is ``None`` from here on."""
         touched = {id(param): param for param in params}
         if self.module is not None:
             touched |= {id(param): param for param in self.module.parameters()}
-        touched |= leaves
+        touched |= self._leaves
         kept = [(tensor, tensor.grad) for tensor in touched.values()]
         for tensor in touched.values():
             tensor.grad = None
         return kept
 
-    def _check_reduced(self, leaves: dict[int, Tensor], params: Sequence[Tensor]) -> None:
+    def _check_reduced(self, params: Sequence[Tensor]) -> None:
         """FSDP fills the gradient of what is no leaf of the graph, and that is their mean."""
         for place, param in enumerate(params):
-            if param.grad is not None and (id(param) in leaves) != (self.module is None):
+            if param.grad is not None and (id(param) in self._leaves) != (self.module is None):
                 raise ValueError(
                     "Parameter `module` should be the module that `fully_shard` was applied to if it was, to all "
                     f"parameters of the optimizer. Found another at place {place}."

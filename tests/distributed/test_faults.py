@@ -58,6 +58,15 @@ def dies(rank: int) -> None:
 
 
 def hangs(rank: int) -> None:
+    """Rank 1 does something else for longer than the others' time-out."""
+    net = Net()
+    optimizer = MultiTaskOptimizer(torch.optim.SGD(net.parameters(), lr=0.1))
+    if rank == 1:
+        time.sleep(2 * SECONDS)
+    survive(rank, optimizer, losses_of(net(DATA)[1]))
+
+
+def dies_in_backward(rank: int) -> None:
     """In FSDP's backward, and not where it says that it has the same tasks."""
     net = shard(Net())
     optimizer = MultiTaskOptimizer(torch.optim.SGD(net.parameters(), lr=0.1), module=net)
@@ -68,7 +77,7 @@ def hangs(rank: int) -> None:
 
 
 def run(rank: int, world: int, port: int, body: Callable[[int], None], answers: Any) -> None:
-    join_group(rank, world, port, SECONDS)
+    join_group(rank, world, port, 4.0 if body is hangs else SECONDS)
     try:
         body(rank)
         answers.put((rank, ""))
@@ -77,7 +86,7 @@ def run(rank: int, world: int, port: int, body: Callable[[int], None], answers: 
     time.sleep(3 * SECONDS)  # a process that ends tells its neighbours, which is not what is tested
 
 
-@pytest.mark.parametrize(("world", "body"), [(4, dies), (2, hangs)])
+@pytest.mark.parametrize(("world", "body"), [(4, dies), (2, dies_in_backward), (2, hangs)])
 def test_a_lost_process_is_named(world: int, body: Callable[[int], None]) -> None:
     answers = CONTEXT.Queue()
     port = free_port()
