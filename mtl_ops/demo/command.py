@@ -15,18 +15,18 @@ import torch
 import typer
 from rich.console import Console
 
-from .. import examples, methods
+from .. import examples
 from ..data.folders import DataError
 from ..examples.base import SIZES
 from .checkpoint import save_json
 from .config import ALL, DEFAULT_METHODS, Config, Run
 from .experiment import load_data, run_all, run_timing
 from .files import DEFAULT_FOLDER, FolderError, Layout, find_folder, open_folder, read_config
-from .options import default, one_thread, read_names, refuse, split
+from .given import read_choice, read_device, read_methods, read_seeds, read_tasks
+from .options import default, one_thread, refuse, split
 from .plots import draw
 from .progress import progress
 from .selection import REFUSALS, select
-from .spec import parse, split_methods
 from .summary import Row, summarize
 from .table import render
 from .timing import Timing
@@ -128,14 +128,14 @@ def train(
     Tasks share one model; a table, pictures and TensorBoard logs say how far.
     """
     given = {
-        "example": _choice("--example", example, examples.names()),
+        "example": read_choice("--example", example, examples.names()),
         "data": None if data is None else str(data),
-        "size": _choice("--size", size, SIZES),
-        "methods": _methods(method),
+        "size": read_choice("--size", size, SIZES),
+        "methods": read_methods(method),
         "tasks": tasks,
         "epochs": epochs,
-        "seeds": _seeds(seed),
-        "device": _device(device),
+        "seeds": read_seeds(seed),
+        "device": read_device(device),
     }
     given = {name: value for name, value in given.items() if value is not None}
     with _folder_errors():
@@ -261,58 +261,7 @@ def _check_problem(given: dict[str, Any], *, resume: bool) -> None:
                 refuse("--data", str(error))
     if "tasks" in given:
         choices = list(example.tasks) if example else split(given["tasks"])
-        given["tasks"] = _tasks(given["tasks"], choices)
-
-
-def _tasks(values: list[str], choices: Sequence[str]) -> tuple[str, ...] | None:
-    names = read_names("--tasks", values, choices)
-    if names is not None and len(names) < 2:
-        known = ", ".join(choices)
-        refuse("--tasks", f"one task cannot conflict; name two or more of {known}.")
-    return names
-
-
-def _choice(option: str, value: str | None, choices: Sequence[str]) -> str | None:
-    """One of several."""
-    names = read_names(option, None if value is None else [value], choices)
-    return None if names is None else names[0]
-
-
-def _methods(values: list[str] | None) -> tuple[str, ...] | None:
-    """Specifications of methods, whose names are known."""
-    if values is None:
-        return None
-    specs = split_methods(values)
-    try:
-        names = [parse(spec)[0] for spec in specs]
-    except ValueError as error:
-        refuse("--method", str(error))
-    read_names("--method", names, [ALL, *methods.available()])
-    return specs
-
-
-def _seeds(values: list[str] | None) -> tuple[int, ...] | None:
-    if values is None:
-        return None
-    seeds = split(values)
-    for seed in seeds or [""]:
-        # scikit-learn takes no seed beyond 32 bits.
-        if not (seed.isascii() and seed.isdigit() and int(seed) < 2**32):
-            refuse("--seed", f"'{seed}' is not an integer from 0 to {2**32 - 1}.")
-    return tuple(dict.fromkeys(int(seed) for seed in seeds))
-
-
-def _device(value: str | None) -> str | None:
-    if value is None:
-        return None
-    choices = ["cpu"]
-    if torch.cuda.is_available():
-        choices += ["cuda", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-    if torch.backends.mps.is_available():
-        choices.append("mps")
-    if value not in choices:
-        refuse("--device", f"'{value}' is not one of {', '.join(choices)} on this machine.")
-    return value
+        given["tasks"] = read_tasks(given["tasks"], choices)
 
 
 def _count(number: int, noun: str) -> str:
