@@ -32,6 +32,7 @@ BENCHMARKS = {
     "step": "A training step; floor: T bare backwards and the inner step",
     "toy": "A step on the toy problem; floor: two bare backwards and Adam",
     "solve": "From the Gram matrix to the weights",
+    "cheap": "Steps near the cost of a sum: time against it, error against the exact gradient",
     "memory": "Peak memory; floor: the T gradients and the merged one",
 }
 README = Path(__file__).parents[1] / "README.md"

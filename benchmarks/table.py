@@ -142,8 +142,10 @@ def describe(machine: dict[str, Any]) -> str:
 
 
 def _against(row: Row) -> str:
-    if row.theirs is None or row.ratio is None:
+    if row.theirs is None:
         return ""
+    if row.ratio is None:  # another figure of ours: nothing to be divided
+        return f"{_number(row.theirs.median)} {row.unit}"
     return f"{_number(row.theirs.median)} {row.unit} ({_number(row.ratio.median)}×)"
 
 

@@ -15,6 +15,7 @@ from .storage import store
 __all__ = [
     "Losses",
     "Tasks",
+    "dense",
     "differentiate",
     "joint_backward",
     "joint_gradient",

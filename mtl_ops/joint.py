@@ -7,20 +7,25 @@ backward instead of T. What is left to do for each task by itself is cheap: the 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from . import ops
 from .engine import merge_into_grads
-from .gradients import Tasks, differentiate, joint_gradient
+from .gradients import Tasks, dense, differentiate, joint_backward, joint_gradient
 from .graph import leaves
+from .merging import raise_if_nonfinite, unscaled
 from .methods import LossMethod
 from .report import Report
 from .rules import Rules
 
 __all__ = ["Measured", "features_step", "joint_step"]
+
+
+#: How messages call the gradient that all tasks have a part in.
+_ALL = "weighted sum of all"
 
 
 @dataclass(frozen=True)
@@ -76,22 +81,23 @@ def features_step(
         at_features[start + k] for start in range(0, len(at_features), count) for k in reached
     ]
     trunk: Sequence[Tensor | None] = [None] * len(params)
+    landed = _can_land(params, rules, tasks)
     if reached:
         ops.merge_(merged, picked, measured.weights.unsqueeze(0))
-        trunk = torch.autograd.grad(
-            [features[k] for k in reached],
-            list(params),
-            merged,
-            retain_graph=retain_graph,
-            allow_unused=True,
-        )
+        starts = [features[k] for k in reached]
+        if landed:
+            torch.autograd.backward(starts, merged, retain_graph=retain_graph, inputs=list(params))
+        else:
+            trunk = torch.autograd.grad(
+                starts, list(params), merged, retain_graph=retain_graph, allow_unused=True
+            )
     place = {id(leaf): count + k for k, leaf in enumerate(downstream)}
     heads = [
         None if id(leaf) not in place else rows[t * len(both) + place[id(leaf)]]
         for t in range(len(tasks.losses))
         for leaf in params
     ]
-    return _finish(measured, heads, trunk, params, rules, tasks), measured
+    return _finish(measured, heads, trunk, params, rules, tasks, landed), measured
 
 
 def joint_step(
@@ -102,7 +108,6 @@ def joint_step(
     retain_graph: bool = False,
 ) -> Report:
     """One step with weights that are known: a backward of ``Σ_t w_t L_t``, and one of each head."""
-    tasks = replace(tasks, dtype=None)  # there is one gradient a parameter: nothing to be saved
     reached = [leaves([loss]) for loss in tasks.losses]
     count = len(params)
     reach = [leaf if id(leaf) in found else None for found in reached for leaf in params]
@@ -110,23 +115,35 @@ def joint_step(
     own = [p for p in range(count) if times[p] == 1]
     shared = [p for p in range(count) if times[p] > 1]
     heads: list[Tensor | None] = [None] * (len(tasks.losses) * len(params))
-    for t, loss in enumerate(tasks.losses):
-        mine = [p for p in own if id(params[p]) in reached[t]]
-        if loss is None or not mine:
-            continue
-        alone = replace(
-            tasks, losses=tuple(loss if u == t else None for u in range(len(tasks.losses)))
-        )
-        rows = differentiate(alone, [params[p] for p in mine], retain_graph=True)
-        for k, p in enumerate(mine):
-            heads[t * count + p] = rows[t * len(mine) + k]
+    if own:
+        # Each is reached by one loss only: one backward of all losses keeps them apart.
+        ones = torch.ones_like(measured.weights)
+        rows = joint_gradient(tasks, ones, [params[p] for p in own], retain_graph=True)
+        for p, row in zip(own, rows, strict=True):
+            task = next(t for t, found in enumerate(reached) if id(params[p]) in found)
+            heads[task * count + p] = row
     trunk: list[Tensor | None] = [None] * len(params)
+    landed = _can_land(params, rules, tasks)
     if shared:
         weights = torch.where(measured.weights == 0, 0.0, measured.weights)
-        joint = joint_gradient(tasks, weights, [params[p] for p in shared], retain_graph)
-        for p, row in zip(shared, joint, strict=True):
-            trunk[p] = row
-    return _finish(measured, heads, trunk, params, rules, tasks)
+        common = [params[p] for p in shared]
+        if landed:
+            joint_backward(tasks, weights, common, retain_graph)
+        else:
+            joint = joint_gradient(tasks, weights, common, retain_graph)
+            for p, row in zip(shared, joint, strict=True):
+                trunk[p] = row
+    return _finish(measured, heads, trunk, params, rules, tasks, landed)
+
+
+def _can_land(params: Sequence[Tensor], rules: Rules, tasks: Tasks) -> bool:
+    """Whether the merged gradient can go to ``.grad`` at once, which saves a pass over it.
+
+    Not where it is to be clipped or summed over processes, or is added to what only then could not be
+    measured any more.
+    """
+    alone = tasks.parallel is None and rules.max_norm is None
+    return alone and all(param.grad is None for param in params)
 
 
 def _finish(
@@ -136,6 +153,26 @@ def _finish(
     params: Sequence[Tensor],
     rules: Rules,
     tasks: Tasks,
+    landed: bool,
+) -> Report:
+    """Writes ``.grad``, but for what landed there already, and takes that back after an error."""
+    try:
+        return _write(measured, heads, trunk, params, rules, tasks, landed)
+    except BaseException:
+        if landed:
+            for param in params:
+                param.grad = None
+        raise
+
+
+def _write(
+    measured: Measured,
+    heads: Sequence[Tensor | None],
+    trunk: Sequence[Tensor | None],
+    params: Sequence[Tensor],
+    rules: Rules,
+    tasks: Tasks,
+    landed: bool,
 ) -> Report:
     """Writes ``.grad``: T rows of what each task reaches by itself, and one of what is merged already.
 
@@ -149,22 +186,27 @@ def _finish(
     sets = [0 if times[p] > 1 else 1 for p in range(count)]
     everything = _times([*heads, *trunk], params, tasks)
     present = sorted({sets[p] for p in range(count) if everything[p]})
+    joint = _measure_landed(params, rules, tasks) if landed else []
     # Whatever is not finite now is in the sum already: nothing can be left out of it any more.
     nonfinite = "skip_step" if rules.nonfinite == "skip_task" else rules.nonfinite
     names = tasks.names or tuple(str(t) for t in range(len(tasks.losses)))
-    known = torch.stack([factors[name] for name in present])
-    report = merge_into_grads(
-        _Known(known),
-        [*heads, *trunk],
-        params,
-        [1.0] * (len(tasks.losses) + 1),
-        Rules(max_norm=rules.max_norm, nonfinite=nonfinite),
-        sets=sets,
-        shared=[True] * count,
-        names=(*names, "weighted sum of all"),
-        grad_scale=tasks.scale,
-        parallel=tasks.parallel,
-    )
+    report = Report()
+    if present or not landed:
+        known = torch.stack([factors[name] for name in present])
+        report = merge_into_grads(
+            _Known(known),
+            [*heads, *trunk],
+            params,
+            [1.0] * (len(tasks.losses) + 1),
+            Rules(max_norm=rules.max_norm, nonfinite=nonfinite),
+            sets=sets,
+            shared=[True] * count,
+            names=(*names, _ALL),
+            grad_scale=tasks.scale,
+            parallel=tasks.parallel,
+        )
+        if report._gram is not None:
+            joint.append(_masked(report._gram, known).sum())
     return Report(
         names=tasks.names,
         weights=measured.weights.unsqueeze(0),
@@ -172,9 +214,22 @@ def _finish(
         _gram=measured.gram,
         _shared=1,
         _part=tuple(loss is not None for loss in tasks.losses),
-        _joint=None if report._gram is None else _masked(report._gram, known),
+        _joint=torch.stack(joint) if joint else None,
         _losses=tasks.detached,
     )
+
+
+def _measure_landed(params: Sequence[Tensor], rules: Rules, tasks: Tasks) -> list[Tensor]:
+    """The squared norm of what is in ``.grad``, if anybody asks whether it is finite."""
+    found = [param for param in params if param.grad is not None]
+    for param in found:
+        param.grad = dense(param.grad)
+    if not found or rules.nonfinite == "propagate":
+        return []
+    gram = unscaled(ops.gram([param.grad for param in found], 1), tasks.scale)
+    if rules.nonfinite == "raise":
+        raise_if_nonfinite(gram, [1.0], (_ALL,))
+    return [gram.sum()]
 
 
 def _times(rows: Sequence[Tensor | None], params: Sequence[Tensor], tasks: Tasks) -> list[int]:

@@ -15,7 +15,7 @@ from .report import Report
 from .rules import Rules
 from .tracking import Problem, show
 
-__all__ = ["columns", "merge_rows", "on_device", "unscaled"]
+__all__ = ["columns", "merge_rows", "on_device", "raise_if_nonfinite", "unscaled"]
 
 
 def merge_rows(
@@ -74,7 +74,7 @@ def merge_rows(
             missing = layout.total - len(gram)  # last segments of which there is nothing here
             gram = total(torch.nn.functional.pad(gram, (0, 0, 0, 0, 0, missing)))
         if rules.nonfinite == "raise":
-            _raise_if_nonfinite(gram, factors, names)
+            raise_if_nonfinite(gram, factors, names)
         scale = ops.task_scales(
             gram, factors, rules.max_task_norm, rules.nonfinite == "skip_task", times_skipped
         )
@@ -158,7 +158,7 @@ def _weights(
     return torch.cat([solved, scale[shared:]])
 
 
-def _raise_if_nonfinite(
+def raise_if_nonfinite(
     gram: Tensor, factors: Sequence[float], names: tuple[str, ...] | None
 ) -> None:
     """The one place that waits for the device, because the user asked for an error."""

@@ -16,7 +16,20 @@ import mtl_ops
 
 pytest.importorskip("benchmarks", reason="the benchmarks are in the source tree only")
 
-from benchmarks import machine, memory, merge, results, rivals, run, solve, step, table, timing, toy
+from benchmarks import (
+    cheap,
+    machine,
+    memory,
+    merge,
+    results,
+    rivals,
+    run,
+    solve,
+    step,
+    table,
+    timing,
+    toy,
+)
 from benchmarks.plain_solvers import SOLVERS
 from benchmarks.problems import SHAPES, Problem, random_problem, resnet18
 
@@ -387,13 +400,35 @@ def test_readme_of_the_repository_holds_the_measured_figures() -> None:
 
 def test_everything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "results.json"
-    names = ["merge", "step", "toy", "solve"]
+    names = ["merge", "step", "toy", "solve", "cheap"]
     run.main(["--quick", "--json", str(path), "--only", *names])
     loaded = results.load(path)
     assert sorted(loaded) == sorted(names)
     assert all(loaded[name]["rows"] for name in names)
     printed = capsys.readouterr().out
     assert all(run.BENCHMARKS[name] in printed for name in names)
+
+
+def test_errors_of_cheap_steps_are_those_of_the_merged_gradients() -> None:
+    (subject, _) = cheap.subjects(quick=True)
+    found = cheap.errors(subject, steps=3, methods=["sum", "mgda"])
+    assert all(max(error) < 1e-6 for way in cheap.CHEAP for error in found["sum"][way])
+    assert max(found["mgda"]["weights_every=2"][0]) < 1e-6
+    assert min(found["mgda"]["weights_every=2"][1]) > 1e-3
+    # the first step on the features by hand
+    features, losses = subject.losses(subject.model, 0)
+    rows = [
+        torch.autograd.grad(loss, [features, *subject.shared(subject.model)], retain_graph=True)
+        for loss in losses
+    ]
+    whole = torch.stack([flat(list(row[1:])) for row in rows])
+    part = torch.stack([flat([row[0]]) for row in rows])
+    method = mtl_ops.methods.get("mgda")
+    exact, other = (method.weights(matrix @ matrix.T) @ whole for matrix in (whole, part))
+    cosine = torch.nn.functional.cosine_similarity(exact, other, dim=0)
+    angle, percent = found["mgda"][cheap.FEATURES][0]
+    assert angle == pytest.approx(torch.rad2deg(torch.arccos(cosine)).item(), rel=1e-4)
+    assert percent == pytest.approx(100.0 * distance(other, exact), rel=1e-4)
 
 
 def test_wrong_options_name_the_choices(capsys: pytest.CaptureFixture[str]) -> None:

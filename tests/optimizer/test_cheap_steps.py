@@ -189,6 +189,36 @@ def test_a_broken_head_loses_the_step_or_the_task(options: dict[str, Any]) -> No
     assert changed == (options.get("gram_on") == "features" and "weights_every" not in options)
 
 
+@pytest.mark.parametrize("options", CHEAP, ids=str)
+def test_adds_to_what_is_there(options: dict[str, Any]) -> None:
+    weights = {"a": 1.0, "b": 3.0, "c": 0.1}
+    # the second step, in which all are cheap; the first in place of nothing, the second of ones
+    nets = [train(1, task_weights=weights, **options) for _ in range(2)]
+    for start, (net, optimizer) in enumerate(nets):
+        for param in net.parameters():
+            param.grad = torch.ones_like(param) if start else None
+        features, losses = net(INPUT)
+        optimizer.backward(losses, features=features if "gram_on" in options else None)
+    for one, two in zip(nets[0][0].parameters(), nets[1][0].parameters(), strict=True):
+        assert one.grad is not None
+        torch.testing.assert_close(one.grad + 1.0, two.grad, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", CHEAP, ids=str)
+@pytest.mark.parametrize("head", [True, False], ids=["head", "trunk"])
+def test_nothing_is_in_grad_after_an_error(options: dict[str, Any], head: bool) -> None:
+    net, optimizer = train(1, nonfinite="raise", **options)
+    optimizer.zero_grad()
+    features, losses = net(INPUT)
+    if head:
+        net.heads[1].weight.register_hook(lambda gradient: gradient * torch.inf)
+    else:
+        net.trunk[0].weight.register_hook(lambda gradient: gradient * torch.inf)
+    with pytest.raises(RuntimeError, match="is not finite"):
+        optimizer.backward(losses, features=features if "gram_on" in options else None)
+    assert all(param.grad is None for param in net.parameters())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
