@@ -10,6 +10,7 @@ import torch
 from .cheap import CheapSteps
 from .own_group import add_group, state_with_group
 from .stepping import SteppingOptimizer
+from .turns import Turns
 
 __all__ = ["CheckpointedOptimizer"]
 
@@ -23,6 +24,7 @@ class CheckpointedOptimizer(SteppingOptimizer):
 
     generator: torch.Generator | None
     _cheap: CheapSteps | None
+    _turns: Turns | None
 
     def state_dict(self) -> dict[str, Any]:
         """The inner optimizer's state, and under ``"tasks"`` what the merging remembers.
@@ -35,6 +37,7 @@ class CheckpointedOptimizer(SteppingOptimizer):
             "method": self.method.name,
             "method_state": self.method.state_dict(),
             "cheap_steps": None if self._cheap is None else self._cheap.state_dict(),
+            "turns": None if self._turns is None else self._turns.state_dict(),
             "generator": None if self.generator is None else self.generator.get_state(),
         }
         return state
@@ -54,6 +57,8 @@ class CheckpointedOptimizer(SteppingOptimizer):
             self.method.reset()
             if self._cheap is not None:
                 self._cheap.reset()
+            if self._turns is not None:
+                self._turns.reset()
             self._memory.steps, self._memory.times_skipped = 0, None
             return
         self._check_state(tasks)
@@ -65,6 +70,8 @@ class CheckpointedOptimizer(SteppingOptimizer):
         self.method.load_state_dict(tasks["method_state"])
         if self._cheap is not None and tasks["cheap_steps"] is not None:
             self._cheap.load_state_dict(tasks["cheap_steps"])
+        if self._turns is not None and tasks["turns"] is not None:
+            self._turns.load_state_dict(tasks["turns"])
         if self.generator is not None and tasks["generator"] is not None:
             self.generator.set_state(tasks["generator"].cpu())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -22,8 +22,14 @@ from .graph import allow_repeated_backward, refuse_reentrant_checkpoints, warn_o
 from .methods import Method, resolve
 from .parameters import Granularity, Parameters, check_granularity, find_parameters
 from .rules import Nonfinite, Rules, TaskWeights, read_task_weights
+from .turns import Groups, Order, make_turns
 
 __all__ = ["MultiTaskOptimizer"]
+
+_TURNS = (
+    "An optimizer with `groups` should be called as `step(closure)`, with a closure that returns the losses: "
+    "each group's turn evaluates them anew."
+)
 
 
 class MultiTaskOptimizer(CheckpointedOptimizer):
@@ -79,6 +85,17 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         grad_dtype: What the gradients of the tasks are stored in until they are merged, also those of
             :meth:`accumulate`: ``torch.bfloat16`` halves the memory of float32 gradients, and keeps 8
             bits of each element. ``None`` for each parameter's own dtype.
+        groups: Groups of tasks that take turns: each step of the wrapper is one step of the inner
+            optimizer for each group, on losses that are evaluated anew, with the gradients of that
+            group alone merged. One group is joint optimization, one for each task alternating, and
+            anything between hybrid. Call ``step(closure)`` then, with a closure that evaluates and
+            returns the losses, and neither ``backward`` nor ``zero_grad``.
+        order: In which order they take their turns: ``"fixed"``, as listed (say, low-level tasks
+            first); ``"random"``, in every step another; ``"loss"``, those of the largest mean loss
+            first, which waits for the device; or a function of the number of steps taken and the last
+            losses ``(T,)``, on the CPU and NaN before a task's first turn, that returns the groups'
+            numbers in order.
+        closing_joint: After the turns, one more for all tasks together.
         distributed: How to merge over processes with different batches that hold the same parameters,
             or, of DTensors, parts of them. ``"exact"``: as one process would with the joint batch.
             ``"mean_gram"``: with weights from the mean of the processes' Gram matrices, an
@@ -129,6 +146,9 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         weights_every: int = 1,
         grad_scaler: torch.amp.GradScaler | None = None,
         grad_dtype: torch.dtype | None = None,
+        groups: Groups | None = None,
+        order: Order = "fixed",
+        closing_joint: bool = False,
         distributed: Distributed | None = "auto",
         process_group: torch.distributed.ProcessGroup | None = None,
         module: torch.nn.Module | None = None,
@@ -145,6 +165,14 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         self._shared = None if shared is None else check_owned("shared", shared, *owned)
         whole = granularity == "model" and shared is None
         self._cheap = make_cheap_steps(self.method, rules, gram_on, weights_every, *owned, whole)
+        self._turns = make_turns(
+            groups,
+            order,
+            closing_joint,
+            gram_on=gram_on is not None,
+            weights_every=weights_every != 1,
+            grad_scaler=grad_scaler is not None,
+        )
         params = [param for param in everything if param.requires_grad]
         self._parallel = make_processes(distributed, process_group, module, params, self._cheap)
         if self._parallel is not None:
@@ -157,6 +185,8 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         if tasks is not None:
             names = check_names(tasks)
             self._bind(names, len(names))
+            if self._turns is not None:
+                self._turns.check(names, len(names))
             if not callable(task_weights):
                 read_task_weights(task_weights, names, len(names), 0)
         allow_repeated_backward()
@@ -193,6 +223,21 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
             RuntimeError: If their graph was freed, or with ``nonfinite="raise"`` if a gradient is
                 not finite. ``.grad`` is unchanged after any of these.
         """
+        if self._turns is not None:
+            raise RuntimeError(_TURNS)
+        self._backward(
+            losses, features=features, samples=samples, retain_graph=retain_graph, **given
+        )
+
+    def _backward(
+        self,
+        losses: Losses,
+        *,
+        features: Tensor | Sequence[Tensor] | None = None,
+        samples: Samples = 1.0,
+        retain_graph: bool = False,
+        **given: Any,
+    ) -> None:
         read, memory = self._read(losses, samples, **given), self._memory
         count = len(read.losses)
         weights = read_task_weights(self.task_weights, read.names, count, memory.steps)
@@ -250,6 +295,8 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
                 not have the gradient of every task.
             RuntimeError: If the graph of a loss was freed. All sums are forgotten then.
         """
+        if self._turns is not None:
+            raise RuntimeError(_TURNS)
         if self._cheap is not None:
             raise ValueError(
                 "Parameters `gram_on` and `weights_every` should be left out to accumulate gradients "
@@ -264,6 +311,42 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         except BaseException:
             self._memory.accumulated = None  # a part of it may have been added
             raise
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """The inner optimizer's step, unless the gradients are lost (see ``nonfinite``).
+
+        With ``groups`` it is one step of the inner optimizer for each group, each on the gradients of
+        that group alone; a group whose tasks are all absent has no turn.
+
+        Args:
+            closure: Evaluates the losses, calls :meth:`backward` and returns the total loss, for
+                optimizers that evaluate several times a step, such as ``LBFGS``. With ``groups`` it
+                returns the losses, in any form that :meth:`backward` takes, and calls nothing.
+
+        Returns:
+            What the inner optimizer returns; with ``groups`` the losses of the first evaluation.
+
+        Raises:
+            RuntimeError: With ``groups``, if there is no closure.
+        """
+        if self._turns is None:
+            return super().step(closure)
+        if closure is None:
+            raise RuntimeError(_TURNS)
+        memory, steps = self._memory, self._memory.steps
+        seed = torch.initial_seed() if self.generator is None else self.generator.initial_seed()
+        alone = self._parallel is None
+        first = self._turns.take(closure, self._read_own, self._take_turn, steps, seed, alone)
+        memory.steps = steps + 1  # however many turns it has
+        return first
+
+    def _take_turn(self, losses: Losses, steps: int) -> Tensor | None:
+        """One update with the losses of a group; returns those of the joint batch, ``(T,)``."""
+        self._memory.steps = steps
+        self.zero_grad()
+        self._backward(losses)
+        super().step()
+        return self._memory.report.losses
 
     def __repr__(self) -> str:
         return f"MultiTaskOptimizer({self.method!r}, {self.optimizer!r})"

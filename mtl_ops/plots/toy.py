@@ -18,8 +18,8 @@ Array = npt.NDArray[np.float64]
 
 #: Factor of the first loss, as Nash-MTL and FAMO have it.
 FIRST_SCALE = 0.1
-#: Below every value of a loss whose factor is 1.
-LEAST = -20.0
+#: Below every value of a loss whose factor is 1; by how much is what FAMO's authors chose.
+LEAST = -21.0
 #: Points that are kept of a path, about.
 KEPT = 1000
 
