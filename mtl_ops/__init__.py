@@ -10,6 +10,7 @@ from . import methods
 from ._build import BuildInfo, __version__, build_info
 from .cross import cross_gram
 from .functional import backward, merge
+from .logging import log_report
 from .methods import Method
 from .optimizer import MultiTaskOptimizer
 from .report import Report
@@ -23,6 +24,7 @@ __all__ = [
     "backward",
     "build_info",
     "cross_gram",
+    "log_report",
     "merge",
     "methods",
 ]
