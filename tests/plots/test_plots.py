@@ -135,10 +135,34 @@ def test_a_descent_is_what_the_optimizer_does(method: str) -> None:
     optimizer = mtl_ops.MultiTaskOptimizer(torch.optim.Adam([theta], lr=0.1), method)
     for _ in range(12):
         optimizer.zero_grad()
-        optimizer.backward(toy_losses(theta) + torch.tensor([2.0, 20.0]))
+        optimizer.backward(toy_losses(theta) + torch.tensor([2.1, 21.0]))
         optimizer.step()
     np.testing.assert_allclose(path[-1], theta.detach().numpy(), rtol=1e-6)
     assert len(path) == 13
+
+
+def test_the_descents_end_where_the_papers_say() -> None:
+    """Figure 1 of Nash-MTL, in fewer and longer steps of Adam.
+
+    The sum follows the larger gradient, and from one start stays in the valley. CAGrad ends at the
+    same minimum of the mean loss, but leaves the valley. MGDA reaches the front, in places at the
+    end of the first task, whose gradient is small; Nash-MTL reaches it in between, from everywhere.
+    """
+    ends = {
+        name: path[:, -1]
+        for name, path in descend(["sum", "cagrad", "mgda", "nash_mtl"], 8000, 1e-2).items()
+    }
+    far = {name: distance_to_front(points) for name, points in ends.items()}
+    stuck = [False, False, True, False, False]
+    assert (far["sum"] > 5).tolist() == stuck
+    assert (far["sum"] < 0.1).tolist() == [not one for one in stuck]
+    np.testing.assert_allclose(ends["sum"][[0, 1, 3, 4]], [[-5.73, -8.41]] * 4, atol=0.1)
+    np.testing.assert_allclose(ends["cagrad"][[0, 1, 3, 4]], [[-5.73, -8.41]] * 4, atol=0.1)
+    assert far["cagrad"][2] < far["sum"][2] - 3
+    assert (far["mgda"] < 0.1).all()
+    assert (ends["mgda"][:, 0] > 6).any()
+    assert (far["nash_mtl"] < 0.1).all()
+    assert (np.abs(ends["nash_mtl"][:, 0]) < 6).all()
 
 
 def test_who_leaves_the_cone() -> None:
