@@ -9,7 +9,14 @@ from torch import Tensor
 
 from .rules import Rules
 
-__all__ = ["check_grad_dtype", "check_grad_scaler", "check_names", "check_owned", "check_plain"]
+__all__ = [
+    "check_batched",
+    "check_grad_dtype",
+    "check_grad_scaler",
+    "check_names",
+    "check_owned",
+    "check_plain",
+]
 
 
 def check_names(tasks: Sequence[str]) -> tuple[str, ...]:
@@ -22,6 +29,13 @@ def check_names(tasks: Sequence[str]) -> tuple[str, ...]:
             f"Parameter `tasks` should name at least one task, and each once. Found {names!r}."
         )
     return names
+
+
+def check_batched(batched: bool, on_parts: bool, processes: bool) -> None:
+    """Raises a ``ValueError`` where the tasks are not differentiated by all parameters, here, at once."""
+    if batched and (on_parts or processes):
+        where = "with `gram_on`" if on_parts else "with several processes"
+        raise ValueError(f"Parameter `batched` should be False {where}. Found True.")
 
 
 def check_grad_dtype(dtype: torch.dtype | None, on_parts: bool, processes: bool) -> None:

@@ -61,6 +61,11 @@ def task_gradients(
     tasks: Tasks, params: Sequence[Tensor], retain_graph: bool = False
 ) -> Iterator[list[Tensor | None]]:
     """The P gradients of each task in turn, each computed when it is asked for; see :func:`differentiate`."""
+    if tasks.batching is not None:
+        batched = tasks.batching.gradients(tasks, params, retain_graph)
+        if batched is not None:
+            yield from batched
+            return
     last = max(tasks.present, default=-1)
     for t, loss in enumerate(tasks.losses):
         if loss is None:

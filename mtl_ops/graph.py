@@ -15,6 +15,7 @@ __all__ = [
     "hidden_by_compiler",
     "leaf_tensors",
     "leaves",
+    "node_names",
     "refuse_reentrant_checkpoints",
     "root",
     "warn_of_graph",
@@ -75,22 +76,27 @@ def hidden_by_compiler(losses: Sequence[Tensor | None]) -> bool:
 def warn_of_graph(
     losses: Sequence[Tensor | None], params: Sequence[Tensor], shared_known: bool
 ) -> None:
-    """Warns the caller's caller of parameters without a gradient, and of what a compiler hides."""
+    """Warns the caller of `MultiTaskOptimizer.backward` of what has no gradient, and of what a compiler hides."""
     reached = leaves(losses)
     unreached = [tuple(param.shape) for param in params if id(param) not in reached]
     if unreached:
         warnings.warn(
             f"No loss reaches {len(unreached)} of the optimizer's {len(params)} parameters, which get no "
             f"gradient; the first has shape {unreached[0]}.",
-            stacklevel=3,
+            stacklevel=4,
         )
     if not shared_known and hidden_by_compiler(losses):
         warnings.warn(
             "The losses use different outputs of one compiled model, which hides what each of them reaches: all "
             "its parameters count as shared. Name those that are in `shared`, or compile the model without the "
             "heads.",
-            stacklevel=3,
+            stacklevel=4,
         )
+
+
+def node_names(losses: Sequence[Tensor | None]) -> frozenset[str]:
+    """The kinds of operations that the losses are computed by."""
+    return frozenset(node.name() for node, _ in _edges(losses))
 
 
 def refuse_reentrant_checkpoints(losses: Sequence[Tensor | None]) -> None:

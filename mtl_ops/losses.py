@@ -12,6 +12,7 @@ from torch import Tensor
 from .graph import root
 
 if TYPE_CHECKING:
+    from .batched import Batching
     from .distributed import Processes
 
 __all__ = ["Losses", "Tasks", "read_losses"]
@@ -33,6 +34,7 @@ class Tasks:
         totals: ``(T,)`` float64, the losses of the joint batch.
         parallel: The processes that the joint batch is spread over.
         dtype: What the gradients of single tasks are stored in; ``None`` for the parameters' own.
+        batching: Differentiates all losses at once; ``None`` to do so one by one.
     """
 
     names: tuple[str, ...] | None
@@ -43,6 +45,7 @@ class Tasks:
     totals: Tensor | None = None
     parallel: Processes | None = None
     dtype: torch.dtype | None = None
+    batching: Batching | None = None
 
     def label(self, task: int) -> str:
         """How messages name a task."""

@@ -110,7 +110,7 @@ def merge_rows(
             problem.clip_value,
             accumulate,
         )
-        weights = weights[: layout.shared]
+        weights = weights[: layout.shared] if layout.shared else weights
     return Report(
         names=names,
         weights=weights,

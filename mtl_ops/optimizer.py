@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .accumulation import Accumulated
-from .arguments import check_grad_dtype, check_grad_scaler, check_names, check_owned
+from .arguments import check_batched, check_grad_dtype, check_grad_scaler, check_names, check_owned
+from .batched import Batching
 from .cheap import make_cheap_steps
 from .checkpoints import CheckpointedOptimizer
 from .distributed import Distributed, Samples, make_processes
@@ -96,6 +97,10 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
             losses ``(T,)``, on the CPU and NaN before a task's first turn, that returns the groups'
             numbers in order.
         closing_joint: After the turns, one more for all tasks together.
+        batched: Computes the gradients of all tasks in one backward, batched by ``vmap``: for many small
+            operations, whose launches cost more than they do. Needs more memory for the heads. Where
+            vmap cannot go (compiled models, some RNNs) it warns once and goes one by one. Hooks of
+            parameters see the gradients of all tasks at once.
         distributed: How to merge over processes with different batches that hold the same parameters,
             or, of DTensors, parts of them. ``"exact"``: as one process would with the joint batch.
             ``"mean_gram"``: with weights from the mean of the processes' Gram matrices, an
@@ -146,6 +151,7 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         weights_every: int = 1,
         grad_scaler: torch.amp.GradScaler | None = None,
         grad_dtype: torch.dtype | None = None,
+        batched: bool = False,
         groups: Groups | None = None,
         order: Order = "fixed",
         closing_joint: bool = False,
@@ -179,6 +185,8 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
             generator = self._parallel.begin(self, generator)
         check_grad_dtype(grad_dtype, gram_on is not None, self._parallel is not None)
         self.grad_dtype = grad_dtype
+        check_batched(batched, gram_on is not None, self._parallel is not None)
+        self._batching = Batching() if batched else None
         self.generator = generator
         if generator is not None:
             self.method.generator = generator
@@ -361,7 +369,7 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
             read = self._parallel.read(own, count, samples, self._device(), given)
         if self._memory.count is None:
             self._bind(read.names, len(read.losses))
-        read = replace(read, dtype=self.grad_dtype)
+        read = replace(read, dtype=self.grad_dtype, batching=self._batching)
         if self._grad_scaler is not None:
             one = torch.ones((), device=self._device())
             read = replace(read, scale=self._grad_scaler.scale(one))

@@ -26,7 +26,8 @@ class Report:
     Attributes:
         names: The tasks' names, or ``None`` if the losses came without.
         weights: ``(S, T)`` float64, the factor with which each task's gradient entered the merged
-            gradient (before the clip of the whole); 0 for a task that took no part. ``None`` for
+            gradient (before the clip of the whole); 0 for a task that took no part. Where the tasks
+            share nothing, as a single one, S is 1, and it is each task's own factor. ``None`` for
             methods that merge coordinate by coordinate.
         clip_scale: 0-d float64, the factor by which the merged gradient was clipped; ``None``
             without ``max_norm``.

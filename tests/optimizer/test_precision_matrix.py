@@ -11,6 +11,8 @@ import torch._functorch.config as config
 from multitask import NAMES, Net, assert_same, batch, grads, wrap
 from torch import Tensor
 
+from mtl_ops.graph import node_names
+
 
 @pytest.fixture(autouse=True)
 def fresh_compiler() -> Iterator[None]:
@@ -28,13 +30,16 @@ def fill(
 ) -> list[Tensor | None]:
     """The unscaled gradients of one batch."""
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8) if scaled else None
-    optimizer = wrap(net, "upgrad", grad_scaler=scaler, max_task_norm=2.0, **options)
+    shared = [*net.trunk.parameters(), *net.neck.parameters()]
+    options |= {"grad_scaler": scaler, "max_task_norm": 2.0, "shared": shared}
+    optimizer = wrap(net, "upgrad", **options)
     if compiled:
-        net.trunk.compile(backend="aot_eager")
+        net.forward = torch.compile(net.forward, backend="aot_eager")  # type: ignore[method-assign]
     data = batch(size=8, like=net).chunk(parts)
     for place, part in enumerate(data):
         with torch.autocast("cpu", autocast, enabled=autocast is not None):
             losses = {name: loss / parts for name, loss in net.losses(part).items()}
+        assert ("CompiledFunctionBackward" in node_names(list(losses.values()))) == compiled
         last = place == parts - 1
         (optimizer.backward if last else optimizer.accumulate)(losses)
     if scaler is not None:

@@ -153,3 +153,10 @@ def test_repr_shows_what_is_measured_and_not_the_machinery() -> None:
     text = repr(optimizer.report)
     assert "weights=" in text
     assert "_gram" not in text
+
+
+def test_without_a_shared_parameter_the_weights_are_the_own_factors() -> None:
+    net = Net()
+    optimizer = wrap(net, "upgrad", tasks=["a", "b", "c"], task_weights={"a": 0.5})
+    optimizer.backward({"a": net.losses(batch())["a"]})
+    assert optimizer.report.weights.tolist() == [[0.5, 0.0, 0.0]]
