@@ -68,7 +68,10 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
             nothing; on a GPU it has to wait for the flag unless the inner optimizer is fused.
             ``"raise"``: an error, which waits for the device in every step. ``"propagate"``: the
             merged gradient is NaN, and nobody looks. A method that needs only losses takes one
-            backward, and sees only their sum: it leaves out a task whose loss is not finite.
+            backward, and sees only their sum: it leaves out a task whose loss is not finite (on a GPU with
+            the factor 0, which does not help if its derivative is not finite either). With
+            ``"skip_task"`` on a GPU and an inner optimizer that is not fused, nobody waits to learn that
+            no task is left: the step is then taken, with NaN.
         granularity: Parameters that are measured and merged together: the whole ``"model"``, each
             parameter ``"group"``, or each ``"tensor"``.
         shared: The parameters to merge with the method, instead of those that two or more losses

@@ -89,7 +89,9 @@ class SteppingOptimizer(OptimizerWrapper):
 
         Args:
             closure: Evaluates the losses, calls :meth:`backward` and returns the total loss, for
-                optimizers that evaluate several times a step, such as ``LBFGS``.
+                optimizers that evaluate several times a step, such as ``LBFGS``. Only the first
+                evaluation is made before the step and can call it off; a NaN in a later one is the
+                inner optimizer's to deal with.
 
         Returns:
             What the inner optimizer returns.
