@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .losses import Losses, Tasks
 
-__all__ = ["Groups", "Order", "Turns", "make_turns"]
+__all__ = ["ORDERS", "Groups", "Order", "Turns", "make_turns"]
 
 #: Tasks by name, or by place if the losses have no names.
 Groups = Sequence[Sequence[str | int]]
@@ -18,7 +18,7 @@ Groups = Sequence[Sequence[str | int]]
 #: Whose turn it is when; a function takes the number of steps and the last losses ``(T,)``.
 Order = Literal["fixed", "random", "loss"] | Callable[[int, Tensor], Sequence[int]]
 
-_ORDERS = ("fixed", "random", "loss")
+ORDERS = ("fixed", "random", "loss")
 
 
 class Turns:
@@ -161,9 +161,9 @@ def make_turns(
         TypeError: If ``groups`` or ``order`` has the wrong type.
         ValueError: If a group is empty or names a task twice, or an argument cannot be combined.
     """
-    if not callable(order) and order not in _ORDERS:
+    if not callable(order) and order not in ORDERS:
         raise ValueError(
-            f"Parameter `order` should be a function or one of {', '.join(_ORDERS)}. Found `order = {order!r}`."
+            f"Parameter `order` should be a function or one of {', '.join(ORDERS)}. Found `order = {order!r}`."
         )
     if groups is None:
         if order != "fixed" or closing_joint:

@@ -18,11 +18,20 @@ from rich.console import Console
 from .. import examples
 from ..data.folders import DataError
 from ..examples.base import SIZES
+from ..turns import ORDERS
 from .checkpoint import save_json
 from .config import ALL, DEFAULT_METHODS, Config, Run
 from .experiment import load_data, run_all, run_timing
 from .files import DEFAULT_FOLDER, FolderError, Layout, find_folder, open_folder, read_config
-from .given import read_choice, read_device, read_methods, read_seeds, read_tasks
+from .given import (
+    ALTERNATING,
+    read_choice,
+    read_device,
+    read_groups,
+    read_methods,
+    read_seeds,
+    read_tasks,
+)
 from .options import default, one_thread, refuse, split
 from .plots import draw
 from .progress import progress
@@ -82,6 +91,27 @@ def train(
             help=f"Two or more of the example's. [dim]{default(['all of them'])}[/]",
         ),
     ] = None,
+    groups: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A+B,C",
+            help="Tasks that are merged together, group by group in turn, or "
+            f"'{ALTERNATING}'. [dim]{default(['all together'])}[/]",
+        ),
+    ] = None,
+    order: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"Of the groups' turns: {', '.join(ORDERS)}. [dim]{default([Config.order])}[/]",
+        ),
+    ] = None,
+    closing_joint: Annotated[
+        bool | None,
+        typer.Option(
+            "--closing-joint", metavar="", help="After the turns, one for all tasks together."
+        ),
+    ] = None,
     epochs: Annotated[
         int | None,
         typer.Option(
@@ -133,6 +163,9 @@ def train(
         "size": read_choice("--size", size, SIZES),
         "methods": read_methods(method),
         "tasks": tasks,
+        "groups": groups,
+        "order": read_choice("--order", order, ORDERS),
+        "closing_joint": closing_joint or None,
         "epochs": epochs,
         "seeds": read_seeds(seed),
         "device": read_device(device),
@@ -262,6 +295,15 @@ def _check_problem(given: dict[str, Any], *, resume: bool) -> None:
     if "tasks" in given:
         choices = list(example.tasks) if example else split(given["tasks"])
         given["tasks"] = read_tasks(given["tasks"], choices)
+    if "groups" in given:
+        names = given.get("tasks") or (example.tasks if example else None)
+        if names is None:
+            refuse("--groups", "of a resumed experiment are those it was started with.")
+        given["groups"] = read_groups(given["groups"], tuple(names))
+    elif not resume:
+        for name in ("order", "closing_joint"):
+            if name in given:
+                refuse(f"--{name.replace('_', '-')}", "is for --groups, which take turns.")
 
 
 def _count(number: int, noun: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 from .. import examples
@@ -67,6 +67,9 @@ class Config:
         example: What is trained, see :mod:`mtl_ops.examples`.
         data: A folder with data instead of the example's own.
         size: How much of the data is used.
+        groups: Tasks that are merged together, group by group in turn; ``None`` for all together.
+        order: Of the turns.
+        closing_joint: Whether all tasks together have the last turn.
     """
 
     methods: tuple[str, ...] | None = None
@@ -79,6 +82,9 @@ class Config:
     example: str = Digits.name
     data: str | None = None
     size: examples.Size = "default"
+    groups: tuple[tuple[str, ...], ...] | None = None
+    order: Literal["fixed", "random", "loss"] = "fixed"
+    closing_joint: bool = False
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Config:
@@ -114,19 +120,13 @@ class Config:
 
     def to_json(self) -> dict[str, Any]:
         """As plain values: tuples become lists."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in asdict(self).items()
-        }
+        return {name: _plain(value) for name, value in asdict(self).items()}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Config:
         """The inverse of :meth:`to_json`; a value that is not there keeps its default."""
         known = {field.name for field in fields(cls)} & set(values)
-        given: dict[str, Any] = {
-            name: tuple(values[name]) if isinstance(values[name], list) else values[name]
-            for name in known
-        }
+        given: dict[str, Any] = {name: _frozen(values[name]) for name in known}
         return cls(**given)
 
     def runs(self, methods: Iterable[str]) -> list[Run]:
@@ -140,3 +140,11 @@ class Config:
                 *(Run(method, seed, self.tasks) for method in (PLAIN, *methods)),
             )
         ]
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value

@@ -11,7 +11,10 @@ from .config import ALL
 from .options import read_names, refuse, split
 from .spec import parse, split_methods
 
-__all__ = ["read_choice", "read_device", "read_methods", "read_seeds", "read_tasks"]
+__all__ = ["read_choice", "read_device", "read_groups", "read_methods", "read_seeds", "read_tasks"]
+
+#: One group for each task.
+ALTERNATING = "alternating"
 
 
 def read_choice(option: str, value: str | None, choices: Sequence[str]) -> str | None:
@@ -39,6 +42,18 @@ def read_tasks(values: list[str], choices: Sequence[str]) -> tuple[str, ...] | N
         known = ", ".join(choices)
         refuse("--tasks", f"one task cannot conflict; name two or more of {known}.")
     return names
+
+
+def read_groups(value: str, tasks: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """``"a+b,c"`` to ``(("a", "b"), ("c",))``, or ``"alternating"`` to one group for each task."""
+    if value == ALTERNATING:
+        return tuple((task,) for task in tasks)
+    groups = tuple(split([group.replace("+", ",")]) for group in split([value]))
+    read_names("--groups", [task for group in groups for task in group], tasks)
+    idle = [task for task in tasks if not any(task in group for group in groups)]
+    if idle:
+        refuse("--groups", f"'{idle[0]}' is in no group, so it would never be trained.")
+    return groups
 
 
 def read_seeds(values: list[str] | None) -> tuple[int, ...] | None:

@@ -46,7 +46,14 @@ class Trainer:
             # The tasks are named now, since a method's own parameters must be there before the
             # schedule is made.
             method = make_method(run.method)
-            self.optimizer = MultiTaskOptimizer(inner, method, tasks=run.tasks)
+            self.optimizer = MultiTaskOptimizer(
+                inner,
+                method,
+                tasks=run.tasks,
+                groups=config.groups,
+                order=config.order,
+                closing_joint=config.closing_joint,
+            )
             self.observes = method.observes
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, config.epochs)
         self.order = torch.Generator().manual_seed(run.seed)
@@ -56,13 +63,18 @@ class Trainer:
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """One optimizer step; returns the losses before it, of the tasks that are in the batch."""
         self.optimizer.zero_grad()
-        losses = self._losses(batch)
-        if isinstance(self.optimizer, MultiTaskOptimizer):
-            self.optimizer.backward(losses)
-        else:
+        losses: dict[str, Tensor]
+        if not isinstance(self.optimizer, MultiTaskOptimizer):
+            losses = self._losses(batch)
             total = torch.stack(list(losses.values())).sum()
             total.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
+            self.optimizer.step()
+        elif self.config.groups is not None:
+            losses = self.optimizer.step(lambda: self._losses(batch))
+        else:
+            losses = self._losses(batch)
+            self.optimizer.backward(losses)
+            self.optimizer.step()
         if self.observes and isinstance(self.optimizer, MultiTaskOptimizer):
             # One more forward, for a method that learns from what the step has changed.
             with torch.no_grad():
@@ -84,7 +96,8 @@ class Trainer:
         for batch in self.batches():
             values = self.step(batch)
             losses.append(self._row(values))
-            if isinstance(self.optimizer, MultiTaskOptimizer):
+            # Where groups take turns, a report is of the last turn only.
+            if isinstance(self.optimizer, MultiTaskOptimizer) and self.config.groups is None:
                 report = self.optimizer.report
                 if report.cosines is not None:
                     cosines.append(report.cosines.clone())

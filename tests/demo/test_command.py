@@ -278,3 +278,44 @@ def test_the_package_needs_no_extra() -> None:
     subprocess.run(
         [sys.executable, "-c", BARE], check=True, env={**os.environ, "PYTHONPATH": paths}
     )
+
+
+def test_groups_take_turns(invoke: Invoke, tmp_path: Path) -> None:
+    options = [
+        "train",
+        "--method",
+        "sum",
+        "--tasks",
+        "digit,parity,reconstruction",
+        "--epochs",
+        "1",
+    ]
+    options += ["--seed", "0", "--groups", "digit+parity,reconstruction", "--order", "random"]
+    result = invoke(*options, "--closing-joint", "--out", tmp_path / "turns")
+    assert result.exit_code == 0, result.output
+    config = Config.from_json(json.loads((tmp_path / "turns" / "config.json").read_text()))
+    assert config.groups == (("digit", "parity"), ("reconstruction",))
+    assert (config.order, config.closing_joint) == ("random", True)
+    again = invoke("train", "--resume", "--out", tmp_path / "turns")
+    assert again.exit_code == 0, again.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--groups", "digit+parity"), "is in no group, so it would never be trained."),
+        (("--groups", "digit,party"), "did you mean 'parity'?"),
+        (("--order", "random"), "is for --groups, which take turns."),
+        (("--closing-joint",), "is for --groups, which take turns."),
+        (("--groups", "alternating", "--order", "worst"), "'worst' is not one of fixed, random"),
+    ],
+)
+def test_bad_groups(
+    invoke: Invoke, tmp_path: Path, arguments: tuple[str, ...], reason: str
+) -> None:
+    result = invoke(
+        "train", "--tasks", "digit,parity,reconstruction", *arguments, "--out", tmp_path / "no"
+    )
+    assert result.exit_code == 2
+    assert reason in _said(result)
+    assert not (tmp_path / "no").exists()

@@ -175,3 +175,13 @@ def test_steps_are_timed_in_turn(split: Split, monkeypatch: pytest.MonkeyPatch) 
     rounds = [order[start : start + 4] for start in range(0, 28, 4)]
     assert [each[0] for each in rounds] == [labels[i % 4] for i in range(7)]
     assert all(sorted(each) == sorted(labels) for each in rounds)
+
+
+def test_one_group_a_task_steps_once_for_each(split: Split) -> None:
+    groups = tuple((task,) for task in TASKS)
+    trainer = Trainer(Config(tasks=TASKS, seeds=(0,), groups=groups), Run("sum", 0, TASKS), split)
+    steps: list[int] = []
+    trainer.optimizer.register_step_post_hook(lambda *_: steps.append(1))
+    losses = trainer.step(next(trainer.batches()))
+    assert list(losses) == list(TASKS)
+    assert len(steps) == 2
