@@ -2,6 +2,8 @@
 # make toy    draw what the methods do with two tasks in two dimensions
 # make test   lint, compile the CUDA sources if nvcc is there, run the tests
 # make bench  measure against other implementations
+# make bench-cuda  measure on a GPU
+# make cuda-check  on a GPU, without network: build, tests marked cuda, compute-sanitizer, measure
 # make lint   ruff, mypy, clang-format
 #
 # Each makes what it needs first: a virtual environment in .venv, torch, and the extension (again after csrc changes).
@@ -23,7 +25,12 @@ SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -na
 # Another Python's packages must not leak in.
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: demo toy test bench lint build cuda clean
+# What compute-sanitizer runs: every kernel on small tensors (it slows them down a hundredfold).
+SANITIZED := tests/cuda/test_gram.py tests/cuda/test_merge.py tests/cuda/test_elementwise.py tests/cuda/test_solve.py
+SANITIZED_NAMES := same_bits or any_alignment or weight_zero or mix_across or task_scales
+SANITIZERS := memcheck racecheck initcheck synccheck
+
+.PHONY: demo toy test bench bench-cuda lint build cuda cuda-check gpu clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.mtl_ops-demo $(VENV)/.mtl_ops-built
@@ -37,6 +44,23 @@ test: lint cuda build
 
 bench: $(VENV)/.mtl_ops-dev $(VENV)/.mtl_ops-built
 	$(BIN)/python -m benchmarks.run
+
+bench-cuda: gpu
+	$(BIN)/python -m benchmarks.run --device cuda
+
+# Everything that has to be installed is there already, or it says so.
+gpu:
+	@command -v nvcc >/dev/null || { echo "nvcc should be on PATH. Install the CUDA toolkit." >&2; exit 1; }
+	@$(BIN)/python -c "import torch, sys; sys.exit(not torch.cuda.is_available())" 2>/dev/null \
+	  || { echo "$(BIN)/python should have a torch that finds a GPU. Found none." >&2; exit 1; }
+	MTL_OPS_CUDA=1 $(BIN)/python setup.py --quiet build_ext --inplace
+
+cuda-check: gpu
+	@command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer should be on PATH. It comes with the CUDA toolkit." >&2; exit 1; }
+	$(BIN)/python -m pytest -m cuda
+	for tool in $(SANITIZERS); do PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
+	  compute-sanitizer --tool $$tool --error-exitcode 1 $(BIN)/python -m pytest -q -m cuda -k "$(SANITIZED_NAMES)" $(SANITIZED) || exit 1; done
+	$(BIN)/python -m benchmarks.run --device cuda
 
 lint: $(VENV)/.mtl_ops-dev
 	$(BIN)/ruff check .

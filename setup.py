@@ -23,7 +23,7 @@ import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -259,6 +259,54 @@ def compile_cxx(source: Path, objects: Path, compiler: Sequence[str], flags: Seq
     return Step(output, (source,), command, depfile)
 
 
+# Kernels over the long gradients: a register that goes to memory there costs bandwidth.  The merge of single
+# coordinates is not among them, nor are the solvers, which work on T x T numbers.
+HOT_KERNELS = ("gram_narrow", "gram_wide", "merge_columns")
+
+
+class Usage(NamedTuple):
+    """What ptxas says about one kernel."""
+
+    kernel: str
+    arch: str
+    registers: int
+    spilled: int  # bytes stored
+
+
+def parse_ptxas(text: str) -> list[Usage]:
+    """The kernels in what `nvcc -Xptxas -v` prints."""
+    found = re.findall(
+        r"Compiling entry function '(\w+)' for 'sm_(\w+)'(?:(?!Compiling entry).)*?"
+        r"(\d+) bytes spill stores(?:(?!Compiling entry).)*?Used (\d+) registers",
+        text,
+        re.DOTALL,
+    )
+    return [Usage(name, arch, int(used), int(spilled)) for name, arch, spilled, used in found]
+
+
+def check_spills(usages: Sequence[Usage]) -> None:
+    for usage in usages:
+        hot = next((name for name in HOT_KERNELS if name in usage.kernel), None)
+        if hot and usage.spilled:
+            raise BuildError(
+                f"the kernel `{hot}` should keep its numbers in registers. Found {usage.spilled} bytes spilled on "
+                f"sm_{usage.arch} ({usage.kernel}). Give its threads less to hold, or its blocks more registers."
+            )
+
+
+def usage_table(usages: Sequence[Usage]) -> str:
+    """The most registers and spilled bytes among a hot kernel's dtypes, and among all others, by architecture."""
+    lines = [f"{'kernels':20} {'arch':>5} {'registers':>9} {'spilled':>7}"]
+    groups: dict[tuple[str, str], list[Usage]] = {}
+    for usage in usages:
+        hot = next((name for name in HOT_KERNELS if name in usage.kernel), "others")
+        groups.setdefault((hot, usage.arch), []).append(usage)
+    for (name, arch), group in sorted(groups.items()):
+        registers, spilled = max(u.registers for u in group), max(u.spilled for u in group)
+        lines.append(f"{name:20} {arch:>5} {registers:9} {spilled:7}")
+    return "\n".join(lines)
+
+
 def compile_cuda(source: Path, objects: Path, nvcc: Path, torch: Torch, archs: str) -> Step:
     host = ["-ccbin", find_compiler()[-1]] if os.environ.get("CXX") else []
     paths = ["-Xcompiler", ",".join(portable_paths(torch))]
@@ -402,10 +450,24 @@ class CompileCuda(setuptools.Command):
             print("nvcc not found: CUDA sources not compiled")
         elif found:
             objects = Path("build", "compile_cuda")
-            run_steps(
-                [compile_cuda(s, objects, nvcc, check_torch(), CHECKED_ARCHS) for s in found],
-                ROOT / objects,
-            )
+            steps = [compile_cuda(s, objects, nvcc, check_torch(), CHECKED_ARCHS) for s in found]
+            logged = [with_log(step) for step in steps]
+            run_steps(logged, ROOT / objects)
+            text = "".join((ROOT / log_of(step)).read_text(errors="replace") for step in logged)
+            usages = parse_ptxas(text)
+            print(usage_table(usages))
+            check_spills(usages)
+
+
+def log_of(step: Step) -> Path:
+    return step.output.with_suffix(".log")
+
+
+def with_log(step: Step) -> Step:
+    """The same step, what ptxas says kept beside its output; what goes wrong is shown."""
+    script = '"$@" 2> "$0" || { cat "$0" >&2; exit 1; }'
+    command = ["sh", "-c", script, str(log_of(step)), *step.command, "-Xptxas", "-v"]
+    return replace(step, command=command)
 
 
 if __name__ == "__main__":

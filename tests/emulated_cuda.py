@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -58,6 +59,8 @@ def reason_not_to() -> str | None:
     """Why the emulator cannot be built here, or ``None``."""
     if not SOURCES.is_dir():
         return "the sources are not here"
+    if sys.platform != "linux":
+        return "the emulator is linked as Linux links"
     if shutil.which("g++") is None:
         return "there is no g++ to compile the emulator"
     return None

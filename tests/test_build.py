@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -254,6 +255,50 @@ class TestArchitectures:
     def test_of_the_defaults(self) -> None:
         assert setup.parse_archs(setup.DEFAULT_ARCHS)
         assert setup.parse_archs(setup.CHECKED_ARCHS)
+
+
+class TestSpills:
+    """What ptxas says."""
+
+    LOG = """ptxas info    : Compiling entry function '_ZN9gram_wideIfE' for 'sm_90'
+ptxas info    : Function properties for _ZN9gram_wideIfE
+    8 bytes stack frame, 4 bytes spill stores, 12 bytes spill loads
+ptxas info    : Used 128 registers, used 1 barriers
+ptxas info    : Compiling entry function '_ZN8add_jobs' for 'sm_80'
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 32 registers
+"""
+
+    def test_read(self) -> None:
+        wide, add = setup.parse_ptxas(self.LOG)
+        assert wide == ("_ZN9gram_wideIfE", "90", 128, 4)
+        assert add == ("_ZN8add_jobs", "80", 32, 0)
+        table = setup.usage_table([wide, add]).splitlines()
+        assert table[1].split() == ["gram_wide", "90", "128", "4"]
+        assert table[2].split() == ["others", "80", "32", "0"]
+
+    def test_of_a_hot_kernel_fail(self) -> None:
+        wide, add = setup.parse_ptxas(self.LOG)
+        text = fails(setup.check_spills, [add, wide])
+        assert "`gram_wide` should keep its numbers in registers. Found 4 bytes spilled" in text
+
+    def test_of_others_do_not(self) -> None:
+        setup.check_spills([setup.Usage("_ZN14solve_segments", "90", 255, 100)])
+
+    def test_every_hot_kernel_exists(self) -> None:
+        text = "".join(path.read_text() for path in (ROOT / "csrc" / "cuda").glob("*.cu*"))
+        assert all(re.search(rf"\b{name}\(const", text) for name in setup.HOT_KERNELS)
+
+    def test_the_log_is_kept_and_an_error_shown(self, tmp_path: Path) -> None:
+        nvcc = script(tmp_path / "nvcc", 'echo "said $*" >&2; exit $CODE')
+        step = setup.with_log(setup.Step(tmp_path / "x.o", (), [str(nvcc), "$a"]))
+        for code in ("0", "1"):
+            done = subprocess.run(
+                step.command, env={**os.environ, "CODE": code}, capture_output=True, text=True
+            )
+            assert str(done.returncode) == code
+            assert setup.log_of(step).read_text() == "said $a -Xptxas -v\n"
+            assert ("said" in done.stderr) == (code == "1")
 
 
 class TestJobs:
