@@ -81,11 +81,12 @@ def test_a_norm_that_is_not_finite_leaves_no_gradient_that_looks_sound(kernels) 
 
 def test_same_bits_every_time(kernels) -> None:
     memory = Surrounded(kernels.device)
-    rows = memory.rows(5, [1500, 9], torch.float32, None)
+    sizes = [1500, 9, 40, 7] * 8  # several parameters a block
+    rows = memory.rows(5, sizes, torch.float32, None, missing=0.3)
     w, G = weights(1, 5, kernels.device), gram(1, 5, kernels.device)
 
     def run() -> list[Tensor]:
-        out = memory.outs([1500, 9], torch.float32, 2)
+        out = memory.outs(sizes, torch.float32, 2)
         return [kernels.ops.merge_(out, rows, w, G, [], 0.1, None, False), *out]
 
     first, *others = kernels.again(run)

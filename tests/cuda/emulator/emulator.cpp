@@ -121,13 +121,18 @@ void run_block(std::mt19937& random) {
     if (settings.order > 1) std::shuffle(order.begin(), order.end(), random);
     size_t done = 0;
     bool moved = false;
+    const unsigned held = settings.order > 1 ? random() & random() : 0;  // warps that the others leave behind
     for (const size_t i : order) {
+      if (held >> i / 32 & 1) {
+        moved = moved || fibers[i].state == Fiber::kReady;
+        continue;
+      }
       if (fibers[i].state == Fiber::kReady) {
         resume(fibers[i]);
         moved = true;
       }
-      done += fibers[i].state == Fiber::kDone;
     }
+    for (size_t i = 0; i < n; ++i) done += fibers[i].state == Fiber::kDone;
     if (done == n) return;
     for (size_t warp = 0; warp < n; warp += 32) moved |= release(warp, std::min(n, warp + 32), Fiber::kAtWarp);
     moved |= release(0, n, Fiber::kAtBlock);
