@@ -20,6 +20,7 @@ STABLE_TORCH_LIBRARY(mtl_ops, m) {
   m.def(
       "solve_gradvac(Tensor gram, Tensor? scale, Tensor orders, Tensor(a!) rho, float beta, float eps, float tol) "
       "-> Tensor");
+  m.def("solve_adaptive_sharing(Tensor gram, Tensor? scale, Tensor(a!) cosines, float beta) -> Tensor");
   m.def("solve_mgda(Tensor gram, Tensor? scale) -> Tensor");
   m.def("solve_mgda_frank_wolfe(Tensor gram, Tensor? scale, float epsilon, int max_iters) -> Tensor");
   m.def("solve_cagrad(Tensor gram, Tensor? scale, float c, int rescale, float norm_eps) -> Tensor");

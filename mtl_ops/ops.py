@@ -29,6 +29,7 @@ __all__ = [
     "merge_median_",
     "merge_sign_agreement_",
     "merge_trimmed_mean_",
+    "solve_adaptive_sharing",
     "solve_aligned_mtl",
     "solve_cagrad",
     "solve_config",
@@ -357,6 +358,7 @@ _solve_sum = _Solver("solve_sum")
 _solve_mean = _Solver("solve_mean")
 _solve_pcgrad = _Solver("solve_pcgrad")
 _solve_gradvac = _Solver("solve_gradvac")
+_solve_adaptive_sharing = _Solver("solve_adaptive_sharing")
 _solve_mgda = _Solver("solve_mgda")
 _solve_mgda_frank_wolfe = _Solver("solve_mgda_frank_wolfe")
 _solve_cagrad = _Solver("solve_cagrad")
@@ -409,6 +411,16 @@ def solve_gradvac(
     ``orders`` as of :func:`solve_pcgrad`.
     """
     return _solve_gradvac(gram, scale, orders, rho, beta, eps, tol)
+
+
+def solve_adaptive_sharing(
+    gram: Tensor, scale: Tensor | None = None, *, cosines: Tensor, beta: float = 0.9
+) -> Tensor:
+    """``w_j = Σ_i r_ij / (Σ_m r_im)²``, r the average ``cosines`` in [0, 1] with ``r_ii = 1``.
+
+    ``cosines`` ``(S, T, T)``, NaN for tasks that never met, move towards those of G in place.
+    """
+    return _solve_adaptive_sharing(gram, scale, cosines, beta)
 
 
 def solve_mgda(gram: Tensor, scale: Tensor | None = None) -> Tensor:

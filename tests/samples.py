@@ -111,6 +111,7 @@ SAMPLES: dict[str, Callable[[torch.dtype], tuple[Any, ...]]] = {
     "solve_mean": lambda _: (gram(), scale()),
     "solve_pcgrad": lambda _: (gram(), scale(), orders(), False),
     "solve_gradvac": lambda _: (gram(), scale(), orders(), cosines(), 0.5, 1e-8, 1e-9),
+    "solve_adaptive_sharing": lambda _: (gram(), scale(), cosines(), 0.9),
     "solve_mgda": lambda _: (gram(), scale()),
     "solve_mgda_frank_wolfe": lambda _: (gram(), scale(), 1e-3, 100),
     "solve_cagrad": lambda _: (gram(), scale(), 0.5, 1, 1e-4),

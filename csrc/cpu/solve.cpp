@@ -16,6 +16,7 @@
 #include "../solvers/pcd.h"
 #include "../solvers/problem.h"
 #include "../solvers/scales.h"
+#include "../solvers/sharing.h"
 #include "../solvers/simplex.h"
 #include "../solvers/surgery.h"
 #include "../task_grads.h"
@@ -118,6 +119,10 @@ Tensor solve_gradvac(const Tensor& gram, const std::optional<Tensor>& scale, con
   return solve(gram, scale, solvers::GradVac{check_orders(gram, orders), state, beta, eps, tol});
 }
 
+Tensor solve_adaptive_sharing(const Tensor& gram, const std::optional<Tensor>& scale, Tensor cosines, double beta) {
+  return solve(gram, scale, solvers::AdaptiveSharing{check_state(gram, cosines, gram.size(1)), beta});
+}
+
 Tensor solve_mgda(const Tensor& gram, const std::optional<Tensor>& scale) {
   return solve(gram, scale, solvers::Mgda{});
 }
@@ -201,6 +206,7 @@ STABLE_TORCH_LIBRARY_IMPL(mtl_ops, CPU, m) {
   m.impl("solve_mean", TORCH_BOX(&mtl_ops::cpu::solve_mean));
   m.impl("solve_pcgrad", TORCH_BOX(&mtl_ops::cpu::solve_pcgrad));
   m.impl("solve_gradvac", TORCH_BOX(&mtl_ops::cpu::solve_gradvac));
+  m.impl("solve_adaptive_sharing", TORCH_BOX(&mtl_ops::cpu::solve_adaptive_sharing));
   m.impl("solve_mgda", TORCH_BOX(&mtl_ops::cpu::solve_mgda));
   m.impl("solve_mgda_frank_wolfe", TORCH_BOX(&mtl_ops::cpu::solve_mgda_frank_wolfe));
   m.impl("solve_cagrad", TORCH_BOX(&mtl_ops::cpu::solve_cagrad));

@@ -16,6 +16,7 @@
 #include "../solvers/pcd.h"
 #include "../solvers/problem.h"
 #include "../solvers/scales.h"
+#include "../solvers/sharing.h"
 #include "../solvers/simplex.h"
 #include "../solvers/surgery.h"
 #include "launch.cuh"
@@ -190,6 +191,11 @@ Tensor solve_gradvac(const Tensor& gram, const std::optional<Tensor>& scale, con
   return solve(segments, scale, solvers::GradVac{segments.orders(orders), state, beta, eps, tol});
 }
 
+Tensor solve_adaptive_sharing(const Tensor& gram, const std::optional<Tensor>& scale, Tensor cosines, double beta) {
+  const Segments segments(gram);
+  return solve(segments, scale, solvers::AdaptiveSharing{segments.state(cosines, segments.T), beta});
+}
+
 Tensor solve_mgda(const Tensor& gram, const std::optional<Tensor>& scale) {
   return solve(Segments(gram), scale, solvers::Mgda{});
 }
@@ -291,6 +297,7 @@ STABLE_TORCH_LIBRARY_IMPL(mtl_ops, CUDA, m) {
   m.impl("solve_mean", TORCH_BOX(&mtl_ops::cuda::solve_mean));
   m.impl("solve_pcgrad", TORCH_BOX(&mtl_ops::cuda::solve_pcgrad));
   m.impl("solve_gradvac", TORCH_BOX(&mtl_ops::cuda::solve_gradvac));
+  m.impl("solve_adaptive_sharing", TORCH_BOX(&mtl_ops::cuda::solve_adaptive_sharing));
   m.impl("solve_mgda", TORCH_BOX(&mtl_ops::cuda::solve_mgda));
   m.impl("solve_mgda_frank_wolfe", TORCH_BOX(&mtl_ops::cuda::solve_mgda_frank_wolfe));
   m.impl("solve_cagrad", TORCH_BOX(&mtl_ops::cuda::solve_cagrad));

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import ops
 from ._base import NativeMethod
 from ._checks import only, share
 from ._memory import recall
@@ -74,24 +75,5 @@ class AdaptiveSharing(NativeMethod):
         self, gram: Tensor, scale: Tensor | None, losses: Tensor | None, **given: Any
     ) -> Tensor:
         only(given)
-        part = torch.ones_like(gram[..., 0], dtype=torch.bool) if scale is None else scale != 0
-        pairs = part.unsqueeze(2) & part.unsqueeze(1)
-        kept = torch.where(pairs, gram, 0.0)
-        usable = kept.isfinite().all(dim=2).all(dim=1)
-        cosines = self._average(kept, usable.view(-1, 1, 1))
-        related = torch.where(pairs & ~cosines.isnan(), cosines.clamp(0.0, 1.0), 0.0)
-        related.diagonal(dim1=1, dim2=2).fill_(1.0)
-        relatives = related.sum(dim=2)
-        weights = (related / relatives.square().unsqueeze(2)).sum(dim=1)
-        weights = torch.where(usable.view(-1, 1), weights, torch.nan)
-        return torch.where(part, weights if scale is None else scale * weights, 0.0)
-
-    def _average(self, gram: Tensor, usable: Tensor) -> Tensor:
-        """The averages C, brought up to date with the pairs of gradients that are not zero."""
-        old = recall(self.cosines, tuple(gram.shape), gram.device, torch.nan, self.name)
-        norms = gram.diagonal(dim1=1, dim2=2).clamp(min=0.0).sqrt()
-        cosines = gram / norms.unsqueeze(2) / norms.unsqueeze(1)
-        mixed = torch.where(old.isnan(), cosines, self.beta * old + (1.0 - self.beta) * cosines)
-        met = (norms.unsqueeze(2) > 0) & (norms.unsqueeze(1) > 0)
-        self.cosines = torch.where(met & usable, mixed, old)
-        return self.cosines
+        self.cosines = recall(self.cosines, tuple(gram.shape), gram.device, torch.nan, self.name)
+        return ops.solve_adaptive_sharing(gram, scale, cosines=self.cosines, beta=self.beta)

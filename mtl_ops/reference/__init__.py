@@ -22,6 +22,7 @@ from .linear import solve_mean, solve_sum
 from .mgda import solve_mgda, solve_mgda_frank_wolfe
 from .pcd import solve_pcd
 from .scales import task_scales
+from .sharing import solve_adaptive_sharing
 from .simplex import solve_modo, solve_sdmgrad
 from .surgery import solve_gradvac, solve_pcgrad
 
@@ -32,6 +33,7 @@ __all__ = [
     "merge_median_",
     "merge_sign_agreement_",
     "merge_trimmed_mean_",
+    "solve_adaptive_sharing",
     "solve_aligned_mtl",
     "solve_cagrad",
     "solve_config",

@@ -30,6 +30,7 @@
 #include "../../csrc/solvers/problem.h"
 #include "../../csrc/solvers/qp.h"
 #include "../../csrc/solvers/scales.h"
+#include "../../csrc/solvers/sharing.h"
 #include "../../csrc/solvers/simplex.h"
 #include "../../csrc/solvers/surgery.h"
 #include "emulated_warp.h"
@@ -199,6 +200,7 @@ const std::map<std::string, Solver> kSolvers = {
   {"sum", solver([](Inputs&) { return Linear{false}; })},
   {"mean", solver([](Inputs&) { return Linear{true}; })},
   {"pcgrad", solver([](Inputs& in) { return PcGrad{in.orders(), true}; })},
+  {"adaptive_sharing", solver([](Inputs& in) { return AdaptiveSharing{in.state(in.tasks(), 0.1), 0.9}; })},
   {"gradvac", solver([](Inputs& in) { return GradVac{in.orders(), in.state(in.tasks(), 0.1), 0.5, 0.0, 1e-9}; })},
   {"mgda", solver([](Inputs&) { return Mgda{}; })},
   {"mgda_frank_wolfe", solver([](Inputs&) { return MgdaFrankWolfe{1e-3, 30}; })},

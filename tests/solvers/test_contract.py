@@ -150,5 +150,12 @@ def test_kernels_check_what_they_get(name: str, bad: str) -> None:
 
 
 def test_no_solver_is_left_out() -> None:
-    remember = {"solve_pcgrad", "solve_gradvac", "solve_pcd", "solve_sdmgrad", "solve_modo"}
+    remember = {
+        "solve_pcgrad",
+        "solve_gradvac",
+        "solve_adaptive_sharing",
+        "solve_pcd",
+        "solve_sdmgrad",
+        "solve_modo",
+    }
     assert set(SOLVERS) | remember == {name for name in ops.__all__ if name.startswith("solve_")}
