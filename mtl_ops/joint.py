@@ -120,8 +120,9 @@ def joint_step(
         ones = torch.ones_like(measured.weights)
         rows = joint_gradient(tasks, ones, [params[p] for p in own], retain_graph=True)
         for p, row in zip(own, rows, strict=True):
-            task = next(t for t, found in enumerate(reached) if id(params[p]) in found)
-            heads[task * count + p] = row
+            for t, found in enumerate(reached):
+                if id(params[p]) in found:  # in none, if only another process has the task
+                    heads[t * count + p] = row
     trunk: list[Tensor | None] = [None] * len(params)
     landed = _can_land(params, rules, tasks)
     if shared:
