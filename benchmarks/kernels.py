@@ -32,6 +32,8 @@ ELEMENTS = 11_000_000
 TASKS = (2, 4, 8, 16)
 #: Share of the bandwidth that ``gram`` has to reach, by T; ``merge_`` has to reach the first.
 SHARES = {2: 0.8, 4: 0.8, 8: 0.8, 16: 0.55}
+#: On a GPU both kernels have to reach these, of the bandwidth of a copy, in bfloat16 as well.
+CUDA_SHARES = {2: 0.85, 4: 0.85, 8: 0.85, 16: 0.7, 32: 0.5}
 
 Call = Callable[[], object]
 
@@ -80,31 +82,37 @@ def measure(device: str = "cpu", quick: bool = False) -> list[Row]:
     """Rows for every kernel, and for ``gram`` and ``merge_`` for several T and dtypes."""
     elements = 4096 if quick else ELEMENTS
     rows = []
-    for tasks in (2, 8) if quick else TASKS:
+    for tasks in (2, 8) if quick else CUDA_SHARES if device.startswith("cuda") else TASKS:
         rows += _measure(contenders(tasks, elements, device), device, quick)
     return rows
 
 
 def contenders(tasks: int, elements: int, device: str) -> dict[str, Contender]:
     """By name; the methods that look at single coordinates and the other dtypes for T = 8 alone."""
-    goals = tasks in SHARES and elements >= ELEMENTS and device == "cpu"
-    share = SHARES.get(tasks) if goals else None
+    cuda = device.startswith("cuda")
+    shares = CUDA_SHARES if cuda else SHARES
+    goals = tasks in shares and elements >= ELEMENTS
+    share = shares.get(tasks) if goals else None
     full = Rows(tasks, elements, torch.float32, device)
+    merge_share = share if cuda or share is None else SHARES[2]
     found = {
         "gram": _gram(full, share, _times_transposed(full)),
-        "merge_": _merge(full, SHARES[2] if share else None, _weights_times(full)),
+        "merge_": _merge(full, merge_share, _weights_times(full)),
     }
     if tasks == 8:
         found |= {
-            name: _coordinates(full, name, 15.0 if goals else None)
+            name: _coordinates(full, name, 15.0 if goals and not cuda else None)
             for name in ("graddrop", "trimmed_mean", "median", "sign_agreement")
         }
         for dtype in (torch.bfloat16, torch.float16):
             half = Rows(tasks, elements, dtype, device)
-            goal = Goal("speed-up", 1.6) if goals and dtype == torch.bfloat16 else None
+            wanted = goals and dtype == torch.bfloat16
+            goal = Goal("speed-up", 1.6) if wanted and not cuda else None
+            half_share = share if wanted and cuda else None
             name = str(dtype).removeprefix("torch.")
-            found[f"gram {name}"] = _gram(half, None, {"float32": (found["gram"].call, goal)})
-            found[f"merge_ {name}"] = _merge(half, None, {"float32": (found["merge_"].call, goal)})
+            rivals = {part: {"float32": (found[part].call, goal)} for part in ("gram", "merge_")}
+            found[f"gram {name}"] = _gram(half, half_share, rivals["gram"])
+            found[f"merge_ {name}"] = _merge(half, half_share, rivals["merge_"])
     return found
 
 

@@ -40,8 +40,11 @@ def read_probe(device: str, quick: bool = False) -> Probe:
 
     A sum, a dot product or a reduction of rows: which one comes closest to the bandwidth depends on
     the machine, so all are tried. It takes part in the rounds of a benchmark to say what the memory
-    gives at that time; on shared machines that drifts by a factor of two.
+    gives at that time; on shared machines that drifts by a factor of two. On a GPU it is a copy within
+    its memory, the usual measure there, which counts as reading and writing.
     """
+    if device.startswith("cuda"):
+        return _copy_probe(device, quick)
     probes = _read_probes(device, quick)
     timings = interleave({p.name: p.call for p in probes}, rounds=5, seconds=2.0, device=device)
     return max(probes, key=lambda probe: probe.bandwidth(timings[probe.name]))
@@ -83,12 +86,16 @@ def _read_probes(device: str, quick: bool) -> list[Probe]:
     ]
 
 
+def _copy_probe(device: str, quick: bool) -> Probe:
+    source = torch.ones(_elements(quick) // 2, device=device)
+    target = torch.empty_like(source)
+    return Probe("copy", lambda: target.copy_(source), 8 * len(source))
+
+
 def _bandwidths(device: str, quick: bool) -> dict[str, float]:
     """GB/s: the best of the ways to read, and a copy, which reads and writes."""
     probes = _read_probes(device, quick)
-    source = torch.ones(_elements(quick) // 2, device=device)
-    target = torch.empty_like(source)
-    copy = Probe("copy", lambda: target.copy_(source), 8 * len(source))
+    copy = _copy_probe(device, quick)
     timings = interleave(
         {probe.name: probe.call for probe in [*probes, copy]}, rounds=9, seconds=4.0, device=device
     )

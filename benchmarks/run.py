@@ -34,13 +34,18 @@ BENCHMARKS = {
     "solve": "From the Gram matrix to the weights",
     "cheap": "Steps near the cost of a sum: time against it, error against the exact gradient",
     "memory": "Peak memory; floor: the T gradients and the merged one",
+    "gpu": "On a GPU alone: merges in a graph, a small model, waits for the device",
 }
+GPU = "gpu"
 README = Path(__file__).parents[1] / "README.md"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if GPU in (options.only or ()) and not options.device.startswith("cuda"):
+        parser.error(f"argument --only: {GPU} is for --device cuda")
     path = options.json or _default_path(options.device, options.quick)
     if options.readme:
         README.write_text(table.readme(README.read_text(), results.load(path)))
@@ -48,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # cvxpy's advice to the author of TorchJD's Nash-MTL.
     warnings.filterwarnings("ignore", message="You are solving a parameterized problem that is not")
     found = machine.facts(options.device, options.quick)
-    for name in options.only or BENCHMARKS:
+    on_gpu = options.device.startswith("cuda")
+    for name in options.only or [name for name in BENCHMARKS if on_gpu or name != GPU]:
         module = importlib.import_module(f"benchmarks.{name}")
         print(f"{name} ...", file=sys.stderr, flush=True)
         start = time.perf_counter()

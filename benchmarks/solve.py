@@ -27,6 +27,8 @@ AGAINST_TORCHJD = {
 }
 #: Milliseconds at T = 64.
 AT_64 = {"mgda": 0.25, "nash_mtl": 0.25}
+#: Microseconds on a GPU, by T.
+ON_CUDA = {8: 15.0, 32: 150.0, 64: 1000.0}
 
 
 def measure(device: str = "cpu", quick: bool = False) -> list[Row]:
@@ -42,7 +44,7 @@ def measure(device: str = "cpu", quick: bool = False) -> list[Row]:
         )
         for method, rival in calls:
             own = timings[f"{method} ours"]
-            goal = _goal(method, tasks, rival)
+            goal = _goal(method, tasks, rival, device)
             theirs = None if rival == "ours" else timings[f"{method} {rival}"]
             rows.append(
                 row_of_times(
@@ -118,10 +120,12 @@ def _torchjd(name: str, tasks: int, device: str) -> tuple[Callable[[Tensor], Ten
     return getattr(aggregator, "weighting", aggregator) if name != "config" else aggregator, False
 
 
-def _goal(method: str, tasks: int, rival: str) -> Goal | None:
+def _goal(method: str, tasks: int, rival: str, device: str) -> Goal | None:
     if rival == "TorchJD":
         bound = AGAINST_TORCHJD.get(method) if tasks == 8 else None
         return None if bound is None else Goal("speed-up", bound)
+    if device.startswith("cuda"):
+        return Goal("value", ON_CUDA[tasks]) if tasks in ON_CUDA else None
     if tasks == 64:
         return Goal("value", 1e3 * AT_64.get(method, 3.0))
     return Goal("value", 20.0) if tasks == 8 else None

@@ -438,3 +438,39 @@ def test_wrong_options_name_the_choices(capsys: pytest.CaptureFixture[str]) -> N
     printed = capsys.readouterr().err
     assert "merge" in printed
     assert "should be cpu or cuda, found 'tpu'" in printed
+
+
+# ---- on a GPU -----------------------------------------------------------------------------------
+
+
+def test_goals_are_those_of_the_device() -> None:
+    def at(tasks: int, device: str) -> float | None:
+        goal = solve._goal("upgrad", tasks, "ours", device)
+        return None if goal is None else goal.bound
+
+    assert [at(tasks, "cuda") for tasks in (2, 8, 32, 64)] == [None, 15.0, 150.0, 1000.0]
+    assert [at(tasks, "cpu") for tasks in (2, 8, 32, 64)] == [None, 20.0, None, 3000.0]
+    problem = random_problem([(11_000_000,)], 8)
+    for device, bound in (("cpu", 4.0), ("cuda:0", 10.0)):
+        goal = merge._goal("upgrad", merge.TORCHJD, problem, device)
+        assert goal is not None
+        assert goal.bound == bound
+
+
+def test_what_only_a_gpu_shows_is_refused_on_a_cpu(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run.main(["--only", "gpu"])
+    assert "gpu is for --device cuda" in capsys.readouterr().err
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_run_on_a_gpu(tmp_path: Path) -> None:
+    path = tmp_path / "cuda.json"
+    names = ["kernels", "merge", "solve", "gpu"]
+    run.main(["--quick", "--device", "cuda", "--json", str(path), "--only", *names])
+    stored = results.load(path)
+    assert set(stored) == set(names)
+    waits = [row for row in stored["gpu"]["rows"] if row.unit == "waits"]
+    assert waits
+    assert all(row.ours.median == 0 for row in waits)
