@@ -1,6 +1,39 @@
-"""Models in which several tasks share parameters."""
+"""Models in which several tasks share parameters, and encoders for them."""
 
+from .base import MultiTaskModel
+from .cross_stitch import CrossStitch
 from .digits import DigitsCNN
+from .dselect_k import DSelectK
+from .experts import CGC, PLE, MMoE
+from .gcn import GCN, GraphBatch, normalised_adjacency
+from .learning_to_branch import LearningToBranch
+from .mtan import MTAN
+from .pruning import Pruned, prune_shared
+from .sequences import RNN, Sequences, Transformer
+from .shared_backbone import SharedBackbone
 from .shared_bottom import SharedBottom
+from .stages import cnn, resnet18
 
-__all__ = ["DigitsCNN", "SharedBottom"]
+__all__ = [
+    "CGC",
+    "GCN",
+    "MTAN",
+    "PLE",
+    "RNN",
+    "CrossStitch",
+    "DSelectK",
+    "DigitsCNN",
+    "GraphBatch",
+    "LearningToBranch",
+    "MMoE",
+    "MultiTaskModel",
+    "Pruned",
+    "Sequences",
+    "SharedBackbone",
+    "SharedBottom",
+    "Transformer",
+    "cnn",
+    "normalised_adjacency",
+    "prune_shared",
+    "resnet18",
+]

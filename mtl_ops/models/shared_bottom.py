@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
+
+from .base import Criterion, MultiTaskModel
 
 __all__ = ["SharedBottom"]
 
 
-class SharedBottom(nn.Module):
+class SharedBottom(MultiTaskModel):
     """A backbone that all tasks share and a head for each of them.
 
-    The backbone runs once per batch, whatever the number of tasks. Which parameters are shared is
-    not declared anywhere: :class:`mtl_ops.MultiTaskOptimizer` finds it in the graph.
+    ``y_t = h_t(f(x))``. The backbone f runs once per batch, whatever the number of tasks. Where it
+    should be shared in part only, see :class:`SharedBackbone`.
 
     Args:
         backbone: Any module that maps ``batch["input"]`` to features.
@@ -42,54 +45,11 @@ class SharedBottom(nn.Module):
         self,
         backbone: nn.Module,
         heads: Mapping[str, nn.Module],
-        criteria: Mapping[str, Callable[[Tensor, Tensor], Tensor]],
+        criteria: Mapping[str, Criterion],
     ) -> None:
-        super().__init__()
-        if not heads:
-            raise ValueError("Parameter `heads` should name at least one task. Found no head.")
-        if set(heads) != set(criteria):
-            raise ValueError(
-                "Parameters `heads` and `criteria` should name the same tasks. "
-                f"Found `heads` for {sorted(heads)} and `criteria` for {sorted(criteria)}."
-            )
+        super().__init__(heads, criteria)
         self.backbone = backbone
-        self.heads = nn.ModuleDict(heads)
-        self.criteria = dict(criteria)
 
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """Names of the tasks, in the order of the heads."""
-        return tuple(self.heads)
-
-    def forward(self, input: Tensor) -> dict[str, Tensor]:
-        """Outputs of all tasks.
-
-        Args:
-            input: ``(B, ...)``, whatever the backbone takes.
-
-        Returns:
-            For each task the output of its head.
-        """
-        features = self.backbone(input)
-        return {task: head(features) for task, head in self.heads.items()}
-
-    def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Losses of all tasks, in the form that ``MultiTaskOptimizer.backward`` takes.
-
-        Args:
-            batch: ``"input"`` and, under each task's name, its target.
-
-        Returns:
-            For each task a 0-d tensor.
-
-        Raises:
-            ValueError: If the batch lacks the input or a task's target.
-        """
-        missing = [key for key in ("input", *self.tasks) if key not in batch]
-        if missing:
-            raise ValueError(
-                f"Parameter `batch` should hold {['input', *self.tasks]}. "
-                f"Found no {', '.join(repr(key) for key in missing)}."
-            )
-        outputs = self(batch["input"])
-        return {task: self.criteria[task](outputs[task], batch[task]) for task in self.tasks}
+    def features(self, input: Any, tasks: Sequence[str]) -> dict[str, Any]:
+        """The backbone's output, the same for all tasks."""
+        return dict.fromkeys(tasks, self.backbone(input))

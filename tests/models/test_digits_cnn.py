@@ -24,7 +24,8 @@ def test_as_large_as_the_docstring_says() -> None:
 
 def test_widths_are_used() -> None:
     model = DigitsCNN(["digit"], channels=(2, 3, 5), features=7)
-    shapes = [tuple(parameter.shape) for parameter in model.parameters() if parameter.dim() > 1]
+    ordered = [*model.backbone.parameters(), *model.heads.parameters()]
+    shapes = [tuple(parameter.shape) for parameter in ordered if parameter.dim() > 1]
     assert shapes == [(2, 1, 3, 3), (3, 2, 3, 3), (5, 3, 3, 3), (7, 80), (10, 7)]
 
 

@@ -46,12 +46,20 @@ def test_the_backbone_runs_once_for_all_tasks() -> None:
     assert len(calls) == 1
 
 
-@pytest.mark.parametrize("missing", ["input", "a", "b"])
-def test_a_batch_without_a_key_is_refused(missing: str) -> None:
+@pytest.mark.parametrize("missing", ["a", "b"])
+def test_a_task_without_a_target_is_absent(missing: str) -> None:
     batch = _batch()
     del batch[missing]
-    with pytest.raises(ValueError, match=f"`batch` should hold .* Found no '{missing}'"):
-        _model().losses(batch)
+    losses = _model().losses(batch)
+    assert list(losses) == ["a", "b"]
+    assert [task for task, loss in losses.items() if loss is None] == [missing]
+
+
+def test_a_batch_without_input_or_without_targets_is_refused() -> None:
+    with pytest.raises(ValueError, match="`batch` should hold 'input'"):
+        _model().losses({"a": torch.zeros(5, 1)})
+    with pytest.raises(ValueError, match="`batch` should hold a target of at least one of"):
+        _model().losses({"input": torch.zeros(5, 3)})
 
 
 def test_no_heads_are_refused() -> None:
