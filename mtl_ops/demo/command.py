@@ -17,6 +17,7 @@ from rich.console import Console
 
 from .. import examples
 from ..data.folders import DataError
+from ..examples.architectures import ARCHITECTURES
 from ..examples.base import SIZES
 from ..turns import ORDERS
 from .checkpoint import save_json
@@ -91,6 +92,14 @@ def train(
             help=f"Two or more of the example's. [dim]{default(['all of them'])}[/]",
         ),
     ] = None,
+    architecture: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"How tasks on images share the model: {', '.join(ARCHITECTURES)}. "
+            f"[dim]{default(['as the example does'])}[/]",
+        ),
+    ] = None,
     groups: Annotated[
         str | None,
         typer.Option(
@@ -163,6 +172,7 @@ def train(
         "size": read_choice("--size", size, SIZES),
         "methods": read_methods(method),
         "tasks": tasks,
+        "architecture": read_choice("--architecture", architecture, ARCHITECTURES),
         "groups": groups,
         "order": read_choice("--order", order, ORDERS),
         "closing_joint": closing_joint or None,
@@ -295,6 +305,8 @@ def _check_problem(given: dict[str, Any], *, resume: bool) -> None:
     if "tasks" in given:
         choices = list(example.tasks) if example else split(given["tasks"])
         given["tasks"] = read_tasks(given["tasks"], choices)
+    if "architecture" in given and example is not None and not example.architectures:
+        refuse("--architecture", f"example '{example.name}' has only its own.")
     if "groups" in given:
         names = given.get("tasks") or (example.tasks if example else None)
         if names is None:

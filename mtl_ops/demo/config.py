@@ -67,6 +67,7 @@ class Config:
         example: What is trained, see :mod:`mtl_ops.examples`.
         data: A folder with data instead of the example's own.
         size: How much of the data is used.
+        architecture: How the tasks share the model; ``None`` for the example's own.
         groups: Tasks that are merged together, group by group in turn; ``None`` for all together.
         order: Of the turns.
         closing_joint: Whether all tasks together have the last turn.
@@ -82,6 +83,7 @@ class Config:
     example: str = Digits.name
     data: str | None = None
     size: examples.Size = "default"
+    architecture: str | None = None
     groups: tuple[tuple[str, ...], ...] | None = None
     order: Literal["fixed", "random", "loss"] = "fixed"
     closing_joint: bool = False

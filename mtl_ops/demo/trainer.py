@@ -35,7 +35,7 @@ class Trainer:
         self.config, self.run, self.split = config, run, split
         torch.manual_seed(run.seed)
         # Built on the CPU and then moved, so that every device starts from the same weights.
-        model = config.problem.model(run.tasks, split)
+        model = config.problem.build(run.tasks, split, config.architecture)
         self.model: Any = model.to(config.device)
         self.loader = Loader(split.train, config.batch_size, run.tasks)
         self.test = Loader(split.test, config.batch_size, run.tasks)

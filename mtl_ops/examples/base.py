@@ -9,7 +9,8 @@ from typing import ClassVar, Literal, Protocol, get_args
 
 from torch import Tensor, nn
 
-from ..data import Batch, Goal, Split
+from ..data import Batch, Goal, Split, Task
+from .architectures import image_model
 
 __all__ = ["DEFAULT_METHODS", "SIZES", "Example", "Model", "Size"]
 
@@ -40,6 +41,7 @@ class Example(ABC):
         note: A sentence below the table that says what the metrics mean.
         formats: What ``--data FOLDER`` may hold, in words; empty if nothing.
         needs_folder: Whether it has no data of its own.
+        architectures: Whether it can be trained with each of the reference architectures.
         methods: What is trained if nobody names a method.
         epochs, batch_size, learning_rate, seeds: Defaults of a training.
 
@@ -52,6 +54,7 @@ class Example(ABC):
     note: str
     formats: ClassVar[tuple[str, ...]] = ()
     needs_folder: ClassVar[bool] = False
+    architectures: ClassVar[bool] = False
     methods: ClassVar[tuple[str, ...]] = DEFAULT_METHODS
     epochs: ClassVar[int] = 10
     batch_size: ClassVar[int] = 64
@@ -69,6 +72,22 @@ class Example(ABC):
     @abstractmethod
     def load(self, seed: int, size: Size = "default") -> Split:
         """The train and the test part."""
+
+    def build(
+        self, tasks: Sequence[str], split: Split, architecture: str | None = None
+    ) -> nn.Module:
+        """:meth:`model`, or where images are the input, one of another architecture.
+
+        Raises:
+            ValueError: If the example, or the package, has no such architecture.
+        """
+        if architecture is None:
+            return self.model(tasks, split)
+        goals = {task: goal for task, goal in self.tasks.items() if task in tasks}
+        tasks_of_images = {task: goal for task, goal in goals.items() if isinstance(goal, Task)}
+        if not self.architectures or len(tasks_of_images) < len(goals):
+            raise ValueError(f"Example '{self.name}' has one architecture only, its own.")
+        return image_model(architecture, tasks_of_images, split)
 
     @abstractmethod
     def model(self, tasks: Sequence[str], split: Split) -> nn.Module:

@@ -29,6 +29,7 @@ class Digits(Example):
     title: ClassVar[str] = "handwritten digits"
     note: str = "MSE: 1 is the variance of the input."
     formats: ClassVar[tuple[str, ...]] = ("MNIST or FashionMNIST (IDX)",)
+    architectures: ClassVar[bool] = True
 
     def __init__(self, folder: Path | None = None) -> None:
         super().__init__(folder)
@@ -64,6 +65,7 @@ class MultiDigits(Example):
     title: ClassVar[str] = "overlaid digits (Multi-MNIST)"
     note: str = "Each image shows two digits, one over the other."
     formats: ClassVar[tuple[str, ...]] = Digits.formats
+    architectures: ClassVar[bool] = True
     methods: ClassVar[tuple[str, ...]] = ("pcgrad", "mgda", "upgrad", "famo")
 
     def __init__(self, folder: Path | None = None) -> None:

@@ -4,16 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
+from ..models.stages import convolution
+
 __all__ = ["convolution", "image_backbone"]
-
-
-def convolution(before: int, after: int) -> nn.Sequential:
-    """A 3x3 convolution that keeps height and width; the normalisation brings its own bias."""
-    return nn.Sequential(
-        nn.Conv2d(before, after, kernel_size=3, padding=1, bias=False),
-        nn.BatchNorm2d(after),
-        nn.ReLU(),
-    )
 
 
 def image_backbone(side: int, channels: int = 1, features: int = 64) -> nn.Sequential:

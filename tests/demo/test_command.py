@@ -319,3 +319,19 @@ def test_bad_groups(
     assert result.exit_code == 2
     assert reason in _said(result)
     assert not (tmp_path / "no").exists()
+
+
+def test_an_architecture_by_name(invoke: Invoke, tmp_path: Path) -> None:
+    options = ["--method", "sum", "--tasks", "digit,reconstruction", "--epochs", "1", "--seed", "0"]
+    folder = tmp_path / "mmoe"
+    result = invoke("train", *options, "--architecture", "mmoe", "--out", folder)
+    assert result.exit_code == 0, result.output
+    names = torch.load(folder / "checkpoints" / "sum-seed0.pt", weights_only=True)["model"]
+    assert any(name.startswith("experts.2.") for name in names)
+    for arguments, reason in (
+        (("--architecture", "mmo"), "did you mean 'mmoe'?"),
+        (("--example", "physics", "--architecture", "mmoe"), "'physics' has only its own"),
+    ):
+        refused = invoke("train", *arguments, "--out", tmp_path / "no")
+        assert refused.exit_code == 2
+        assert reason in _said(refused)

@@ -21,6 +21,7 @@ from mtl_ops.demo.checkpoint import load_checkpoint, save_checkpoint
 from mtl_ops.demo.config import PLAIN, SINGLE, Config, Run
 from mtl_ops.demo.experiment import load_data
 from mtl_ops.demo.trainer import Trainer
+from mtl_ops.examples.architectures import ARCHITECTURES
 from mtl_ops.examples.modalities import ImageTextSpeech
 
 #: Those that have data of their own; the digits are tested by all of tests/demo.
@@ -245,3 +246,23 @@ def test_without_librosa_the_command_to_install_it_is_named(
     said = " ".join(result.output.replace("│", " ").split())
     assert 'pip install "mtl-ops[speech]"' in said
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("name", ["digits", "multi-digits"])
+def test_every_architecture_takes_a_step(name: str, architecture: str) -> None:
+    config = Config.of(
+        {"example": name, "size": "tiny", "seeds": (0,), "architecture": architecture}
+    )
+    split = load_data(config, 0)
+    trainer = Trainer(config, Run("upgrad", 0, config.tasks), split)
+    losses = trainer.step(next(trainer.batches()))
+    assert list(losses) == list(config.tasks)
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert set(trainer.evaluate()) == set(config.tasks)
+
+
+def test_other_examples_have_their_own_architecture() -> None:
+    config = Config.of({"example": "physics", "architecture": "mmoe", "size": "tiny"})
+    with pytest.raises(ValueError, match="'physics' has one architecture only"):
+        Trainer(config, Run("sum", 0, config.tasks), load_data(config, 0))
