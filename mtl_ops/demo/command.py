@@ -36,6 +36,7 @@ from .given import (
 from .options import default, one_thread, refuse, split
 from .plots import draw
 from .progress import progress
+from .pruned import prune_all, render_pruned
 from .selection import REFUSALS, select
 from .summary import Row, summarize
 from .table import render
@@ -140,6 +141,14 @@ def train(
             f"[dim]{default(Config.seeds)}[/]",
         ),
     ] = None,
+    prune: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="In the end set that share of the shared weights to 0, the smallest, and say what "
+            "it costs each task. [dim]Default: nothing[/]",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -181,6 +190,8 @@ def train(
         "device": read_device(device),
     }
     given = {name: value for name, value in given.items() if value is not None}
+    if prune is not None and not 0.0 < prune < 1.0:
+        refuse("--prune", f"{prune} is not between 0 and 1.")
     with _folder_errors():
         layout = find_folder(out, resume=resume, example=example)
         _check_problem(given, resume=resume)
@@ -193,6 +204,20 @@ def train(
             refuse("--method", str(error))
         with open_folder(layout, config), _interrupts(layout), one_thread():
             _run(layout, config, chosen, left_out)
+            if prune is not None:
+                _print_pruned(layout, config, chosen, prune)
+
+
+def _print_pruned(layout: Layout, config: Config, chosen: Sequence[str], amount: float) -> None:
+    """What pruning costs; an example that shares nothing to prune says so."""
+    try:
+        found = prune_all(config, chosen, layout, amount)
+    except ValueError as error:
+        refuse("--prune", str(error))
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = PLAIN_WIDTH
+    console.print(render_pruned(config, found, amount))
 
 
 def _run(

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from ..graph import leaves
-from .base import MultiTaskModel
 
 __all__ = ["Pruned", "prune_shared"]
+
+
+class Trainable(Protocol):
+    """A module with losses by task."""
+
+    def losses(self, batch: Any) -> Mapping[str, Tensor | None]:
+        """For each task a 0-d tensor, or ``None`` if it is missing from the batch."""
+
+    def modules(self) -> Iterator[nn.Module]:
+        """As ``nn.Module.modules``."""
 
 
 class Pruned(NamedTuple):
@@ -23,10 +32,10 @@ class Pruned(NamedTuple):
 
 
 def prune_shared(
-    model: MultiTaskModel,
+    model: Trainable,
     amount: float,
     batch: Mapping[str, Any],
-    evaluate: Callable[[nn.Module], Mapping[str, float]],
+    evaluate: Callable[[Any], Mapping[str, float]],
 ) -> list[Pruned]:
     """Sets the smallest of all shared weights to 0, for good.
 
@@ -34,7 +43,8 @@ def prune_shared(
     threshold for all of them; biases and normalisations are not.
 
     Args:
-        model: A trained model, changed in place.
+        model: A trained model, changed in place; it has a method ``losses(batch)``, as a
+            :class:`MultiTaskModel`.
         amount: The share of the shared weights that becomes 0, in (0, 1).
         batch: One with all tasks, to find out what they share.
         evaluate: The quality of each task, by name.

@@ -335,3 +335,19 @@ def test_an_architecture_by_name(invoke: Invoke, tmp_path: Path) -> None:
         refused = invoke("train", *arguments, "--out", tmp_path / "no")
         assert refused.exit_code == 2
         assert reason in _said(refused)
+
+
+def test_pruning_says_what_it_costs(invoke: Invoke, tmp_path: Path) -> None:
+    options = ["--method", "sum", "--tasks", "digit,reconstruction", "--epochs", "2", "--seed", "0"]
+    result = invoke("train", *options, "--prune", "0.9", "--out", tmp_path / "pruned")
+    assert result.exit_code == 0, result.output
+    rows = [line.split() for line in result.stdout.splitlines() if "→" in line]
+    assert [row[0] for row in rows] == ["plain", "sum"]
+    for row in rows:
+        assert float(row[4]) < float(row[6]) or row[1] != row[3]  # the image gets worse
+    results = json.loads((tmp_path / "pruned" / "results.json").read_text())
+    metrics = results["histories"]["sum-seed0"]["metric"][-1]
+    assert rows[1][1] == f"{metrics[0]:.3f}"
+    refused = invoke("train", "--prune", "1.5", "--out", tmp_path / "no")
+    assert refused.exit_code == 2
+    assert "1.5 is not between 0 and 1." in _said(refused)
