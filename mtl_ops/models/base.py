@@ -164,7 +164,7 @@ def check_tasks(parameter: str, named: Mapping[str, object]) -> None:
     if not named:
         raise ValueError(f"Parameter `{parameter}` should name at least one task. Found none.")
     for name in named:
-        if not name or "." in name or name == "input" or hasattr(nn.ModuleDict, name):
+        if not name or "." in name or name == "input" or hasattr(nn.ModuleDict(), name):
             raise ValueError(
                 f"Parameter `{parameter}` should name tasks without a dot, and not as 'input' or a "
                 f"member of nn.ModuleDict. Found {name!r}."

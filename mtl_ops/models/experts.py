@@ -181,11 +181,12 @@ class PLE(MultiTaskModel):
 
     def features(self, input: Any, tasks: Sequence[str]) -> dict[str, Any]:
         """The last mixtures; all tasks' experts run where shared features mix them."""
-        needed = self.tasks if len(self.levels) > 1 else tasks
-        current, common = dict.fromkeys(needed, input), input
+        current, common = dict.fromkeys(self.tasks, input), input
         for level in self.levels:
+            if level.shared_gate is None:  # Nothing looks at the other tasks from here on.
+                current = {task: current[task] for task in tasks}
             current, common = level(current, common)
-        return {task: current[task] for task in tasks}
+        return current
 
 
 class CGC(PLE):

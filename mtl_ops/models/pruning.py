@@ -39,8 +39,9 @@ def prune_shared(
 ) -> list[Pruned]:
     """Sets the smallest of all shared weights to 0, for good.
 
-    Shared is what the losses of two or more tasks reach. Matrices and convolutions are pruned, by one
-    threshold for all of them; biases and normalisations are not.
+    Shared is what the losses of two or more tasks reach. Matrices and convolutions are pruned, those of
+    recurrences and attention too, by one threshold for all of them; biases, normalisations and
+    parameters without "weight" in their name, such as learned positions, are not.
 
     Args:
         model: A trained model, changed in place; it has a method ``losses(batch)``, as a
@@ -77,13 +78,7 @@ def prune_shared(
         raise ValueError(
             f"Parameter `amount` should be between 0 and 1. Found `amount = {amount}`."
         )
-    losses = [loss for loss in model.losses(batch).values() if loss is not None]
-    reached = [leaves([loss]) for loss in losses]
-    shared = [
-        (module, "weight")
-        for module in model.modules()
-        if _is_shared(getattr(module, "weight", None), reached)
-    ]
+    shared = _shared_weights(model, _reached(model, batch))
     if not shared:
         raise ValueError(
             "Parameter `model` should share weights between tasks. Found none that two losses reach."
@@ -96,6 +91,30 @@ def prune_shared(
     return [Pruned(task, before[task], after[task]) for task in before]
 
 
-def _is_shared(weight: object, reached: Sequence[Container[int]]) -> bool:
-    matrix = isinstance(weight, nn.Parameter) and weight.dim() > 1
-    return matrix and sum(id(weight) in found for found in reached) > 1
+def _reached(model: Trainable, batch: Mapping[str, Any]) -> list[Container[int]]:
+    """What each task's loss reaches; in evaluation mode, so that no running statistics move."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        for module in modes:
+            module.training = False
+        losses = model.losses(batch)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return [leaves([loss]) for loss in losses.values() if loss is not None]
+
+
+def _shared_weights(
+    model: Trainable, reached: Sequence[Container[int]]
+) -> list[tuple[nn.Module, str]]:
+    """Modules and names of the matrices that two losses reach; one that is tied counts once.
+
+    Recurrences and attention have several, such as ``weight_hh_l0`` and ``in_proj_weight``.
+    """
+    found: dict[int, tuple[nn.Module, str]] = {}
+    for module in model.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            matrix = "weight" in name and weight.dim() > 1
+            if matrix and sum(id(weight) in each for each in reached) > 1:
+                found.setdefault(id(weight), (module, name))
+    return list(found.values())

@@ -91,6 +91,9 @@ class Transformer(nn.Module):
         layers: How many.
         longest: The largest L, for learned positions.
 
+    Raises:
+        ValueError: If a batch is longer.
+
     Ashish Vaswani et al., "Attention Is All You Need", NeurIPS 2017.
 
     Example:
@@ -120,6 +123,11 @@ class Transformer(nn.Module):
     def forward(self, batch: Sequences) -> Tensor:
         """Means over the words."""
         numbers, lengths = batch
+        if numbers.shape[1] > len(self.places):
+            raise ValueError(
+                f"Parameter `batch` should be at most `longest = {len(self.places)}` words long. "
+                f"Found {numbers.shape[1]}."
+            )
         there = torch.arange(numbers.shape[1], device=numbers.device) < lengths.unsqueeze(1)
         states = self.words(numbers) + self.places[: numbers.shape[1]]
         states = self.layers(states, src_key_padding_mask=~there)

@@ -220,6 +220,22 @@ def test_without_shared_experts_tasks_are_separate() -> None:
     assert not set(leaves([losses["a"]])) & set(leaves([losses["b"]]))
 
 
+@pytest.mark.parametrize(("shared", "runs"), [(1, [1, 0]), (0, [0, 0])])
+def test_experts_of_an_absent_task_run_only_where_shared_features_mix_them(
+    shared: int, runs: list[int]
+) -> None:
+    model = PLE([expert, lambda: nn.Linear(6, 6)], [5, 6], heads(), CRITERIA, shared=shared)
+    calls = [0, 0]
+    for place, level in enumerate(model.levels):
+
+        def count(*_: object, place: int = place) -> None:
+            calls[place] += 1
+
+        level.own["b"][0].register_forward_hook(count)
+    model.losses({**batch("ple"), "b": None})
+    assert calls == runs
+
+
 def test_one_level_of_extraction_is_customized_gate_control() -> None:
     torch.manual_seed(3)
     one = CGC(expert, 5, heads(), CRITERIA)

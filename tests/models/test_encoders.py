@@ -98,3 +98,9 @@ def test_graphs_are_refused() -> None:
         normalised_adjacency(torch.tensor([[0], [3]]), 3)
     with pytest.raises(ValueError, match="a node joined to itself"):
         normalised_adjacency(torch.tensor([[1], [1]]), 3)
+
+
+def test_words_beyond_the_last_position_are_refused() -> None:
+    net = Transformer(10, 8, heads=2, longest=2)
+    with pytest.raises(ValueError, match=r"at most `longest = 2` words long. Found 3"):
+        net(Sequences(torch.ones(1, 3).long(), torch.tensor([3])))

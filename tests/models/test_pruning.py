@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from mtl_ops.models import MultiTaskModel, SharedBottom, prune_shared
+from mtl_ops.models import (
+    RNN,
+    MultiTaskModel,
+    Sequences,
+    SharedBottom,
+    Transformer,
+    prune_shared,
+)
 
 mse = nn.functional.mse_loss
 
@@ -44,6 +51,50 @@ def test_the_smallest_shared_weights_go_by_one_threshold() -> None:
     assert {row.task: row.before for row in rows} == before
     assert {row.task: row.after for row in rows} == quality(net) != before
     assert set(net.state_dict()) == set(twin.state_dict())
+
+
+def pruned(backbone: nn.Module, values: object) -> nn.Module:
+    """The backbone, half of whose shared weights are gone."""
+    net = SharedBottom(backbone, {"a": nn.Linear(8, 1), "b": nn.Linear(8, 1)}, {"a": mse, "b": mse})
+    prune_shared(net, 0.5, {**BATCH, "input": values}, lambda _: {"a": 0.0, "b": 0.0})
+    return backbone
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_recurrences_are_pruned(cell: str) -> None:
+    lengths = torch.tensor([3, 1, 2, 3, 3, 1])
+    values = Sequences(torch.randn(6, 3, 4), lengths)
+    net = pruned(RNN(4, 8, cell=cell), values)
+    matrices = [param for param in net.parameters() if param.dim() > 1]
+    gone = sum(int((param == 0).sum()) for param in matrices)
+    assert gone == sum(param.numel() for param in matrices) // 2
+    # What runs is what was pruned, not what torch kept of it.
+    twin = RNN(4, 8, cell=cell)
+    twin.load_state_dict(net.state_dict())
+    torch.testing.assert_close(net(values), twin(values))
+
+
+def test_attention_is_pruned_and_positions_are_not() -> None:
+    net = Transformer(10, 8, heads=2, layers=1)
+    nn.init.constant_(net.places, 1e-6)
+    pruned(net, Sequences(torch.ones(6, 3).long(), torch.tensor([3, 1, 2, 3, 3, 1])))
+    assert bool((net.layers.layers[0].self_attn.in_proj_weight == 0).any())
+    assert bool((net.places != 0).all())
+
+
+def test_a_tied_weight_counts_once_and_stays_tied() -> None:
+    first, second = nn.Linear(8, 8), nn.Linear(8, 8)
+    second.weight = first.weight
+    net = pruned(nn.Sequential(nn.Linear(4, 8), first, second), BATCH["input"])
+    assert first.weight is second.weight
+    assert int((first.weight == 0).sum()) + int((net[0].weight == 0).sum()) == (32 + 64) // 2
+
+
+def test_statistics_and_modes_stay() -> None:
+    net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.BatchNorm1d(8).eval())
+    pruned(net, BATCH["input"])
+    assert int(net[1].num_batches_tracked) == 0
+    assert [each.training for each in net] == [True, True, False]
 
 
 def test_bad_arguments() -> None:

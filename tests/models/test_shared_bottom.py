@@ -70,3 +70,9 @@ def test_no_heads_are_refused() -> None:
 def test_heads_and_criteria_for_other_tasks_are_refused() -> None:
     with pytest.raises(ValueError, match=r"`heads` for \['a'\] and `criteria` for \['b'\]"):
         SharedBottom(nn.Linear(3, 4), {"a": nn.Linear(4, 1)}, {"b": mse})
+
+
+@pytest.mark.parametrize("name", ["input", "a.b", "", "training", "keys"])
+def test_names_that_no_task_can_have_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"`heads` should name tasks without a dot.*{name!r}"):
+        SharedBottom(nn.Linear(3, 4), {name: nn.Linear(4, 1)}, {name: mse})
