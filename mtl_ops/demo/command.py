@@ -17,7 +17,6 @@ from rich.console import Console
 
 from .. import examples
 from ..data.folders import DataError
-from ..examples.architectures import ARCHITECTURES
 from ..examples.base import SIZES
 from ..turns import ORDERS
 from .checkpoint import save_json
@@ -97,7 +96,7 @@ def train(
         str | None,
         typer.Option(
             metavar="NAME",
-            help=f"How tasks on images share the model: {', '.join(ARCHITECTURES)}. "
+            help=f"Another model, if the example has it: {', '.join(examples.architectures())}. "
             f"[dim]{default(['as the example does'])}[/]",
         ),
     ] = None,
@@ -181,7 +180,7 @@ def train(
         "size": read_choice("--size", size, SIZES),
         "methods": read_methods(method),
         "tasks": tasks,
-        "architecture": read_choice("--architecture", architecture, ARCHITECTURES),
+        "architecture": read_choice("--architecture", architecture, examples.architectures()),
         "groups": groups,
         "order": read_choice("--order", order, ORDERS),
         "closing_joint": closing_joint or None,
@@ -330,8 +329,10 @@ def _check_problem(given: dict[str, Any], *, resume: bool) -> None:
     if "tasks" in given:
         choices = list(example.tasks) if example else split(given["tasks"])
         given["tasks"] = read_tasks(given["tasks"], choices)
-    if "architecture" in given and example is not None and not example.architectures:
-        refuse("--architecture", f"example '{example.name}' has only its own.")
+    chosen = given.get("architecture")
+    if chosen is not None and example is not None and chosen not in example.architectures:
+        others = ", ".join(example.architectures) or "only its own"
+        refuse("--architecture", f"example '{example.name}' has {others}.")
     if "groups" in given:
         names = given.get("tasks") or (example.tasks if example else None)
         if names is None:

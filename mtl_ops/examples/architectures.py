@@ -18,6 +18,7 @@ from ..models import (
     MultiTaskModel,
     SharedBackbone,
     cnn,
+    resnet18,
 )
 
 __all__ = ["ARCHITECTURES", "image_model"]
@@ -93,6 +94,9 @@ _MAKERS: dict[str, Callable[..., MultiTaskModel]] = {
     "shared": _shared("all"),
     "shared-bottom-only": _shared("bottom"),
     "shared-middle": _shared("middle"),
+    "resnet18": lambda sizes, heads, criteria: SharedBackbone(
+        resnet18(sizes.channels, WIDTHS[-1] // 8), heads, criteria
+    ),
     "cross-stitch": lambda sizes, heads, criteria: CrossStitch(sizes.stages(), heads, criteria),
     "mtan": lambda sizes, heads, criteria: MTAN(sizes.stages(), WIDTHS, heads, criteria),
     "mmoe": lambda sizes, heads, criteria: MMoE(sizes.stages, 3, sizes.inputs, heads, criteria),

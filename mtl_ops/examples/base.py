@@ -41,7 +41,7 @@ class Example(ABC):
         note: A sentence below the table that says what the metrics mean.
         formats: What ``--data FOLDER`` may hold, in words; empty if nothing.
         needs_folder: Whether it has no data of its own.
-        architectures: Whether it can be trained with each of the reference architectures.
+        architectures: Names of other models that it can be trained with, see :mod:`mtl_ops.models`.
         methods: What is trained if nobody names a method.
         epochs, batch_size, learning_rate, seeds: Defaults of a training.
 
@@ -54,7 +54,7 @@ class Example(ABC):
     note: str
     formats: ClassVar[tuple[str, ...]] = ()
     needs_folder: ClassVar[bool] = False
-    architectures: ClassVar[bool] = False
+    architectures: ClassVar[tuple[str, ...]] = ()
     methods: ClassVar[tuple[str, ...]] = DEFAULT_METHODS
     epochs: ClassVar[int] = 10
     batch_size: ClassVar[int] = 64
@@ -76,18 +76,28 @@ class Example(ABC):
     def build(
         self, tasks: Sequence[str], split: Split, architecture: str | None = None
     ) -> nn.Module:
-        """:meth:`model`, or where images are the input, one of another architecture.
+        """:meth:`model`, or one of another of the example's :attr:`architectures`.
 
         Raises:
-            ValueError: If the example, or the package, has no such architecture.
+            ValueError: If the example has no such architecture.
         """
         if architecture is None:
             return self.model(tasks, split)
-        goals = {task: goal for task, goal in self.tasks.items() if task in tasks}
-        tasks_of_images = {task: goal for task, goal in goals.items() if isinstance(goal, Task)}
-        if not self.architectures or len(tasks_of_images) < len(goals):
-            raise ValueError(f"Example '{self.name}' has one architecture only, its own.")
-        return image_model(architecture, tasks_of_images, split)
+        if architecture not in self.architectures:
+            others = ", ".join(self.architectures) or "no other than its own"
+            raise ValueError(
+                f"'{architecture}' is no architecture of '{self.name}', which has {others}."
+            )
+        goals = {task: self.tasks[task] for task in tasks}
+        return self.variant(
+            architecture,
+            {task: goal for task, goal in goals.items() if isinstance(goal, Task)},
+            split,
+        )
+
+    def variant(self, architecture: str, tasks: dict[str, Task], split: Split) -> nn.Module:
+        """A model of one of :attr:`architectures`, by default one for images."""
+        return image_model(architecture, tasks, split)
 
     @abstractmethod
     def model(self, tasks: Sequence[str], split: Split) -> nn.Module:

@@ -13,6 +13,7 @@ from ..data.folders import DataError
 from ..data.idx import FILES, SOURCE, is_mnist, mnist
 from ..data.multi_digits import multi_digits
 from ..models import DigitsCNN, SharedBottom
+from .architectures import ARCHITECTURES
 from .base import Example, Size
 from .layers import image_backbone
 
@@ -29,7 +30,7 @@ class Digits(Example):
     title: ClassVar[str] = "handwritten digits"
     note: str = "MSE: 1 is the variance of the input."
     formats: ClassVar[tuple[str, ...]] = ("MNIST or FashionMNIST (IDX)",)
-    architectures: ClassVar[bool] = True
+    architectures: ClassVar[tuple[str, ...]] = ARCHITECTURES
 
     def __init__(self, folder: Path | None = None) -> None:
         super().__init__(folder)
@@ -65,7 +66,7 @@ class MultiDigits(Example):
     title: ClassVar[str] = "overlaid digits (Multi-MNIST)"
     note: str = "Each image shows two digits, one over the other."
     formats: ClassVar[tuple[str, ...]] = Digits.formats
-    architectures: ClassVar[bool] = True
+    architectures: ClassVar[tuple[str, ...]] = ARCHITECTURES
     methods: ClassVar[tuple[str, ...]] = ("pcgrad", "mgda", "upgrad", "famo")
 
     def __init__(self, folder: Path | None = None) -> None:

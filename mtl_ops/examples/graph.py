@@ -14,6 +14,7 @@ from ..data.folders import DataError
 from ..data.molecules import MOLECULE_TARGETS, QM9_SOURCE, Graphs, is_qm9, molecules, qm9
 from ..models import SharedBottom
 from .base import Example, Size
+from .encoded import graph_model
 
 __all__ = ["GraphBackbone", "Molecules", "normalised"]
 
@@ -83,6 +84,7 @@ class Molecules(Example):
     title: ClassVar[str] = "molecules"
     note: str = "MSE: 1 is the variance of the property."
     formats: ClassVar[tuple[str, ...]] = ("QM9 (torch-geometric)",)
+    architectures: ClassVar[tuple[str, ...]] = ("gcn",)
     methods: ClassVar[tuple[str, ...]] = ("pcgrad", "nash_mtl", "upgrad", "famo")
     seeds: ClassVar[tuple[int, ...]] = (0, 1)
 
@@ -114,3 +116,7 @@ class Molecules(Example):
             {task: nn.Linear(64, 1) for task in tasks},
             {task: goals[task].loss for task in tasks},
         )
+
+    def variant(self, architecture: str, tasks: dict[str, Task], split: Split) -> nn.Module:
+        """The reference network on sparse graphs."""
+        return graph_model(tasks, split.train["input"].atoms.shape[-1])

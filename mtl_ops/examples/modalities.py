@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from ..data.idx import is_mnist, mnist
 from ..data.speech import LETTERS, Transcript, fsdd, spoken_digits, voice_in_use
 from ..data.text import VOCABULARY, ag_news, topics
 from .base import Example, Size
+from .encoded import image_text_model
 
 __all__ = ["ImageText", "ImageTextSpeech", "ModalityNet"]
 
@@ -227,3 +228,10 @@ class ImageText(ImageTextSpeech):
     note: str = "Images are digits, texts are sorted by topic."
     formats: ClassVar[tuple[str, ...]] = ("MNIST (IDX)", "AG News (CSV)")
     modalities: ClassVar[tuple[str, ...]] = ("image", "text")
+    architectures: ClassVar[tuple[str, ...]] = ("rnn", "transformer")
+
+    def variant(self, architecture: str, tasks: dict[str, Task], split: Split) -> nn.Module:
+        """Encoders of their own, and a layer that both share."""
+        side = split.train["image"]["input"].shape[-1] if "image" in tasks else 0
+        kind: Literal["rnn", "transformer"] = "rnn" if architecture == "rnn" else "transformer"
+        return image_text_model(kind, tasks, side, VOCABULARY)

@@ -14,7 +14,7 @@ from .physics import Physics
 from .pictures import Attributes, Domains
 from .segmentation_depth import SegmentationDepth
 
-__all__ = ["make", "names"]
+__all__ = ["architectures", "make", "names"]
 
 _EXAMPLES: dict[str, type[Example]] = {
     each.name: each
@@ -40,6 +40,17 @@ def names() -> list[str]:
         'digits'
     """
     return list(_EXAMPLES)
+
+
+def architectures() -> list[str]:
+    """Names of the architectures that any example can be trained with, besides its own.
+
+    Example:
+        >>> architectures()[0]
+        'shared'
+    """
+    every = (name for each in _EXAMPLES.values() for name in each.architectures)
+    return list(dict.fromkeys(every))
 
 
 @lru_cache(maxsize=8)

@@ -330,7 +330,7 @@ def test_an_architecture_by_name(invoke: Invoke, tmp_path: Path) -> None:
     assert any(name.startswith("experts.2.") for name in names)
     for arguments, reason in (
         (("--architecture", "mmo"), "did you mean 'mmoe'?"),
-        (("--example", "physics", "--architecture", "mmoe"), "'physics' has only its own"),
+        (("--example", "physics", "--architecture", "mmoe"), "'physics' has only its own."),
     ):
         refused = invoke("train", *arguments, "--out", tmp_path / "no")
         assert refused.exit_code == 2

@@ -17,11 +17,12 @@ from mtl_ops import examples
 from mtl_ops.cli import make_app
 from mtl_ops.data import Loader
 from mtl_ops.data.folders import DataError
+from mtl_ops.data.molecules import Graphs, molecules
 from mtl_ops.demo.checkpoint import load_checkpoint, save_checkpoint
 from mtl_ops.demo.config import PLAIN, SINGLE, Config, Run
 from mtl_ops.demo.experiment import load_data
 from mtl_ops.demo.trainer import Trainer
-from mtl_ops.examples.architectures import ARCHITECTURES
+from mtl_ops.examples.encoded import SparseGraphs
 from mtl_ops.examples.modalities import ImageTextSpeech
 
 #: Those that have data of their own; the digits are tested by all of tests/demo.
@@ -248,8 +249,15 @@ def test_without_librosa_the_command_to_install_it_is_named(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("name", ["digits", "multi-digits"])
+VARIANTS = [
+    (name, architecture)
+    for name in examples.names()
+    if name not in ("attributes", "domains")
+    for architecture in examples.make(name).architectures
+]
+
+
+@pytest.mark.parametrize(("name", "architecture"), VARIANTS)
 def test_every_architecture_takes_a_step(name: str, architecture: str) -> None:
     config = Config.of(
         {"example": name, "size": "tiny", "seeds": (0,), "architecture": architecture}
@@ -264,5 +272,15 @@ def test_every_architecture_takes_a_step(name: str, architecture: str) -> None:
 
 def test_other_examples_have_their_own_architecture() -> None:
     config = Config.of({"example": "physics", "architecture": "mmoe", "size": "tiny"})
-    with pytest.raises(ValueError, match="'physics' has one architecture only"):
+    with pytest.raises(ValueError, match="no architecture of 'physics'"):
         Trainer(config, Run("sum", 0, config.tasks), load_data(config, 0))
+
+
+def test_the_sparse_network_is_that_of_each_graph_alone() -> None:
+    torch.manual_seed(0)
+    graphs = molecules(6, 2, seed=3).train["input"]
+    network = SparseGraphs(graphs.atoms.shape[-1], 8)
+    together = network(graphs)
+    for k in range(len(graphs.atoms)):
+        alone = network(Graphs(graphs.atoms[k : k + 1], graphs.bonds[k : k + 1]))
+        torch.testing.assert_close(together[k : k + 1], alone)
