@@ -42,7 +42,8 @@ class SharedBackbone(MultiTaskModel):
 
     Raises:
         ValueError: If there are no levels, too few for where to share, or ``share`` is unknown or
-            does not name every task once at each level; or as :class:`MultiTaskModel`.
+            does not name every task once at each level; if a task's name has a plus sign; or as
+            :class:`MultiTaskModel`.
 
     Caruana, "Multitask Learning", Machine Learning 28, 1997; layered sharing: Søgaard and Goldberg,
     "Deep multi-task learning with low level tasks supervised at lower layers", ACL 2016.
@@ -69,6 +70,11 @@ class SharedBackbone(MultiTaskModel):
         share: Share = "all",
     ) -> None:
         super().__init__(heads, criteria)
+        for task in self.tasks:
+            if "+" in task:  # It joins the names of a group, and "a+b" would be two groups'.
+                raise ValueError(
+                    f"Parameter `heads` should name tasks without a plus sign. Found {task!r}."
+                )
         levels = _levels(encoder)
         plain = [level for level in levels if isinstance(level, nn.Module)]
         groups = _groups(share, self.tasks, len(levels), len(plain))

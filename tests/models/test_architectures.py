@@ -370,3 +370,9 @@ def test_a_level_runs_once_for_the_tasks_that_share_it() -> None:
     model.levels[0]["a+b"].register_forward_hook(lambda *args: calls.append(args[-1]))
     model.losses(batch(""))
     assert len(calls) == 1
+
+
+def test_a_task_named_as_a_group_of_others_is_refused() -> None:
+    three = {task: nn.Linear(6, 1) for task in ("a", "b", "a+b")}
+    with pytest.raises(ValueError, match=r"without a plus sign. Found 'a\+b'"):
+        SharedBackbone(stages(), three, dict.fromkeys(three, mse))
