@@ -71,7 +71,7 @@ class Selector(nn.Module):
         gates = gates / gates.sum(dim=1, keepdim=True).clamp(min=1e-6)
         penalty = -torch.special.xlogy(chosen, chosen.clamp(min=1e-12)).sum(dim=(1, 2)).mean()
         if self.experts < 2 ** self.codes.shape[1]:
-            penalty = penalty + (1.0 / inside.clamp(min=1e-3)).sum(dim=1).mean()
+            penalty = penalty + (1.0 / (inside + 1e-6)).sum(dim=1).mean()
         return gates, penalty
 
 
@@ -80,7 +80,8 @@ class DSelectK(MultiTaskModel):
 
     As :class:`MMoE` with another gate: ``g_t = Σ_k softmax(W_t x)_k r(smooth_step(V_t^(k) x))``, where r
     decodes a binary number of an expert. Gates are dense at first and become sparse, with exact
-    derivatives all the way.
+    derivatives all the way. Where the number of experts is no power of two, gates are divided by their
+    sum, which the paper leaves to the penalty; choices of nothing but experts that do not exist give 0.
 
     Args:
         expert: Makes an expert, a module from the input to features.

@@ -44,8 +44,8 @@ def prune_shared(
     parameters without "weight" in their name, such as learned positions, are not.
 
     Args:
-        model: A trained model, changed in place; it has a method ``losses(batch)``, as a
-            :class:`MultiTaskModel`.
+        model: A trained model with a method ``losses(batch)``, as a :class:`MultiTaskModel`. Changed in
+            place; its weights are registered again, so make optimizers anew.
         amount: The share of the shared weights that becomes 0, in (0, 1).
         batch: One with all tasks, to find out what they share.
         evaluate: The quality of each task, by name.
