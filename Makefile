@@ -25,7 +25,7 @@ SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -na
 # Another Python's packages must not leak in.
 unexport PYTHONPATH PYTHONHOME
 
-# What compute-sanitizer runs: every kernel on small tensors (it slows them down a hundredfold).
+# What compute-sanitizer runs: a few small cases of each kind of kernel (it slows them down a hundredfold).
 SANITIZED := tests/cuda/test_gram.py tests/cuda/test_merge.py tests/cuda/test_elementwise.py tests/cuda/test_solve.py
 SANITIZED_NAMES := same_bits or any_alignment or weight_zero or mix_across or task_scales
 SANITIZERS := memcheck racecheck initcheck synccheck

@@ -31,7 +31,11 @@ BUILD = ROOT / "build" / "emulated_cuda"
 #: CUDA that a C++ compiler does not read, as C++ that it does.
 TRANSLATION = [
     (r"extern __shared__ __align__\(16\)", "extern"),
-    (r"__shared__ ", "static "),
+    # poisoned by the first thread of each block to come by
+    (
+        r"__shared__ ([^;]*?)(\w+)((?:\[[^;]*\])?);",
+        r"static \1\2\3; emulator::enter_shared(&\2, sizeof(\2));",
+    ),
     (r"__CUDACC__|__CUDA_ARCH__", "MTL_EMULATED"),
     (r"STABLE_TORCH_LIBRARY\(mtl_ops,", "STABLE_TORCH_LIBRARY(mtl_ops_emulated,"),
     (

@@ -80,11 +80,12 @@ def test_draws_the_numbers_of_the_cpu(kernels) -> None:
 @pytest.mark.parametrize(("name", "arguments"), METHODS[1::3])
 def test_same_bits_every_time(name: str, arguments: Any, kernels) -> None:
     memory = Surrounded(kernels.device)
-    rows = memory.rows(6, [1500, 9], torch.float32, None)
+    sizes = [1500, 9, 40, 7] * 8  # several parameters a block
+    rows = memory.rows(6, sizes, torch.float32, None, missing=0.3)
     rest = (None, [], None, False, *arguments(6, None))
 
     def run() -> list[Tensor]:
-        out = memory.outs([1500, 9], torch.float32, 2)
+        out = memory.outs(sizes, torch.float32, 2)
         return [getattr(kernels.ops, name)(out, rows, *rest), *out]
 
     first, *others = kernels.again(run)

@@ -43,6 +43,8 @@ void meet_warp(const char* what);
 void meet_block();
 // Gives `value` of `size` bytes to the warp and takes what `lane` gave.
 void exchange(void* value, size_t size, unsigned lane, const char* what);
+// Poisons a __shared__ variable, once a block.
+void enter_shared(void* address, size_t size);
 void check_aligned(const void* address, size_t size);
 void copy_async(void* to, const void* from, size_t size);
 void commit();

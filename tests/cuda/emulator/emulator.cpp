@@ -49,6 +49,7 @@ struct Settings {
 std::vector<Fiber> fibers;
 std::vector<char> board;  // what lanes give each other: two places a thread, used in turn
 Fiber* current = nullptr;
+std::vector<const void*> entered;  // the __shared__ variables that this block has come by
 jmp_buf scheduler;
 const std::function<void()>* work = nullptr;
 constexpr size_t kPlace = 16;
@@ -117,16 +118,15 @@ void run_block(std::mt19937& random) {
   std::vector<size_t> order(n);
   for (size_t i = 0; i < n; ++i) order[i] = settings.order == 1 ? n - 1 - i : i;
   for (size_t i = 0; i < n; ++i) start(fibers[i]);
+  // Warps that the others leave behind, until those can go no further: a ballot alone takes 32 rounds.
+  const unsigned warps = (2u << (n - 1) / 32) - 1;
+  unsigned held = settings.order > 1 ? random() & random() & warps : 0;
   for (;;) {
     if (settings.order > 1) std::shuffle(order.begin(), order.end(), random);
     size_t done = 0;
     bool moved = false;
-    const unsigned held = settings.order > 1 ? random() & random() : 0;  // warps that the others leave behind
     for (const size_t i : order) {
-      if (held >> i / 32 & 1) {
-        moved = moved || fibers[i].state == Fiber::kReady;
-        continue;
-      }
+      if (held >> i / 32 & 1) continue;
       if (fibers[i].state == Fiber::kReady) {
         resume(fibers[i]);
         moved = true;
@@ -136,6 +136,10 @@ void run_block(std::mt19937& random) {
     if (done == n) return;
     for (size_t warp = 0; warp < n; warp += 32) moved |= release(warp, std::min(n, warp + 32), Fiber::kAtWarp);
     moved |= release(0, n, Fiber::kAtBlock);
+    if (!moved && held != 0) {
+      held = random() & random() & warps & ~held;
+      continue;
+    }
     if (!moved) fail("some threads wait for others that never come");
   }
 }
@@ -163,6 +167,12 @@ void check_aligned(const void* address, size_t size) {
   if (reinterpret_cast<uintptr_t>(address) % size != 0) fail("an address that is not aligned");
 }
 
+void enter_shared(void* address, size_t size) {
+  if (std::find(entered.begin(), entered.end(), address) != entered.end()) return;
+  entered.push_back(address);
+  std::memset(address, 0xff, size);
+}
+
 void copy_async(void* to, const void* from, size_t size) { current->groups.back().push_back({to, from, size}); }
 
 void commit() { current->groups.emplace_back(); }
@@ -187,6 +197,7 @@ void run(unsigned grid, unsigned count, size_t shared, const std::function<void(
   if (settings.order > 1) std::shuffle(order.begin(), order.end(), random);
   for (const unsigned i : order) {
     blockIdx.x = i;
+    entered.clear();
     std::memset(mtl_ops::cuda::shared_bytes, 0xff, shared);
     run_block(random);
   }
