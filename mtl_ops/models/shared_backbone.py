@@ -35,7 +35,8 @@ class SharedBackbone(MultiTaskModel):
             middle and output. ``"middle"``: all levels but the first, so that each task has its own
             entry and output. ``"output"``: the head alone, which must be the same module for all
             tasks. Or, for layered sharing, for each level a list of groups of tasks, as
-            ``[[["a", "b", "c"]], [["a", "b"], ["c"]]]``. Levels that are dicts say it themselves.
+            ``[[["a", "b", "c"]], [["a", "b"], ["c"]]]``; levels that are dicts are left out of it,
+            since they say it themselves.
 
     The first group of a level uses the given module, every other a copy of it. All start with the
     same weights, so that a pretrained encoder stays pretrained for all tasks.
@@ -77,15 +78,15 @@ class SharedBackbone(MultiTaskModel):
                 )
         levels = _levels(encoder)
         plain = [level for level in levels if isinstance(level, nn.Module)]
-        groups = _groups(share, self.tasks, len(levels), len(plain))
+        groups = iter(_groups(share, self.tasks, len(levels), len(plain)))
         if share == "output" and len({id(head) for head in heads.values()}) > 1:
             raise ValueError(
                 'Parameter `heads` should be the same module for all tasks with `share = "output"`. '
                 f"Found {len({id(head) for head in heads.values()})} modules."
             )
         routes = [
-            _spread(level, parts) if isinstance(level, nn.Module) else dict(level)
-            for level, parts in zip(levels, groups, strict=True)
+            _spread(level, next(groups)) if isinstance(level, nn.Module) else dict(level)
+            for level in levels
         ]
         for place, route in enumerate(routes):
             if not set(route) <= set(self.tasks):
@@ -132,7 +133,7 @@ def _levels(encoder: nn.Module | Sequence[Level]) -> list[Level]:
 def _groups(
     share: Share, tasks: tuple[str, ...], levels: int, plain: int
 ) -> list[Sequence[Sequence[str]]]:
-    """For each level the groups of tasks that share it."""
+    """For each level that is a plain module the groups of tasks that share it."""
     every, single = [tasks], [(task,) for task in tasks]
     if isinstance(share, str):
         if share not in get_args(get_args(Share)[0]):
@@ -147,15 +148,15 @@ def _groups(
             )
         if share != "all" and plain < levels:
             raise ValueError(
-                "Parameter `share` should be left out where levels are dicts by task, which say it. "
+                'Parameter `share` should be "all" or a list where levels are dicts by task. '
                 f"Found `share = {share!r}`."
             )
-        first = every if share in ("all", "bottom") else single
-        rest = every if share in ("all", "middle") else single
-        return [first, *[rest] * (levels - 1)]
-    if len(share) != levels:
+        first: Sequence[Sequence[str]] = every if share in ("all", "bottom") else single
+        rest: Sequence[Sequence[str]] = every if share in ("all", "middle") else single
+        return [first, *[rest] * (levels - 1)][:plain]
+    if len(share) != plain:
         raise ValueError(
-            f"Parameter `share` should hold the groups of {levels} levels. Found {len(share)}."
+            f"Parameter `share` should hold the groups of {plain} levels. Found {len(share)}."
         )
     for place, parts in enumerate(share):
         named = [task for group in parts for task in group]

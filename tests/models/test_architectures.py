@@ -364,6 +364,14 @@ def test_sharing_the_output_layers() -> None:
     assert both == {id(param) for param in head.parameters()}
 
 
+def test_a_level_by_task_is_left_out_of_the_groups() -> None:
+    own = {"a": nn.Linear(5, 6), "b": nn.Linear(5, 6)}
+    model = SharedBackbone([own, nn.Linear(6, 6)], heads(), CRITERIA, share=[[["b"], ["a"]]])
+    assert model.groups == ((("a",), ("b",)), (("b",), ("a",)))
+    with pytest.raises(ValueError, match=r"the groups of 1 levels. Found 2"):
+        SharedBackbone([own, nn.Linear(6, 6)], heads(), CRITERIA, share=[[["a", "b"]]] * 2)
+
+
 def test_a_level_runs_once_for_the_tasks_that_share_it() -> None:
     model = SharedBackbone(stages(), heads(), CRITERIA, share="bottom")
     calls: list[Tensor] = []
