@@ -139,11 +139,20 @@ class Processes(ABC):
         Raises:
             ValueError: On every process, if it is not the same.
         """
-        weights = optimizer.task_weights
+        weights, cheap, turns = optimizer.task_weights, optimizer._cheap, optimizer._turns
         settings = {
             "method": optimizer.method.name,
             "granularity": optimizer.granularity,
             "task_weights": "a function" if callable(weights) else weights,
+            "weights_every": 1 if cheap is None else cheap.weights_every,
+            "gram_on": None if cheap is None else cheap.gram_on,
+            "groups": None if turns is None else turns.groups,
+            "order": None
+            if turns is None
+            else "a function"
+            if callable(turns.order)
+            else turns.order,
+            "closing_joint": turns is not None and turns.closing_joint,
             **vars(optimizer.rules),
         }
         device = optimizer._device()

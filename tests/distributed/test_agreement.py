@@ -38,6 +38,13 @@ def different_arguments(rank: int, world: int) -> None:
         make("mean" if rank == 1 else "sum")
     with pytest.raises(ValueError, match=r"`max_norm` should be the same .* None on rank 1"):
         make(max_norm=None if rank == 1 else 1.0)
+    with pytest.raises(ValueError, match=r"`weights_every` should be the same .* 2 on rank 1"):
+        make("upgrad", weights_every=2 if rank == 1 else 1)
+    with pytest.raises(ValueError, match=r"`groups` should be the same .* None on rank 1"):
+        make(groups=None if rank == 1 else [[0], [1, 2]])
+    for option, value in {"order": "random", "closing_joint": True}.items():
+        with pytest.raises(ValueError, match=rf"`{option}` should be the same .* on rank 1"):
+            make(groups=[[0], [1, 2]], **({option: value} if rank == 1 else {}))
     losses = losses_of(net(DATA)[1])
     given = torch.eye(3).double() * (1 + rank)  # as of the process's own batch
     with pytest.raises(ValueError, match=r"`cross_gram` should be the same .* on rank 1"):
