@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from .distributed import is_dtensor
 from .rules import Rules
 
 __all__ = [
@@ -110,7 +111,7 @@ def check_plain(params: Iterable[Tensor]) -> None:
         TypeError: If one is a DTensor, as those of ``fully_shard``.
     """
     for param in params:
-        if type(param.data).__name__ == "DTensor":
+        if is_dtensor(param):
             raise TypeError(
                 "Parameter `params` should hold tensors that are whole in every process (`MultiTaskOptimizer` takes "
                 f"others). Found a DTensor of shape {tuple(param.shape)}."

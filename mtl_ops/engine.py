@@ -12,14 +12,17 @@ from torch import Tensor
 from .accumulation import Accumulated
 from .distributed import Processes, Scatter
 from .gradients import Tasks, differentiate, joint_backward, joint_gradient, task_gradients
-from .layout import find_layout
+from .layout import NOTHING_REACHED, find_layout
 from .merging import columns, merge_rows, on_device
 from .methods import Method
 from .methods.linear import Sum
 from .report import Report
 from .rules import Rules
 
-__all__ = ["fill_grads", "merge_into_grads", "present_weights"]
+__all__ = ["WEIGHTED_SUM", "fill_grads", "merge_into_grads", "present_weights"]
+
+#: How messages call the gradient that all tasks have a part in.
+WEIGHTED_SUM = "weighted sum of all"
 
 
 def fill_grads(
@@ -150,9 +153,7 @@ def merge_into_grads(
         reached = [params[p] for p in layout.kept]
         rows = columns(rows, len(params), layout.kept)
     if not reached:
-        raise ValueError(
-            "Parameter `losses` should depend on the parameters that are optimized. Found none that does."
-        )
+        raise ValueError(NOTHING_REACHED)
     dtypes = [_dtype(rows, p, len(reached)) for p in range(len(reached))]
     as_stored = all(param.dtype == dtype for param, dtype in zip(reached, dtypes, strict=True))
     accumulate = as_stored and any(param.grad is not None for param in reached)
@@ -218,7 +219,7 @@ def _one_backward(
             params,
             [1.0],
             rules,
-            names=("weighted sum of all",),
+            names=(WEIGHTED_SUM,),
             grad_scale=tasks.scale,
             parallel=tasks.parallel,
         )

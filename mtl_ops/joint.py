@@ -6,14 +6,15 @@ backward instead of T. What is left to do for each task by itself is cheap: the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from . import ops
-from .engine import merge_into_grads
+from .engine import WEIGHTED_SUM, merge_into_grads
 from .gradients import Tasks, dense, differentiate, joint_backward, joint_gradient
 from .graph import leaves
 from .merging import raise_if_nonfinite, unscaled
@@ -22,10 +23,6 @@ from .report import Report
 from .rules import Rules
 
 __all__ = ["Measured", "features_step", "joint_step"]
-
-
-#: How messages call the gradient that all tasks have a part in.
-_ALL = "weighted sum of all"
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,9 @@ def features_step(
         for t in range(len(tasks.losses))
         for leaf in params
     ]
-    return _finish(measured, heads, trunk, params, rules, tasks, landed), measured
+    with _taken_back(params if landed else ()):
+        report = _write(measured, heads, trunk, params, rules, tasks, landed)
+    return report, measured
 
 
 def joint_step(
@@ -134,7 +133,8 @@ def joint_step(
             joint = joint_gradient(tasks, weights, common, retain_graph)
             for p, row in zip(shared, joint, strict=True):
                 trunk[p] = row
-    return _finish(measured, heads, trunk, params, rules, tasks, landed)
+    with _taken_back(params if landed else ()):
+        return _write(measured, heads, trunk, params, rules, tasks, landed)
 
 
 def _can_land(params: Sequence[Tensor], rules: Rules, tasks: Tasks) -> bool:
@@ -147,22 +147,14 @@ def _can_land(params: Sequence[Tensor], rules: Rules, tasks: Tasks) -> bool:
     return alone and all(param.grad is None for param in params)
 
 
-def _finish(
-    measured: Measured,
-    heads: Sequence[Tensor | None],
-    trunk: Sequence[Tensor | None],
-    params: Sequence[Tensor],
-    rules: Rules,
-    tasks: Tasks,
-    landed: bool,
-) -> Report:
-    """Writes ``.grad``, but for what landed there already, and takes that back after an error."""
+@contextlib.contextmanager
+def _taken_back(params: Sequence[Tensor]) -> Iterator[None]:
+    """After an error no parameter has a ``.grad``."""
     try:
-        return _write(measured, heads, trunk, params, rules, tasks, landed)
+        yield
     except BaseException:
-        if landed:
-            for param in params:
-                param.grad = None
+        for param in params:
+            param.grad = None
         raise
 
 
@@ -175,7 +167,7 @@ def _write(
     tasks: Tasks,
     landed: bool,
 ) -> Report:
-    """Writes ``.grad``: T rows of what each task reaches by itself, and one of what is merged already.
+    """Writes ``.grad`` but for what landed there: T rows of what a task reaches by itself, one of what is merged.
 
     A parameter that several tasks reach by themselves takes their gradients with the weights, one that a single task
     reaches with its scale; the row of what is merged already has the factor 1.
@@ -202,7 +194,7 @@ def _write(
             Rules(max_norm=rules.max_norm, nonfinite=nonfinite),
             sets=sets,
             shared=[True] * count,
-            names=(*names, _ALL),
+            names=(*names, WEIGHTED_SUM),
             grad_scale=tasks.scale,
             parallel=tasks.parallel,
         )
@@ -229,7 +221,7 @@ def _measure_landed(params: Sequence[Tensor], rules: Rules, tasks: Tasks) -> lis
         return []
     gram = unscaled(ops.gram([param.grad for param in found], 1), tasks.scale)
     if rules.nonfinite == "raise":
-        raise_if_nonfinite(gram, [1.0], (_ALL,))
+        raise_if_nonfinite(gram, [1.0], (WEIGHTED_SUM,))
     return [gram.sum()]
 
 

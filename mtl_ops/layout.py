@@ -7,7 +7,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-__all__ = ["Layout", "find_layout"]
+__all__ = ["NOTHING_REACHED", "Layout", "find_layout"]
+
+#: What to say where a layout keeps no parameter.
+NOTHING_REACHED = (
+    "Parameter `losses` should depend on the parameters that are optimized. Found none that does."
+)
 
 
 @dataclass(frozen=True)

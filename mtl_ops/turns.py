@@ -78,13 +78,13 @@ class Turns:
         Raises:
             ValueError: If groups and tasks do not fit, or a function of the user answers with no order.
         """
-        first = losses = _evaluate(closure)
-        tasks = read(losses)
+        first = _evaluate(closure)
+        tasks = read(first)
         self.check(tasks.names, len(tasks.losses))
         for number, members in enumerate(self._turns(tasks, step, seed)):
             if number > 0:
-                losses = _evaluate(closure)
-            own = [loss if t in members else None for t, loss in enumerate(read(losses).losses)]
+                tasks = read(_evaluate(closure))
+            own = [loss if t in members else None for t, loss in enumerate(tasks.losses)]
             if alone and all(loss is None for loss in own):
                 continue
             names = tasks.names

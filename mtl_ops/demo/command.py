@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ import typer
 from rich.console import Console
 
 from .. import examples
+from ..data import Split
 from ..data.folders import DataError
 from ..examples.base import SIZES
 from ..turns import ORDERS
@@ -32,7 +32,7 @@ from .given import (
     read_seeds,
     read_tasks,
 )
-from .options import default, one_thread, refuse, split
+from .options import default, for_results, one_thread, refuse, split
 from .plots import draw
 from .progress import progress
 from .pruned import prune_all, render_pruned
@@ -202,33 +202,37 @@ def train(
         except REFUSALS as error:
             refuse("--method", str(error))
         with open_folder(layout, config), _interrupts(layout), one_thread():
-            _run(layout, config, chosen, left_out)
+            _run(layout, config, chosen, left_out, first)
             if prune is not None:
-                _print_pruned(layout, config, chosen, prune)
+                _print_pruned(layout, config, chosen, first, prune)
 
 
-def _print_pruned(layout: Layout, config: Config, chosen: Sequence[str], amount: float) -> None:
+def _print_pruned(
+    layout: Layout, config: Config, chosen: Sequence[str], first: Split, amount: float
+) -> None:
     """What pruning costs; an example that shares nothing to prune says so."""
     try:
-        found = prune_all(config, chosen, layout, amount)
+        found = prune_all(config, chosen, first, layout, amount)
     except ValueError as error:
         refuse("--prune", str(error))
-    console = Console()
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = PLAIN_WIDTH
+    console = for_results(PLAIN_WIDTH)
     console.print(render_pruned(config, found, amount))
 
 
 def _run(
-    layout: Layout, config: Config, chosen: Sequence[str], left_out: Mapping[str, str]
+    layout: Layout,
+    config: Config,
+    chosen: Sequence[str],
+    left_out: Mapping[str, str],
+    first: Split,
 ) -> None:
     """The experiment, and all that is shown and written of it."""
     messages = Console(stderr=True, highlight=False, soft_wrap=True)
     messages.print(_headline(config, chosen))
     messages.print(f"[dim]Everything goes to {layout.root}[/]")
     with progress(messages) as listener:
-        histories = run_all(config, chosen, layout, listener)
-        timing = run_timing(config, chosen, layout, listener)
+        histories = run_all(config, chosen, first, layout, listener)
+        timing = run_timing(config, chosen, first, layout, listener)
     rows = summarize(config, chosen, histories, timing)
     save_json(layout.results, _results(config, rows, histories, timing, left_out))
     pictures = draw(layout, config, chosen, histories, timing)
@@ -239,9 +243,7 @@ def _run(
 def _print_table(
     layout: Layout, config: Config, rows: Sequence[Row], left_out: Mapping[str, str]
 ) -> None:
-    console = Console()
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = PLAIN_WIDTH
+    console = for_results(PLAIN_WIDTH)
     console.print(render(config, rows, left_out, console))
     with layout.table.open("w", encoding="utf-8") as file:
         plain = Console(file=file, width=PLAIN_WIDTH, no_color=True, force_terminal=False)

@@ -41,16 +41,24 @@ def load_data(config: Config, seed: int) -> Split:
 
 
 def run_all(
-    config: Config, methods: Sequence[str], layout: Layout, listener: Listener
+    config: Config, methods: Sequence[str], first: Split, layout: Layout, listener: Listener
 ) -> dict[Run, History]:
     """Train what is not trained yet.
+
+    Args:
+        config: What the user asks for.
+        methods: Those that are trained.
+        first: The data of the first seed.
+        layout: Where everything is written.
+        listener: Who watches.
 
     Returns:
         For every run its history: per epoch the training loss and the test metric of each
         task, and for methods the number of conflicting steps and the mean cosines.
     """
     runs = config.runs(methods)
-    splits = {seed: load_data(config, seed) for seed in config.seeds}
+    splits = {config.seeds[0]: first}
+    splits |= {seed: load_data(config, seed) for seed in config.seeds[1:]}
     timing_work = sum((WARM_UP + ROUNDS) * _cost(run) for run in runs if run.seed == runs[0].seed)
     work = (_steps(config, run, splits[run.seed]) * config.epochs * _cost(run) for run in runs)
     listener.start(sum(work) + timing_work)
@@ -58,7 +66,7 @@ def run_all(
 
 
 def run_timing(
-    config: Config, methods: Sequence[str], layout: Layout, listener: Listener
+    config: Config, methods: Sequence[str], first: Split, layout: Layout, listener: Listener
 ) -> Timing:
     """Time the steps, unless the folder holds the times of all these methods already.
 
@@ -74,8 +82,7 @@ def run_timing(
     listener.describe("timing the steps, all methods in turn")
     share = sum(work) / len(work)
     with _fork(config):
-        split = load_data(config, config.seeds[0])
-        times = measure(config, methods, split, ROUNDS, lambda: listener.advance(share))
+        times = measure(config, methods, first, ROUNDS, lambda: listener.advance(share))
     save_json(layout.timing, times)
     return times
 

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
 import torch
 import typer
+from rich.console import Console
 
-__all__ = ["default", "one_thread", "read_names", "refuse", "split"]
+__all__ = ["default", "for_results", "one_thread", "read_names", "refuse", "split"]
 
 
 def default(values: Sequence[object]) -> str:
     """For the end of a help text."""
     return f"Default: {', '.join(map(str, values))}"
+
+
+def for_results(width: int) -> Console:
+    """What tables are printed on; ``width`` is for files and pipes, where nobody says how wide."""
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = width
+    return console
 
 
 def read_names(

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from rich import box
 from rich.table import Table
 
+from ..data import Split
 from ..models import Pruned, prune_shared
 from .checkpoint import load_checkpoint
 from .config import SINGLE, Config
-from .experiment import load_data
 from .files import Layout
 from .trainer import Trainer
 
@@ -18,21 +18,20 @@ __all__ = ["prune_all", "render_pruned"]
 
 
 def prune_all(
-    config: Config, methods: Sequence[str], layout: Layout, amount: float
+    config: Config, methods: Sequence[str], first: Split, layout: Layout, amount: float
 ) -> dict[str, list[Pruned]]:
     """Prunes the trained models of the first seed; their checkpoints stay as they are.
 
     Returns:
         For the plain sum and each method the tasks' metrics before and after.
     """
-    split = load_data(config, config.seeds[0])
     found = {}
     for run in config.runs(methods):
         if run.seed != config.seeds[0] or run.method == SINGLE:
             continue
         state = load_checkpoint(layout.checkpoint(run), config.device)
         assert state is not None  # it has just been trained
-        trainer = Trainer(config, run, split)
+        trainer = Trainer(config, run, first)
         trainer.model.load_state_dict(state["model"])
         batch = next(trainer.batches())
         found[run.label] = prune_shared(trainer.model, amount, batch, evaluated(trainer))

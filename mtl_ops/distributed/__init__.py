@@ -8,6 +8,7 @@ with ``DistributedDataParallel``), or all of them together (``fully_shard``, and
 from ._checkpoint import TrainingState
 from ._data_parallel import DataParallel
 from ._make import Distributed, make_processes
+from ._placements import is_dtensor
 from ._processes import Processes
 from ._samples import Samples
 from ._scatter import Scatter
@@ -21,5 +22,6 @@ __all__ = [
     "Scatter",
     "Sharded",
     "TrainingState",
+    "is_dtensor",
     "make_processes",
 ]

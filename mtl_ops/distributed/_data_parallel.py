@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..gradients import Tasks
-from ..layout import Layout, find_layout
+from ..layout import NOTHING_REACHED, Layout, find_layout
 from ..merging import columns, merge_rows
 from ..methods import Method
 from ..report import Report
@@ -87,9 +87,7 @@ class DataParallel(Processes):
         layout = find_layout(reached, tasks, sets, shared)
         flags = tuple(row is not None for row in reached)
         if not any(flags):
-            raise ValueError(
-                "Parameter `losses` should depend on the parameters that are optimized. Found none that does."
-            )
+            raise ValueError(NOTHING_REACHED)
         if self.mode == "exact":
             self._flags[_key(params, weights)] = flags
             scatter = early

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..gradients import Tasks
 from ..graph import leaf_tensors
-from ..layout import find_layout
+from ..layout import NOTHING_REACHED, find_layout
 from ..merging import columns, merge_rows
 from ..methods import Method
 from ..report import Report
@@ -199,9 +199,7 @@ class Sharded(Processes):
         layout = find_layout(rows, len(weights), sets, shared)
         kept = list(range(len(params))) if layout.kept is None else list(layout.kept)
         if not kept:
-            raise ValueError(
-                "Parameter `losses` should depend on the parameters that are optimized. Found none that does."
-            )
+            raise ValueError(NOTHING_REACHED)
         reached = [cast("DTensor", params[p]) for p in kept]
         out = [torch.empty_like(param.to_local()) for param in reached]
         numbers = first_numbers(reached, layout.segments or (0,) * len(kept), layout.shared)

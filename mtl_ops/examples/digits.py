@@ -15,7 +15,7 @@ from ..data.multi_digits import multi_digits
 from ..models import DigitsCNN, SharedBottom
 from .architectures import ARCHITECTURES
 from .base import Example, Size
-from .layers import image_backbone
+from .layers import image_backbone, linear_heads
 
 __all__ = ["Digits", "MultiDigits"]
 
@@ -76,7 +76,7 @@ class MultiDigits(Example):
     @property
     def tasks(self) -> dict[str, Goal]:
         """See :class:`Example`."""
-        return {name: Task(name, 10, "classes") for name in ("left", "right")}
+        return dict(self._goals())
 
     def load(self, seed: int, size: Size = "default") -> Split:
         """See :class:`Example`."""
@@ -84,12 +84,14 @@ class MultiDigits(Example):
 
     def model(self, tasks: Sequence[str], split: Split) -> nn.Module:
         """See :class:`Example`."""
-        goals = self.tasks
+        goals = self._goals()
         return SharedBottom(
             image_backbone(split.train["input"].shape[-1]),
-            {task: nn.Linear(64, 10) for task in tasks},
-            {task: goals[task].loss for task in tasks},
+            *linear_heads({task: goals[task] for task in tasks}, 64),
         )
+
+    def _goals(self) -> dict[str, Task]:
+        return {name: Task(name, 10, "classes") for name in ("left", "right")}
 
 
 def load_digits(folder: Path | None, seed: int, size: Size) -> Split:

@@ -21,7 +21,7 @@ from ..models import (
     Transformer,
     normalised_adjacency,
 )
-from .layers import image_backbone
+from .layers import image_backbone, linear_heads
 
 __all__ = ["SparseGraphs", "Words", "graph_model", "image_text_model"]
 
@@ -86,11 +86,7 @@ class SparseGraphs(nn.Module):
 
 def graph_model(tasks: Mapping[str, Task], kinds: int) -> MultiTaskModel:
     """The reference graph network with a head for each property."""
-    return SharedBottom(
-        SparseGraphs(kinds),
-        {name: nn.Linear(64, task.outputs) for name, task in tasks.items()},
-        {name: task.loss for name, task in tasks.items()},
-    )
+    return SharedBottom(SparseGraphs(kinds), *linear_heads(tasks, 64))
 
 
 def image_text_model(
@@ -110,7 +106,5 @@ def image_text_model(
     if "text" in tasks:
         encoders["text"] = Words(kind, vocabulary)
     return SharedBackbone(
-        [encoders, nn.Sequential(nn.Linear(64, 64), nn.ReLU())],
-        {name: nn.Linear(64, task.outputs) for name, task in tasks.items()},
-        {name: task.loss for name, task in tasks.items()},
+        [encoders, nn.Sequential(nn.Linear(64, 64), nn.ReLU())], *linear_heads(tasks, 64)
     )

@@ -15,6 +15,7 @@ from ..data.molecules import MOLECULE_TARGETS, QM9_SOURCE, Graphs, is_qm9, molec
 from ..models import SharedBottom
 from .base import Example, Size
 from .encoded import graph_model
+from .layers import linear_heads
 
 __all__ = ["GraphBackbone", "Molecules", "normalised"]
 
@@ -99,7 +100,7 @@ class Molecules(Example):
     @property
     def tasks(self) -> dict[str, Goal]:
         """See :class:`Example`."""
-        return {name: Task(name, 1, "regression") for name in MOLECULE_TARGETS}
+        return dict(self._goals())
 
     def load(self, seed: int, size: Size = "default") -> Split:
         """See :class:`Example`."""
@@ -110,13 +111,15 @@ class Molecules(Example):
 
     def model(self, tasks: Sequence[str], split: Split) -> nn.Module:
         """See :class:`Example`."""
-        goals = self.tasks
+        goals = self._goals()
         return SharedBottom(
             GraphBackbone(split.train["input"].atoms.shape[-1]),
-            {task: nn.Linear(64, 1) for task in tasks},
-            {task: goals[task].loss for task in tasks},
+            *linear_heads({task: goals[task] for task in tasks}, 64),
         )
 
     def variant(self, architecture: str, tasks: dict[str, Task], split: Split) -> nn.Module:
         """The reference network on sparse graphs."""
         return graph_model(tasks, split.train["input"].atoms.shape[-1])
+
+    def _goals(self) -> dict[str, Task]:
+        return {name: Task(name, 1, "regression") for name in MOLECULE_TARGETS}

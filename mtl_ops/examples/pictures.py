@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
-from ..data import Batch, Goal, Split, Task
+from ..data import Goal, Split, Task
 from ..data.folders import DataError
 from ..data.pictures import (
     CELEBA_COUNTS,
@@ -21,9 +21,9 @@ from ..data.pictures import (
 )
 from ..models import SharedBottom
 from .base import Example, Size
-from .layers import image_backbone
+from .layers import image_backbone, linear_heads
 
-__all__ = ["Attributes", "DomainNet", "Domains"]
+__all__ = ["Attributes", "Domains"]
 
 FEATURES = 64
 
@@ -58,48 +58,11 @@ class Attributes(Example):
 
     def model(self, tasks: Sequence[str], split: Split) -> nn.Module:
         """See :class:`Example`."""
-        goals = self.tasks
+        goals = {task: Task(task, 1, "binary") for task in tasks}
         return SharedBottom(
             image_backbone(split.train["input"].shape[-1], channels=3, features=FEATURES),
-            {task: nn.Linear(FEATURES, 1) for task in tasks},
-            {task: goals[task].loss for task in tasks},
+            *linear_heads(goals, FEATURES),
         )
-
-
-class DomainNet(nn.Module):
-    """One network for the pictures of all domains, and a head for each.
-
-    Args:
-        goals: A task for each domain, of the same classes.
-        side: Pixels in a row and in a column.
-
-    Example:
-        >>> import torch
-        >>> model = DomainNet({"art": Task("art", 5, "classes")}, side=16)
-        >>> model({"art": torch.zeros(2, 3, 16, 16)})["art"].shape
-        torch.Size([2, 5])
-    """
-
-    def __init__(self, goals: Mapping[str, Task], side: int) -> None:
-        super().__init__()
-        self.goals = dict(goals)
-        self.backbone = image_backbone(side, channels=3, features=FEATURES)
-        self.heads = nn.ModuleDict(
-            {task: nn.Linear(FEATURES, goal.outputs) for task, goal in goals.items()}
-        )
-
-    def forward(self, input: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Outputs of the domains that have an input."""
-        return {
-            task: self.heads[task](self.backbone(input[task]))
-            for task in self.goals
-            if task in input
-        }
-
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Losses of the domains that are in the batch."""
-        outputs = self(batch["input"])
-        return {task: self.goals[task].loss(out, batch[task]) for task, out in outputs.items()}
 
 
 class Domains(Example):
@@ -136,7 +99,10 @@ class Domains(Example):
         """See :class:`Example`."""
         goals = self._goals()
         side = split.train[tasks[0]]["input"].shape[-1]
-        return DomainNet({task: goals[task] for task in tasks}, side)
+        return SharedBottom(
+            image_backbone(side, channels=3, features=FEATURES),
+            *linear_heads({task: goals[task] for task in tasks}, FEATURES),
+        )
 
     def _goals(self) -> dict[str, Task]:
         return {name: Task(name, self.classes, "classes") for name in self.domains}

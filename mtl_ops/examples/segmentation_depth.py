@@ -14,8 +14,8 @@ from ..data.folders import DataError
 from ..data.npy_folders import LABELS, is_npy_folder, label_folder, npy_folder
 from ..data.scenes import SCENE_CLASSES, scenes
 from ..models import SharedBottom
+from ..models.stages import convolution
 from .base import Example, Size
-from .layers import convolution
 
 __all__ = ["DenseBackbone", "SegmentationDepth"]
 

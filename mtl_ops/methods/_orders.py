@@ -36,15 +36,13 @@ def orders_for(
     segments, tasks = gram.shape[:2]
     if given.get("orders") is not None:
         return _checked(given["orders"], gram)
-    if order == "random":
-        # On the device, without a wait. Integers, because ties among few digits would favour the
-        # first task.
-        keys = torch.empty(segments, tasks, tasks, dtype=torch.int64, device=gram.device)
-        return keys.random_(generator=generator).argsort(dim=-1)
     if order == "cyclic":
         chosen = torch.arange(tasks, device=gram.device)
     else:
-        keys = torch.empty(segments, 1, tasks, dtype=torch.int64, device=gram.device)
+        # On the device, without a wait. Integers, because ties among few digits would favour the
+        # first task.
+        rows = tasks if order == "random" else 1
+        keys = torch.empty(segments, rows, tasks, dtype=torch.int64, device=gram.device)
         chosen = keys.random_(generator=generator).argsort(dim=-1)
     return chosen.expand(segments, tasks, tasks).contiguous()
 

@@ -9,6 +9,7 @@ from torch import nn
 from ..data.digits import DIGITS_TASKS
 from ..data.task import Task
 from .shared_bottom import SharedBottom
+from .stages import convolution
 
 __all__ = ["DigitsCNN"]
 
@@ -62,21 +63,12 @@ def _backbone(channels: tuple[int, int, int], features: int) -> nn.Sequential:
     """``(B, 1, 8, 8)`` to ``(B, features)``."""
     first, second, third = channels
     return nn.Sequential(
-        *_convolution(1, first),
-        *_convolution(first, second),
+        *convolution(1, first),
+        *convolution(first, second),
         nn.MaxPool2d(2),
-        *_convolution(second, third),
+        *convolution(second, third),
         nn.Flatten(),
         nn.Linear(third * 4 * 4, features),
-        nn.ReLU(),
-    )
-
-
-def _convolution(before: int, after: int) -> tuple[nn.Module, ...]:
-    """A convolution that keeps height and width; the normalisation brings its own bias."""
-    return (
-        nn.Conv2d(before, after, kernel_size=3, padding=1, bias=False),
-        nn.BatchNorm2d(after),
         nn.ReLU(),
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ from rich.table import Table
 from .. import methods
 from ..data import TOY_STARTS, toy_losses
 from ..demo.config import ALL
-from ..demo.options import default, one_thread, read_names, refuse
+from ..demo.options import default, for_results, one_thread, read_names, refuse
 from .cone import merged_at_angles
 from .merged import REFUSALS
 from .pictures import AT_FRONT, draw_cone, draw_field, draw_toy, save
@@ -128,9 +127,7 @@ def _write(figure: Figure, path: Path, messages: Console) -> None:
 
 
 def _print_table(paths: Mapping[str, Array], first_scale: float) -> None:
-    console = Console()
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = PLAIN_WIDTH
+    console = for_results(PLAIN_WIDTH)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("method", no_wrap=True)
     for head in ("start", "end", "to the front", "first loss", "second loss"):
