@@ -1,4 +1,4 @@
-"""Two tasks with Hugging Face Accelerate, in one process or by `accelerate launch`."""
+"""Two tasks with Hugging Face Accelerate, in one process or by `accelerate launch` or `torchrun`."""
 
 import torch
 from accelerate import Accelerator
@@ -7,19 +7,18 @@ from torch import nn
 from mtl_ops import MultiTaskOptimizer
 
 
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.trunk, self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 1), nn.Linear(16, 1)
-
+class Net(nn.ModuleDict):
     def forward(self, x):
-        features = self.trunk(x).relu()
-        return {"a": self.a(features)[:, 0], "b": self.b(features)[:, 0]}
+        features = self["trunk"](x).relu()
+        return {t: self[t](features)[:, 0] for t in "ab"}
 
 
-accelerator = Accelerator(mixed_precision="bf16")
-loader = torch.utils.data.DataLoader(torch.randn(512, 8), batch_size=32)
-model, loader = accelerator.prepare(Net(), loader)  # not the optimizer: it knows the processes
+torch.manual_seed(0)  # the same data on all processes: the loader gives each its part
+# With `cpu=True`, processes on CPUs know of one another under `torchrun` too.
+accelerator = Accelerator(mixed_precision="bf16", cpu=not torch.cuda.is_available())
+loader = torch.utils.data.DataLoader(torch.randn(512, 8), 32 // accelerator.num_processes)
+net = Net({"trunk": nn.Linear(8, 16), "a": nn.Linear(16, 1), "b": nn.Linear(16, 1)})
+model, loader = accelerator.prepare(net, loader)  # not the optimizer: it knows the processes
 ddp = model if accelerator.num_processes > 1 else None
 optimizer = MultiTaskOptimizer(torch.optim.AdamW(model.parameters(), lr=1e-2), module=ddp)
 for batch in loader:
@@ -27,4 +26,4 @@ for batch in loader:
     optimizer.zero_grad()
     optimizer.backward({t: (outputs[t] - targets[t]).square().mean() for t in "ab"})
     optimizer.step()
-accelerator.print(optimizer.report.losses)
+accelerator.print(f"processes: {accelerator.num_processes}, losses: {optimizer.report.losses}")
