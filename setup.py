@@ -411,12 +411,13 @@ class NinjaBuild(build_ext):  # type: ignore[misc]
             "CUDA_ARCHS": archs if with_cuda else "",
         }
         objects = Path("build", f"{sys.implementation.cache_tag}-{'cuda' if with_cuda else 'cpu'}")
-        flags = [*CXX_FLAGS, STABLE_ABI, *portable_paths(torch), *include_flags(torch)]
+        flags = [*CXX_FLAGS, *portable_paths(torch), *include_flags(torch)]
         flags += shlex.split(os.environ.get("CXXFLAGS", ""))
         steps = []
         for source in sources("csrc/*.cpp", "csrc/cpu/*.cpp"):
             about = [f"-DMTL_OPS_{name}={json.dumps(fact)}" for name, fact in facts.items()]
-            own = about if source.name == "module.cpp" else []
+            # module.cpp calls nothing of torch, and torch 2.10's pybind11 refuses to be included with the stable ABI
+            own = about if source.name == "module.cpp" else [STABLE_ABI]
             steps.append(compile_cxx(source, objects, compiler, flags + own))
         if with_cuda and nvcc:
             steps += [

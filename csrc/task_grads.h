@@ -9,6 +9,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
+#include <torch/headeronly/util/shim_utils.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -34,9 +35,9 @@ struct Kind {
   int32_t dtype = 0, device_type = 0, device_index = 0;
 
   explicit Kind(const Tensor& t) {
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &dtype));
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(t.get(), &device_type));
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(t.get(), &device_index));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &dtype));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(t.get(), &device_type));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(t.get(), &device_index));
   }
   bool same_device(const Kind& other) const {
     return device_type == other.device_type && device_index == other.device_index;
@@ -46,7 +47,7 @@ struct Kind {
 // An uninitialised tensor.  One call of the C shim; torch::stable::empty goes through the dispatcher.
 inline Tensor empty_strided(int64_t dim, const int64_t* sizes, const int64_t* strides, const Kind& kind) {
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(
+  TORCH_ERROR_CODE_CHECK(
       aoti_torch_empty_strided(dim, sizes, strides, kind.dtype, kind.device_type, kind.device_index, &handle));
   return Tensor(handle);
 }

@@ -53,7 +53,7 @@ inline void check(cudaError_t error) {
 class Device {
  public:
   explicit Device(const Tensor& tensor) : like_(tensor), kind_(tensor), guard_(kind_.device_index) {
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(kind_.device_index, &stream_));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(kind_.device_index, &stream_));
   }
 
   cudaStream_t stream() const { return static_cast<cudaStream_t>(stream_); }
