@@ -68,6 +68,8 @@ def facts(device: str = "cpu", quick: bool = False) -> dict[str, Any]:
 
 def version(package: str) -> str | None:
     """The installed version, if any."""
+    if package == "torch":  # its metadata may lack the build, as in 2.10.0+cu128
+        return torch.__version__
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
