@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 try:
-    from mtl_ops import _C
+    import mtl_ops._C as _C  # `from mtl_ops import _C` would blame a circular import
 except ImportError as error:
     raise ImportError(
         "mtl_ops is not built for this Python and torch: run `pip install --no-build-isolation .` in its source tree "

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from . import _C, reference  # noqa: F401  (importing _C loads the operators)
+from . import _build, reference  # noqa: F401  (importing _build loads the operators, or says why not)
 
 __all__ = [
     "MAX_TASKS",

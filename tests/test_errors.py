@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -440,3 +442,11 @@ class TestObservation:
         train(net, optimizer, range(1))
         with pytest.raises(TypeError, match=r"Method 'mean' has no use for losses after the step"):
             optimizer.observe(net.losses(batch()))
+
+
+@pytest.mark.parametrize("module", ["mtl_ops", "mtl_ops.ops"])
+def test_a_package_that_is_not_built_says_how_to_build_it(module: str) -> None:
+    code = f"import sys; sys.modules['mtl_ops._C'] = None; import {module}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "ImportError: mtl_ops is not built for this Python and torch: run `pip" in done.stderr
