@@ -28,6 +28,11 @@ TASKS = 8
 #: Over the T gradients and the merged one.
 ALLOWANCE = 16e6
 
+#: As many parameters as the other MLP, in layers that are small parts of it.
+DEEP = (1024,) * 9
+#: Of glibc's `mallopt`, and the size from which on each block is the system's, and goes back when it is freed.
+_MMAP_THRESHOLD, _BLOCK = -3, 65536
+
 SIZES = {"small": [(256, 256)] * 4, "full": SHAPES["ResNet-18"]}
 
 
@@ -35,7 +40,9 @@ def measure(device: str = "cpu", quick: bool = False) -> list[Row]:
     """Rows of the peak over everything, in MB; the floor is the T gradients and the merged one."""
     size = "small" if quick else "full"
     rows = [row for method in available(METHODS) for row in _merges(method, device, size)]
-    return [*rows, *(_steps(device, size) if available([step.METHOD]) else [])]
+    if available([step.METHOD]):
+        rows += [*_steps(device, size), *_options(device, size)]
+    return rows
 
 
 def _merges(method: str, device: str, size: str) -> list[Row]:
@@ -69,6 +76,21 @@ def _steps(device: str, size: str) -> list[Row]:
     return _rows("training step of the MLP", step.METHOD, total, list(peaks), floor, allowance)
 
 
+def _options(device: str, size: str) -> list[Row]:
+    """What is saved by the options that are there for that, without what the C library keeps for later."""
+    rows = []
+    for tasks in ("8", "2"):
+        peaks = {
+            name: in_child("deep step", name, tasks, device, size)
+            for name in (step.BARE, step.PLAIN)
+        }
+        for name in (step.METHOD, *step.OPTIONS):
+            own = in_child("deep step", f"ours {name}", tasks, device, size)
+            case = f"step of an MLP of 8 layers, T = {tasks}, freed blocks given back"
+            rows += [_row(case, name, own, rival, theirs) for rival, theirs in peaks.items()]
+    return rows
+
+
 def _step_rivals() -> list[str]:
     with_torchjd = torchjd_aggregator(step.METHOD, TASKS) is not None
     return [step.BARE, *(step.MODES if with_torchjd else ())]
@@ -84,23 +106,33 @@ def _rows(
 ) -> list[Row]:
     own = total("ours")
     goal = None if allowance is None else Goal("value", (floor + allowance) / 1e6)
-    rows = []
-    for place, rival in enumerate(rivals):
-        theirs = total(rival)
-        rows.append(
-            Row(
-                case,
-                method,
-                _single(own / 1e6),
-                "MB",
-                rival,
-                _single(theirs / 1e6),
-                _single(theirs / own),
-                floor / 1e6,
-                goal if place == 0 else None,
-            )
-        )
-    return rows
+    return [
+        _row(case, method, own, rival, total(rival), floor, goal if place == 0 else None)
+        for place, rival in enumerate(rivals)
+    ]
+
+
+def _row(
+    case: str,
+    method: str,
+    own: float,
+    rival: str,
+    theirs: float,
+    floor: float | None = None,
+    goal: Goal | None = None,
+) -> Row:
+    """Bytes as MB."""
+    return Row(
+        case,
+        method,
+        _single(own / 1e6),
+        "MB",
+        rival,
+        _single(theirs / 1e6),
+        _single(theirs / own),
+        None if floor is None else floor / 1e6,
+        goal,
+    )
 
 
 def _single(value: float) -> Quartiles:
@@ -181,10 +213,16 @@ def _high_water() -> int:
 
 
 def _measure(kind: str, rival: str, method: str, device: str, size: str) -> int:
-    if kind == "step":
+    if kind.endswith("step"):
         # Once on small sizes, so that loading code is not counted.
         step.contender(rival, device, quick=True)()
-        return peak(step.contender(rival, device, size == "small"), device)
+        model = {}
+        if kind == "deep step":
+            model = {"tasks": int(method), "widths": DEEP}
+            limit = getattr(ctypes.CDLL(None), "mallopt", None)
+            if limit is not None:
+                limit(_MMAP_THRESHOLD, _BLOCK)
+        return peak(step.contender(rival, device, size == "small", **model), device)
     calls = [
         contender(random_problem(shapes, TASKS, device=device), method, rival)
         for shapes in ([(8, 8)], SIZES[size])

@@ -15,11 +15,21 @@ from .results import Goal, Row, paired_floor, row_of_times
 from .rivals import available, method_of, torchjd_aggregator
 from .timing import interleave
 
-__all__ = ["Heads", "contender", "contenders", "measure", "names", "setup"]
+__all__ = ["OPTIONS", "Heads", "contender", "contenders", "measure", "names", "setup"]
 
 METHODS = ("sum", "mean", "pcgrad", "mgda", "cagrad", "upgrad")
 #: Timed with TorchJD, in both of its modes, and in the one that saves memory.
 METHOD = "upgrad"
+#: Options that trade time or precision for memory.
+OPTIONS: dict[str, dict[str, Any]] = {
+    f'{METHOD}, memory="stream"': {"memory": "stream"},
+    f'{METHOD}, memory="stream", by tensor': {
+        "memory": "stream",
+        "granularity": "tensor",
+        "nonfinite": "propagate",
+    },
+    f"{METHOD}, grad_dtype=bfloat16": {"grad_dtype": torch.bfloat16},
+}
 PLAIN, BARE = "plain summed backward", "T bare backwards"
 MODES: dict[str, dict[str, Any]] = {
     "TorchJD, vmap": {"parallel_chunk_size": None},
@@ -60,19 +70,19 @@ class Heads(nn.Module):
 
 
 def measure(device: str = "cpu", quick: bool = False) -> list[Row]:
-    """Rows of every method against the plain sum and the bare backwards, UPGrad against TorchJD."""
+    """Rows of every method against the plain sum and the bare backwards, UPGrad against TorchJD, too."""
     steps = contenders(device, quick)
     timings = interleave(
         steps, rounds=3 if quick else 15, seconds=0.5 if quick else 60.0, device=device
     )
     case = "MLP, 8.4M shared parameters, T = 8, batch 64" if not quick else "small MLP, T = 3"
     rows = []
-    for method in available(METHODS):
+    for method in _own():
         for rival in (BARE, PLAIN, *(MODES if method == METHOD else ())):
             if rival not in steps:
                 continue
             goal = None
-            if not quick and rival == BARE:
+            if not quick and rival == BARE and method not in OPTIONS:
                 goal = Goal("overhead", 1.15)
             if not quick and rival in MODES:
                 goal = Goal("speed-up", 1.5)
@@ -99,13 +109,17 @@ def contenders(device: str = "cpu", quick: bool = False) -> dict[str, Step]:
 def names() -> list[str]:
     """Of the contenders that can be had."""
     with_torchjd = torchjd_aggregator(METHOD, 1) is not None
-    own = [f"ours {name}" for name in available(METHODS)]
+    own = [f"ours {name}" for name in _own()]
     return [PLAIN, BARE, *own, *(MODES if with_torchjd else ())]
 
 
-def contender(name: str, device: str = "cpu", quick: bool = False) -> Step:
-    """One of :func:`names`."""
-    parts = setup(device, quick)
+def _own() -> list[str]:
+    return [*available(METHODS), *(OPTIONS if available([METHOD]) else ())]
+
+
+def contender(name: str, device: str = "cpu", quick: bool = False, **model: Any) -> Step:
+    """One of :func:`names`, on a model as of :func:`setup`."""
+    parts = setup(device, quick, **model)
     if name in MODES:
         return torchjd(METHOD, *parts, **MODES[name])
     if name.startswith("ours "):
@@ -113,10 +127,16 @@ def contender(name: str, device: str = "cpu", quick: bool = False) -> Step:
     return {PLAIN: plain, BARE: bare}[name](*parts)
 
 
-def setup(device: str, quick: bool) -> tuple[Heads, torch.optim.Optimizer, Tensor, Tensor]:
+def setup(
+    device: str,
+    quick: bool,
+    tasks: int = 8,
+    widths: tuple[int, ...] = (1024, 2048, 2048, 1024),
+) -> tuple[Heads, torch.optim.Optimizer, Tensor, Tensor]:
     """Model, inner optimizer (plain SGD, whose step costs the least), input and targets."""
-    tasks, batch = (3, 4) if quick else (8, 64)
-    widths = (256, 512, 256) if quick else (1024, 2048, 2048, 1024)
+    batch = 64
+    if quick:
+        tasks, batch, widths = 3, 4, (256, 512, 256)
     torch.manual_seed(0)
     model = Heads(widths, tasks).to(device)
     inputs = torch.randn(batch, widths[0], device=device)
@@ -162,8 +182,9 @@ def bare(model: Heads, inner: torch.optim.Optimizer, inputs: Tensor, targets: Te
 def ours(
     method: str, model: Heads, inner: torch.optim.Optimizer, inputs: Tensor, targets: Tensor
 ) -> Step:
-    """As in the README."""
-    optimizer = mtl_ops.MultiTaskOptimizer(inner, method_of(method, len(targets)))
+    """As in the README; a method, or one of the :data:`OPTIONS`."""
+    chosen = method_of(method.partition(",")[0], len(targets))
+    optimizer = mtl_ops.MultiTaskOptimizer(inner, chosen, **OPTIONS.get(method, {}))
 
     def step() -> Heads:
         optimizer.zero_grad()

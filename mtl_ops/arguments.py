@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from .distributed import is_dtensor
+from .methods import Method
 from .rules import Rules
 
 __all__ = [
     "check_batched",
     "check_grad_dtype",
     "check_grad_scaler",
+    "check_memory",
     "check_names",
     "check_owned",
     "check_plain",
@@ -86,6 +88,41 @@ def check_grad_scaler(
             f"when their elements are read. Found `clip_value = {rules.clip_value}`."
         )
     return grad_scaler if grad_scaler is not None and grad_scaler.is_enabled() else None
+
+
+def check_memory(
+    memory: str | None,
+    method: Method,
+    rules: Rules,
+    batched: bool,
+    on_parts: bool,
+    processes: bool,
+) -> bool:
+    """Whether the gradients of the last task are to be freed piece by piece.
+
+    Raises:
+        ValueError: If it is an unknown word, or there are no gradients to free, or all of them are needed.
+    """
+    if memory is None:
+        return False
+    if memory != "stream":
+        raise ValueError(
+            f'Parameter `memory` should be None or "stream". Found `memory = {memory!r}`.'
+        )
+    why = None
+    if batched:
+        why = "with `batched`, which computes all gradients at once"
+    elif on_parts:
+        why = "with `gram_on`, which stores no gradients"
+    elif processes:
+        why = "with several processes, which sum each task's gradient as a whole"
+    elif method.tracks:
+        why = f"with method {method.name!r}, which remembers gradients of every task"
+    elif method.needs == "losses" and not rules.per_task:
+        why = f"with method {method.name!r}, which takes one backward and stores no gradients"
+    if why is not None:
+        raise ValueError(f'Parameter `memory` should be None {why}. Found "stream".')
+    return True
 
 
 def check_owned(

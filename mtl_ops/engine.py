@@ -13,11 +13,12 @@ from .accumulation import Accumulated
 from .distributed import Processes, Scatter
 from .gradients import Tasks, differentiate, joint_backward, joint_gradient, task_gradients
 from .layout import NOTHING_REACHED, find_layout
-from .merging import columns, merge_rows, on_device
+from .merging import columns, dtype_of, merge_rows, on_device
 from .methods import Method
 from .methods.linear import Sum
 from .report import Report
 from .rules import Rules
+from .streaming import merge_streamed
 
 __all__ = ["WEIGHTED_SUM", "fill_grads", "merge_into_grads", "present_weights"]
 
@@ -60,36 +61,52 @@ def fill_grads(
         losses = _taking_part(tasks, weights)
         report = _one_backward(method, tasks, params, weights, losses, rules, given, retain_graph)
     else:
-        early = None
-        if tasks.parallel is not None and accumulated is None:
-            early = tasks.parallel.expect(params, present_weights(task_weights, tasks))
-        each = None if early is None else early.launch
-        part = _weighty(tasks, task_weights)
-        if accumulated is None:
-            rows = differentiate(part, params, retain_graph, each)
+        part, weights = _weighty(tasks, task_weights), present_weights(task_weights, tasks)
+        rest: dict[str, Any] = {
+            "sets": sets,
+            "shared": shared,
+            "given": given,
+            "times_skipped": times_skipped,
+        }
+        if tasks.streamed and len(part.present) > 1:
+            losses = _taking_part(tasks, weights) if method.uses_losses else None
+            report, merged = merge_streamed(
+                method,
+                part,
+                params,
+                weights,
+                rules,
+                losses=losses,
+                retain_graph=retain_graph,
+                **rest,
+            )
+            _add_to_grads(merged, params)
         else:
-            gradients = task_gradients(part, params, retain_graph)
-            rows, totals = accumulated.add(gradients, tasks.detached)
-            tasks = tasks.summed(totals)
-        weights = present_weights(task_weights, tasks)
-        if method.uses_losses:
-            losses = _taking_part(tasks, weights)
-        report = merge_into_grads(
-            method,
-            rows,
-            params,
-            weights,
-            rules,
-            sets=sets,
-            shared=shared,
-            losses=losses,
-            given=given,
-            times_skipped=times_skipped,
-            names=tasks.names,
-            grad_scale=tasks.scale,
-            parallel=tasks.parallel,
-            early=early,
-        )
+            early = None
+            if tasks.parallel is not None and accumulated is None:
+                early = tasks.parallel.expect(params, weights)
+            each = None if early is None else early.launch
+            if accumulated is None:
+                rows = differentiate(part, params, retain_graph, each)
+            else:
+                gradients = task_gradients(part, params, retain_graph)
+                rows, totals = accumulated.add(gradients, tasks.detached)
+                tasks = tasks.summed(totals)
+                weights = present_weights(task_weights, tasks)
+            losses = _taking_part(tasks, weights) if method.uses_losses else None
+            report = merge_into_grads(
+                method,
+                rows,
+                params,
+                weights,
+                rules,
+                losses=losses,
+                names=tasks.names,
+                grad_scale=tasks.scale,
+                parallel=tasks.parallel,
+                early=early,
+                **rest,
+            )
     if method.learns and losses is not None:
         method.add_grads(losses, tasks.scale)
     report._losses = tasks.detached
@@ -142,9 +159,7 @@ def merge_into_grads(
         report, merged = parallel.merge(
             method, rows, params, weights, rules, sets=sets, shared=shared, early=early, **rest
         )
-        for p, gradient in merged.items():
-            before = params[p].grad
-            params[p].grad = gradient if before is None else before.add_(gradient)
+        _add_to_grads(merged, params)
         return report
     given = rows
     layout = find_layout(rows, len(weights), sets, shared)
@@ -154,7 +169,7 @@ def merge_into_grads(
         rows = columns(rows, len(params), layout.kept)
     if not reached:
         raise ValueError(NOTHING_REACHED)
-    dtypes = [_dtype(rows, p, len(reached)) for p in range(len(reached))]
+    dtypes = [dtype_of(rows, p, len(reached)) for p in range(len(reached))]
     as_stored = all(param.dtype == dtype for param, dtype in zip(reached, dtypes, strict=True))
     accumulate = as_stored and any(param.grad is not None for param in reached)
     if accumulate:
@@ -168,23 +183,18 @@ def merge_into_grads(
         for param, gradient in zip(reached, out, strict=True):
             param.grad = gradient
     else:
-        _convert_into_grads(out, reached)
+        _add_to_grads(dict(enumerate(out)), reached)
     return report
 
 
-def _convert_into_grads(merged: list[Tensor], params: Sequence[Tensor]) -> None:
-    """Adds gradients of other dtypes to ``.grad``, and frees each before the next is converted."""
-    for param in params:
-        gradient = merged.pop(0)
+def _add_to_grads(merged: dict[int, Tensor], params: Sequence[Tensor]) -> None:
+    """Adds gradients, by place and of any dtype, to ``.grad``; frees each before the next is converted."""
+    for place in list(merged):
+        param, gradient = params[place], merged.pop(place)
         if param.grad is None:
             param.grad = gradient.to(param.dtype)
         else:
             param.grad.add_(gradient)
-
-
-def _dtype(rows: Sequence[Tensor | None], p: int, count: int) -> torch.dtype:
-    """Of the gradients of a parameter that some task reaches."""
-    return next(row.dtype for row in rows[p::count] if row is not None)
 
 
 def _one_backward(

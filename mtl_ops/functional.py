@@ -131,7 +131,7 @@ def merge(
         matrix.unbind(),
         [out],
         weights,
-        Layout(None, (), 1, 1, (True,) * tasks),
+        Layout(None, (), 1, 1, (True,) * tasks, (0,)),
         rules,
         losses=losses,
         given=given,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ __all__ = [
     "differentiate",
     "joint_backward",
     "joint_gradient",
+    "raw_gradient",
     "read_losses",
     "task_gradients",
 ]
@@ -71,21 +72,29 @@ def task_gradients(
         if loss is None:
             yield [None] * len(params)
         else:
-            yield _task_gradient(tasks, t, loss, params, retain_graph or t != last)
+            yield _task_gradient(tasks, t, params, retain_graph or t != last)
 
 
 def _task_gradient(
-    tasks: Tasks, t: int, loss: Tensor, params: Sequence[Tensor], retain_graph: bool
+    tasks: Tasks, t: int, params: Sequence[Tensor], retain_graph: bool
 ) -> list[Tensor | None]:
-    start = root(loss)
-    assert start is not None
-    try:
-        grads = _derive(tasks, [start], params, [tasks.factor(t)], retain_graph)
-    except RuntimeError as error:
-        raise _explained(error, tasks.label(t)) from error
+    grads = raw_gradient(tasks, t, params, retain_graph)
     found = [dense(row) for row in grads]
     del grads
     return found if tasks.dtype is None else store(found, tasks.dtype)
+
+
+def raw_gradient(
+    tasks: Tasks, task: int, params: Sequence[Tensor], retain_graph: bool
+) -> Sequence[Tensor | None]:
+    """The P gradients of a task that is there, as autograd returns them: they may be sparse."""
+    loss = tasks.losses[task]
+    start = None if loss is None else root(loss)
+    assert start is not None
+    try:
+        return _derive(tasks, [start], params, [tasks.factor(task)], retain_graph)
+    except RuntimeError as error:
+        raise _explained(error, tasks.label(task)) from error
 
 
 def joint_gradient(
@@ -126,6 +135,14 @@ def joint_backward(
         torch.autograd.backward(losses, factors, retain_graph=retain_graph, inputs=list(params))
     except RuntimeError as error:
         raise _explained(error, "one of them") from error
+
+
+@overload
+def dense(row: Tensor) -> Tensor: ...
+
+
+@overload
+def dense(row: Tensor | None) -> Tensor | None: ...
 
 
 def dense(row: Tensor | None) -> Tensor | None:

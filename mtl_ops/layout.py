@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
 __all__ = ["NOTHING_REACHED", "Layout", "find_layout"]
 
 #: What to say where a layout keeps no parameter.
@@ -28,6 +26,7 @@ class Layout:
         shared: The number of segments that the method solves.
         total: The number of segments.
         part: ``total × T``, row-major: whether a task reaches a segment.
+        sets: The set that each segment is; -1 for the last, if it is not shared.
     """
 
     kept: tuple[int, ...] | None
@@ -35,10 +34,16 @@ class Layout:
     shared: int
     total: int
     part: tuple[bool, ...]
+    sets: tuple[int, ...]
+
+    def factors(self, task_weights: Sequence[float]) -> list[float]:
+        """``total × T``, row-major: the weight of a task in a segment; 0 where it does not reach it."""
+        weights = list(task_weights) * self.total
+        return [weight if part else 0.0 for part, weight in zip(self.part, weights, strict=True)]
 
 
 def find_layout(
-    rows: Sequence[Tensor | None],
+    rows: Sequence[object | None],
     tasks: int,
     sets: Sequence[int] | None = None,
     shared: Sequence[bool] | None = None,
@@ -46,7 +51,7 @@ def find_layout(
     """Reads the layout off the gradients: a parameter that two or more tasks reach is shared.
 
     Args:
-        rows: ``T × P`` gradients.
+        rows: ``T × P`` gradients, or anything else that is ``None`` where a task has none.
         tasks: T.
         sets: For each parameter the set in which it is merged if it is shared (its group, or
             itself); ``None`` for one set.
@@ -57,7 +62,7 @@ def find_layout(
         row is not None for row in rows
     )  # not `None in rows`: that compares tensors
     if shared is None and sets is None and everywhere:
-        return Layout(None, (), 1, 1, (True,) * tasks)
+        return Layout(None, (), 1, 1, (True,) * tasks, (0,))
     kept: list[int] = []
     home: list[int] = []
     reach: dict[int, list[bool]] = {}
@@ -80,4 +85,5 @@ def find_layout(
         shared=len(names) - (-1 in reach),
         total=len(names),
         part=tuple(flag for name in names for flag in reach[name]),
+        sets=tuple(names),
     )

@@ -35,6 +35,7 @@ class Tasks:
         parallel: The processes that the joint batch is spread over.
         dtype: What the gradients of single tasks are stored in; ``None`` for the parameters' own.
         batching: Differentiates all losses at once; ``None`` to do so one by one.
+        streamed: Whether the gradients of the last task are freed piece by piece.
     """
 
     names: tuple[str, ...] | None
@@ -46,6 +47,7 @@ class Tasks:
     parallel: Processes | None = None
     dtype: torch.dtype | None = None
     batching: Batching | None = None
+    streamed: bool = False
 
     def label(self, task: int) -> str:
         """How messages name a task."""

@@ -15,7 +15,18 @@ from .report import Report
 from .rules import Rules
 from .tracking import Problem, show
 
-__all__ = ["columns", "merge_rows", "on_device", "raise_if_nonfinite", "unscaled"]
+__all__ = [
+    "columns",
+    "dtype_of",
+    "find_scale",
+    "find_weights",
+    "merge_rows",
+    "on_device",
+    "own_square",
+    "raise_if_nonfinite",
+    "unscaled",
+    "write_coordinates",
+]
 
 
 def merge_rows(
@@ -62,24 +73,16 @@ def merge_rows(
         RuntimeError: If a gradient is not finite and the rules say ``"raise"``.
     """
     tasks = len(task_weights)
-    factors = [
-        weight if part else 0.0
-        for part, weight in zip(layout.part, list(task_weights) * layout.total, strict=True)
-    ]
-    gram = scale = None
+    gram = None
     if method.needs == "gram" or rules != Rules() or times_skipped is not None:
         seen = rows if measured is None else _only(rows, measured)
         gram = unscaled(ops.gram(seen, tasks, layout.segments, rules.clip_value), grad_scale)
         if total is not None:
             missing = layout.total - len(gram)  # last segments of which there is nothing here
             gram = total(torch.nn.functional.pad(gram, (0, 0, 0, 0, 0, missing)))
-        if rules.nonfinite == "raise":
-            raise_if_nonfinite(gram, factors, names)
-        scale = ops.task_scales(
-            gram, factors, rules.max_task_norm, rules.nonfinite == "skip_task", times_skipped
-        )
+        scale = find_scale(gram, task_weights, layout, rules, times_skipped, names)
     else:
-        scale = on_device(factors, out[0].device).reshape(layout.total, tasks)
+        scale = on_device(layout.factors(task_weights), out[0].device).reshape(-1, tasks)
     if isinstance(method, CoordinateMethod):
         weights = None
         clip_scale = _merge_coordinates(
@@ -100,7 +103,9 @@ def merge_rows(
         problem = Problem(rows, gram, scale, rules.clip_value)
         if isinstance(method, TrackingMethod) and method.tracks and layout.shared > 0:
             problem = show(method, problem, losses, layout, grad_scale, alone=total is None)
-        weights = _weights(method, problem.gram, problem.scale, losses, layout.shared, given or {})
+        weights = find_weights(
+            method, problem.gram, problem.scale, losses, layout.shared, given or {}
+        )
         clip_scale = ops.merge_(
             out,
             problem.rows,
@@ -119,7 +124,7 @@ def merge_rows(
         _gram=gram,
         _scale=scale,
         _shared=layout.shared,
-        _part=tuple(factor != 0.0 for factor in factors),
+        _part=tuple(factor != 0.0 for factor in layout.factors(task_weights)),
     )
 
 
@@ -134,7 +139,23 @@ def on_device(values: Sequence[float], device: torch.device) -> Tensor:
     return ops.task_scales(nothing, values)[0]
 
 
-def _weights(
+def find_scale(
+    gram: Tensor,
+    task_weights: Sequence[float],
+    layout: Layout,
+    rules: Rules,
+    times_skipped: Tensor | None = None,
+    names: tuple[str, ...] | None = None,
+) -> Tensor:
+    """``(total, T)`` float64, the factors of the gradients; arguments as of :func:`merge_rows`."""
+    factors = layout.factors(task_weights)
+    if rules.nonfinite == "raise":
+        raise_if_nonfinite(gram, factors, names)
+    skip = rules.nonfinite == "skip_task"
+    return ops.task_scales(gram, factors, rules.max_task_norm, skip, times_skipped)
+
+
+def find_weights(
     method: Method,
     gram: Tensor | None,
     scale: Tensor,
@@ -190,55 +211,82 @@ def _merge_coordinates(
 
     Its merged norm is known only afterwards, so clipping it costs one more pass over the result.
     """
-    if rules.max_norm is not None and accumulate:
-        fresh = [torch.empty_like(tensor) for tensor in out]
-        clip_scale = _merge_coordinates(
-            method, rows, fresh, gram, scale, layout, rules, given, False, total, measured, runs
-        )
-        torch._foreach_add_(list(out), fresh)
-        return clip_scale
+    clipped = rules.max_norm is not None
+    to = [torch.empty_like(tensor) for tensor in out] if clipped and accumulate else out
+    square = write_coordinates(
+        method, rows, to, scale, layout, rules.clip_value, given, accumulate and not clipped, runs
+    )
+    if rules.max_norm is None:
+        return None
+    if total is not None:
+        if measured is not None:
+            home = layout.segments or (0,) * len(out)
+            mine = [
+                tensor.double().square().sum()
+                for tensor, segment, here in zip(to, home, measured, strict=True)
+                if here and segment < layout.shared
+            ]
+            square = torch.stack([torch.zeros_like(square), *mine]).sum()
+        square = total(square)
+    assert gram is not None
+    square = square + own_square(gram, scale, layout)
+    clip_scale = (rules.max_norm / square.sqrt()).clamp(max=1.0)
+    torch._foreach_mul_(list(to), clip_scale)
+    if to is not out:
+        torch._foreach_add_(list(out), list(to))
+    return clip_scale
+
+
+def write_coordinates(
+    method: CoordinateMethod,
+    rows: Sequence[Tensor | None],
+    out: Sequence[Tensor],
+    scale: Tensor,
+    layout: Layout,
+    clip_value: float | None,
+    given: Mapping[str, Any],
+    accumulate: bool = False,
+    runs: Sequence[Sequence[tuple[int, int]]] | None = None,
+) -> Tensor:
+    """Writes what such a method merges; arguments as of :func:`merge_rows`.
+
+    Returns:
+        The squared norm of the merged gradient of the shared parameters, 0-d float64.
+    """
     home = layout.segments or (0,) * len(out)
     shared = [p for p, segment in enumerate(home) if segment < layout.shared]
     own = [p for p, segment in enumerate(home) if segment >= layout.shared]
     square = torch.zeros((), dtype=torch.float64, device=scale.device)
     if shared:
-        part = columns(rows, len(out), shared)
         places = [home[p] for p in shared]
         if runs is not None and method.draws:
             given = {**given, "runs": [runs[p] for p in shared]}
         square = square + method.merge_(
             [out[p] for p in shared],
-            part,
+            columns(rows, len(out), shared),
             scale,
             places if any(places) else (),
-            rules.clip_value,
+            clip_value,
             accumulate,
             **given,
         )
-    if total is not None and rules.max_norm is not None:
-        if measured is not None:
-            mine = [out[p].double().square().sum() for p in shared if measured[p]]
-            square = torch.stack([torch.zeros_like(square), *mine]).sum()
-        square = total(square)
     if own:
-        factors = scale[layout.shared :]
         ops.merge_(
             [out[p] for p in own],
             columns(rows, len(out), own),
-            factors,
-            clip_value=rules.clip_value,
+            scale[layout.shared :],
+            clip_value=clip_value,
             accumulate=accumulate,
         )
-        if gram is not None:
-            pairs = torch.where(
-                factors.unsqueeze(2) * factors.unsqueeze(1) != 0, gram[layout.shared :], 0.0
-            )
-            square = square + torch.einsum("si,sij,sj->", factors, pairs, factors)
-    if rules.max_norm is None:
-        return None
-    clip_scale = (rules.max_norm / square.sqrt()).clamp(max=1.0)
-    torch._foreach_mul_(list(out), clip_scale)
-    return clip_scale
+    return square
+
+
+def own_square(gram: Tensor, scale: Tensor, layout: Layout) -> Tensor:
+    """The squared norm of the merged gradient of the parameters that single tasks reach, 0-d."""
+    factors = scale[layout.shared :]
+    both = factors.unsqueeze(2) * factors.unsqueeze(1)
+    pairs = torch.where(both != 0, gram[layout.shared :], 0.0)
+    return torch.einsum("si,sij,sj->", factors, pairs, factors)
 
 
 def _only(rows: Sequence[Tensor | None], measured: Sequence[bool]) -> list[Tensor | None]:
@@ -257,3 +305,8 @@ def columns(
     if len(places) == count:
         return list(rows)
     return [rows[start + p] for start in range(0, len(rows), count) for p in places]
+
+
+def dtype_of(rows: Sequence[Tensor | None], place: int, count: int) -> torch.dtype:
+    """Of the gradients of one of P parameters, that some task reaches."""
+    return next(row.dtype for row in rows[place::count] if row is not None)

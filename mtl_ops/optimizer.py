@@ -12,7 +12,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .accumulation import Accumulated
-from .arguments import check_batched, check_grad_dtype, check_grad_scaler, check_names, check_owned
+from .arguments import (
+    check_batched,
+    check_grad_dtype,
+    check_grad_scaler,
+    check_memory,
+    check_names,
+    check_owned,
+)
 from .batched import Batching
 from .cheap import make_cheap_steps
 from .checkpoints import CheckpointedOptimizer
@@ -100,6 +107,12 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
             losses ``(T,)``, on the CPU and NaN before a task's first turn, that returns the groups'
             numbers in order.
         closing_joint: After the turns, one more for all tasks together.
+        memory: ``"stream"`` holds the gradients of T - 1 tasks instead of those of T and the merged one:
+            what the last task's backward computes is freed piece by piece while it runs, and so are the
+            others' gradients of a piece that was merged. A piece has to wait for what all weights depend
+            on: with the granularity ``"model"``, ``max_norm``, ``max_task_norm``, a ``nonfinite`` that
+            skips, or a method that draws or remembers, the last task takes one backward more. A loss on
+            its own is merged as without.
         batched: Computes the gradients of all tasks in one backward, batched by ``vmap``: for many small
             operations, whose launches cost more than they do. Needs more memory for the heads. Where
             vmap cannot go (compiled models, some RNNs) it warns once and goes one by one. Hooks of
@@ -154,6 +167,7 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         weights_every: int = 1,
         grad_scaler: torch.amp.GradScaler | None = None,
         grad_dtype: torch.dtype | None = None,
+        memory: Literal["stream"] | None = None,
         batched: bool = False,
         groups: Groups | None = None,
         order: Order = "fixed",
@@ -190,6 +204,9 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         self.grad_dtype = grad_dtype
         check_batched(batched, gram_on is not None, self._parallel is not None)
         self._batching = Batching() if batched else None
+        self._streamed = check_memory(
+            memory, self.method, rules, batched, gram_on is not None, self._parallel is not None
+        )
         self.generator = generator
         if generator is not None:
             self.method.generator = generator
@@ -302,8 +319,8 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
 
         Raises:
             TypeError: As :meth:`backward`.
-            ValueError: As :meth:`backward`, or with ``gram_on`` or ``weights_every``, whose steps do
-                not have the gradient of every task.
+            ValueError: As :meth:`backward`, or with ``gram_on``, ``weights_every`` or ``memory``, whose
+                steps do not have the gradient of every task.
             RuntimeError: If the graph of a loss was freed. All sums are forgotten then.
         """
         if self._turns is not None:
@@ -312,6 +329,11 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
             raise ValueError(
                 "Parameters `gram_on` and `weights_every` should be left out to accumulate gradients "
                 f"of single tasks. Found `weights_every = {self._cheap.weights_every}`."
+            )
+        if self._streamed:
+            raise ValueError(
+                "Parameter `memory` should be None to accumulate the gradients of every task. "
+                'Found "stream".'
             )
         read = self._read(losses, samples)
         if self._memory.accumulated is None:
@@ -372,7 +394,9 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
             read = self._parallel.read(own, count, samples, self._device(), given)
         if self._memory.count is None:
             self._bind(read.names, len(read.losses))
-        read = replace(read, dtype=self.grad_dtype, batching=self._batching)
+        read = replace(
+            read, dtype=self.grad_dtype, batching=self._batching, streamed=self._streamed
+        )
         if self._grad_scaler is not None:
             one = torch.ones((), device=self._device())
             read = replace(read, scale=self._grad_scaler.scale(one))

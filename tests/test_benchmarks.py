@@ -284,7 +284,9 @@ def test_rows_of_memory_count_the_gradients_that_were_there(
 ) -> None:
     monkeypatch.setattr(memory, "in_child", lambda *arguments: 2e6)
     rows = memory.measure(quick=True)
-    assert {row.rival for row in rows} == {*merge.RIVALS, step.BARE, *step.MODES}
+    assert {row.rival for row in rows} == {*merge.RIVALS, step.BARE, step.PLAIN, *step.MODES}
+    freed = [row for row in rows if "freed blocks" in row.case]
+    assert {row.method for row in freed} == {step.METHOD, *step.OPTIONS}
     gradients = 4 * 8 * sum(torch.Size(shape).numel() for shape in memory.SIZES["small"]) / 1e6
     merges = [row for row in rows if row.case.startswith("merge")]
     assert merges

@@ -21,20 +21,20 @@ def tasks(pattern: str) -> int:
 @pytest.mark.parametrize(
     ("pattern", "expected"),
     [
-        ("xx xx", Layout(None, (), 1, 1, (True, True))),
+        ("xx xx", Layout(None, (), 1, 1, (True, True), (0,))),
         # a trunk and two heads
-        ("xx. x.x", Layout(None, (0, 1, 1), 1, 2, (True, True, True, True))),
+        ("xx. x.x", Layout(None, (0, 1, 1), 1, 2, (True, True, True, True), (0, -1))),
         # the second parameter is not reached
-        ("x.x x..", Layout((0, 2), (0, 1), 1, 2, (True, True, True, False))),
+        ("x.x x..", Layout((0, 2), (0, 1), 1, 2, (True, True, True, False), (0, -1))),
         # reached by two of three
-        ("xx xx x.", Layout(None, (), 1, 1, (True, True, True))),
+        ("xx xx x.", Layout(None, (), 1, 1, (True, True, True), (0,))),
         # one task is absent
-        ("xx .. xx", Layout(None, (), 1, 1, (True, False, True))),
+        ("xx .. xx", Layout(None, (), 1, 1, (True, False, True), (0,))),
         # nothing is shared
-        ("x. .x", Layout(None, (), 0, 1, (True, True))),
-        ("xx", Layout(None, (), 0, 1, (True,))),
+        ("x. .x", Layout(None, (), 0, 1, (True, True), (-1,))),
+        ("xx", Layout(None, (), 0, 1, (True,), (-1,))),
         # nothing is reached
-        (".. ..", Layout((), (), 0, 0, ())),
+        (".. ..", Layout((), (), 0, 0, (), ())),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -45,7 +45,7 @@ def test_found_from_the_gradients(pattern: str, expected: Layout) -> None:
 def test_sets_become_segments_in_order() -> None:
     layout = find_layout(rows("xxx.x xx.xx"), 2, sets=[7, 3, 3, 3, 7])
     # shared: 0 and 4 in set 7, 1 in set 3; the third and fourth are reached once
-    assert layout == Layout(None, (1, 0, 2, 2, 1), 2, 3, (True, True, True, True, True, True))
+    assert layout == Layout(None, (1, 0, 2, 2, 1), 2, 3, (True,) * 6, (3, 7, -1))
 
 
 def test_a_task_that_misses_a_set_takes_no_part_in_it() -> None:
@@ -81,4 +81,4 @@ def test_named_instead_of_found(
 
 def test_all_shared_by_name_and_one_set() -> None:
     layout = find_layout(rows("xx xx"), 2, shared=[True, True])
-    assert layout == Layout(None, (), 1, 1, (True, True))
+    assert layout == Layout(None, (), 1, 1, (True, True), (0,))

@@ -25,6 +25,8 @@ class Method(ABC):
         uses_losses: Whether :meth:`weights` looks at the losses; they are not gathered otherwise.
         learns: Whether it has parameters that the optimizer learns, see :meth:`learnable`.
         observes: Whether it has a use for the losses after the step, see :meth:`observe`.
+        segmentwise: Whether sets of parameters may be weighed one after the other in several calls: it
+            neither draws nor remembers anything, and sets do not depend on each other.
         tracks: Whether it is shown the gradients themselves, see ``TrackingMethod``.
         state_names: Attributes that are the method's memory: tensors, numbers, or ``None`` before
             the first call.
@@ -47,6 +49,7 @@ class Method(ABC):
     uses_losses: bool = True
     learns: bool = False
     observes: bool = False
+    segmentwise: bool = False
     tracks: bool = False
     generator: torch.Generator | None = None
 

@@ -16,6 +16,8 @@ __all__ = ["DualConeMethod"]
 class DualConeMethod(NativeMethod):
     """Projections on the dual cone of the gradients: a preference, and a ridge."""
 
+    segmentwise = True
+
     def __init__(
         self,
         *,

@@ -55,6 +55,8 @@ class AlignedMTL(NativeMethod):
         tensor([0.5000, 0.5000])
     """
 
+    segmentwise = True
+
     def __init__(
         self,
         *,

@@ -56,6 +56,8 @@ class CAGrad(NativeMethod):
         tensor([0.2500, 0.7500])
     """
 
+    segmentwise = True
+
     def __init__(
         self, *, c: float = 0.5, rescale: Literal[0, 1, 2] = 0, norm_eps: float = 0.0
     ) -> None:

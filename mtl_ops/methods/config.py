@@ -56,6 +56,8 @@ class ConFIG(NativeMethod):
         tensor([2.5000, 2.5000])
     """
 
+    segmentwise = True
+
     def __init__(
         self,
         *,

@@ -53,6 +53,8 @@ class FairGrad(NativeMethod):
         tensor([0.5000, 1.0000])
     """
 
+    segmentwise = True
+
     def __init__(self, *, alpha: float = 1.0, reg_eps: float = 1e-10) -> None:
         self.alpha = non_negative("alpha", alpha)
         self.reg_eps = non_negative("reg_eps", reg_eps)

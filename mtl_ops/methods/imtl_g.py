@@ -58,6 +58,8 @@ class IMTLG(NativeMethod):
         tensor([0.8000, 0.8000])
     """
 
+    segmentwise = True
+
     def __init__(
         self, *, on_ascent: Literal["paper", "config"] = "paper", rank_tol: float | None = None
     ) -> None:

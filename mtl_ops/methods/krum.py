@@ -52,6 +52,8 @@ class Krum(NativeMethod):
         tensor([1., 0.])
     """
 
+    segmentwise = True
+
     def __init__(self, *, n_byzantine: int, n_selected: int = 1, squared: bool = True) -> None:
         self.n_byzantine = integer("n_byzantine", n_byzantine, 0)
         self.n_selected = integer("n_selected", n_selected, 1)

@@ -27,6 +27,8 @@ class Sum(NativeMethod):
         tensor([1., 2.])
     """
 
+    segmentwise = True
+
     def solve(
         self, gram: Tensor, scale: Tensor | None, losses: Tensor | None, **given: Any
     ) -> Tensor:
@@ -43,6 +45,8 @@ class Mean(NativeMethod):
         >>> mtl_ops.merge(torch.tensor([[1.0, 0.0], [0.0, 2.0]]), "mean")
         tensor([0.5000, 1.0000])
     """
+
+    segmentwise = True
 
     def solve(
         self, gram: Tensor, scale: Tensor | None, losses: Tensor | None, **given: Any

@@ -35,6 +35,8 @@ class Median(CoordinateMethod):
         tensor([2., 5.])
     """
 
+    segmentwise = True
+
     def merge_(
         self,
         out: Sequence[Tensor],

@@ -57,6 +57,8 @@ class MGDA(NativeMethod):
         tensor([0.4000, 0.8000])
     """
 
+    segmentwise = True
+
     def __init__(
         self,
         *,

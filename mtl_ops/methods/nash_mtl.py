@@ -56,6 +56,8 @@ class NashMTL(NativeMethod):
         tensor([0.7071, 0.7071])
     """
 
+    segmentwise = True
+
     def __init__(self, *, max_norm: float | None = 1.0, reg_eps: float = 1e-10) -> None:
         self.max_norm = None if max_norm is None else positive("max_norm", max_norm)
         self.reg_eps = non_negative("reg_eps", reg_eps)

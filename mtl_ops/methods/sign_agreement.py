@@ -43,6 +43,8 @@ class SignAgreement(CoordinateMethod):
         tensor([2., 0.])
     """
 
+    segmentwise = True
+
     def __init__(self, *, tau: float = 1.0, reduce: Literal["mean", "sum"] = "mean") -> None:
         self.tau = closed_share("tau", tau)
         self.reduce = one_of("reduce", reduce, ("mean", "sum"))

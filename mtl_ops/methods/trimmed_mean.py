@@ -41,6 +41,8 @@ class TrimmedMean(CoordinateMethod):
         tensor([2., 5.])
     """
 
+    segmentwise = True
+
     def __init__(self, *, trim: int = 1) -> None:
         self.trim = integer("trim", trim, 0)
 

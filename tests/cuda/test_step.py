@@ -11,6 +11,7 @@ from multitask import Net, assert_equal, assert_same, batch, every_method, metho
 from torch import Tensor
 
 import mtl_ops
+import mtl_ops.pieces
 from mtl_ops import ops, reference
 
 NO_KERNELS = not torch.cuda.is_available() or mtl_ops.build_info().backends["cuda"] != "native"
@@ -106,6 +107,28 @@ class TestStreams:
             torch.cuda.synchronize()
             for one, other in zip(found, expected, strict=True):
                 assert_equal(one, other)
+
+    @pytest.mark.parametrize("granularity", ["model", "tensor"])
+    def test_gradients_in_pieces_from_another_stream(
+        self, granularity: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(mtl_ops.pieces, "PIECE", 1)
+        found = []
+        for memory in (None, "stream"):
+            net = Net(torch.float32, "cuda")
+            options = {"granularity": granularity, "nonfinite": "propagate", "memory": memory}
+            optimizer = wrap(net, "mgda", **options)
+            data = batch(like=net)
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):  # where its backward runs, too
+                torch.cuda._sleep(200_000_000)
+                losses = net.losses(data)
+            torch.cuda.current_stream().wait_stream(stream)
+            optimizer.backward(losses)
+            found.append([param.grad for param in net.parameters()])
+        torch.cuda.synchronize()
+        assert_same(*found)
 
 
 class TestGraphs:

@@ -381,7 +381,7 @@ class TestInTheOptimizer:
                 [torch.ones(3), torch.ones(3)],
                 [torch.zeros(3)],
                 [1.0, 1.0],
-                Layout(None, (), 1, 1, (True, True)),
+                Layout(None, (), 1, 1, (True, True), (0,)),
                 Rules(),
                 losses=torch.ones(2),
                 total=lambda gram: gram,

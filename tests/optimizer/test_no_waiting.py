@@ -56,7 +56,12 @@ def test_watch_sees_what_waits() -> None:
 )
 @pytest.mark.parametrize(
     "options",
-    [{}, {"max_norm": 0.1, "max_task_norm": 0.2, "clip_value": 0.1, "granularity": "tensor"}],
+    [
+        {},
+        {"max_norm": 0.1, "max_task_norm": 0.2, "clip_value": 0.1, "granularity": "tensor"},
+        {"memory": "stream", "granularity": "tensor"},
+        {"memory": "stream", "max_norm": 0.1},
+    ],
     ids=str,
 )
 def test_counts(nonfinite: Any, allowed: int, options: dict[str, Any]) -> None:

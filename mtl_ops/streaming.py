@@ -1,0 +1,317 @@
+"""Steps that never hold all gradients: those of the last backward are freed piece by piece while it runs.
+
+What is done with a piece may depend on all of them: then the last loss is differentiated twice, once to
+measure its gradient and once to merge it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import ops
+from .gradients import Tasks, differentiate
+from .layout import NOTHING_REACHED, Layout, find_layout
+from .merging import (
+    columns,
+    dtype_of,
+    find_scale,
+    find_weights,
+    own_square,
+    unscaled,
+    write_coordinates,
+)
+from .methods import CoordinateMethod, Method
+from .pieces import in_pieces, split
+from .report import Report
+from .rules import Rules
+from .storage import store
+
+__all__ = ["merge_streamed"]
+
+
+def merge_streamed(
+    method: Method,
+    tasks: Tasks,
+    params: Sequence[Tensor],
+    task_weights: Sequence[float],
+    rules: Rules,
+    *,
+    sets: Sequence[int] | None = None,
+    shared: Sequence[bool] | None = None,
+    losses: Tensor | None = None,
+    given: Mapping[str, Any] | None = None,
+    times_skipped: Tensor | None = None,
+    retain_graph: bool = False,
+) -> tuple[Report, dict[int, Tensor]]:
+    """Differentiates the losses and merges the gradients, of which never more than T - 1 and a piece are held.
+
+    Arguments as of :func:`mtl_ops.engine.fill_grads`, but for those of :func:`mtl_ops.merging.merge_rows`.
+
+    Returns:
+        What was measured and decided, and the merged gradient of each parameter that a task reaches, by
+        its place, in the dtype that gradients are stored in.
+    """
+    last = max(tasks.present)
+    others = tuple(None if t == last else loss for t, loss in enumerate(tasks.losses))
+    step = _Step(
+        method,
+        tasks,
+        params,
+        task_weights,
+        rules,
+        sets,
+        shared,
+        losses,
+        given or {},
+        differentiate(replace(tasks, losses=others), params, retain_graph=True),
+    )
+    run = step.at_once if step.needs_no_other_piece else step.in_two_passes
+    return run(times_skipped, retain_graph), step.merged
+
+
+@dataclass
+class _Step:
+    """One step; fields as of :func:`merge_streamed`.
+
+    Attributes:
+        rows: ``T × P`` gradients, of which those of the last task come and go, and those of the others go.
+        last: The last task.
+        reached: ``T × P``, ``True`` where a task reaches a parameter, or ``None``.
+        grams: Of each set the Gram matrices of its pieces, ``(T, T)``.
+        merged: Merged gradients by place.
+        before: The memory of a coordinate method before the step.
+        square: The squared norm of what it has merged.
+    """
+
+    method: Method
+    tasks: Tasks
+    params: Sequence[Tensor]
+    task_weights: Sequence[float]
+    rules: Rules
+    sets: Sequence[int] | None
+    shared: Sequence[bool] | None
+    losses: Tensor | None
+    given: Mapping[str, Any]
+    rows: list[Tensor | None]
+    last: int = field(init=False)
+    reached: list[bool | None] = field(init=False)
+    before: Mapping[str, Any] = field(default_factory=dict)
+    grams: dict[int, list[Tensor]] = field(default_factory=dict)
+    merged: dict[int, Tensor] = field(default_factory=dict)
+    square: Tensor | float = 0.0
+
+    def __post_init__(self) -> None:
+        self.last = max(self.tasks.present)
+        self.reached = [None if row is None else True for row in self.rows]
+        if isinstance(self.method, CoordinateMethod):
+            self.before = copy.deepcopy(self.method.state_dict())
+
+    @property
+    def needs_no_other_piece(self) -> bool:
+        """Whether a piece can be merged as soon as it was measured."""
+        rules = self.rules
+        unchecked = rules.nonfinite in ("propagate", "raise")
+        free = rules.max_norm is None and rules.max_task_norm is None and unchecked
+        several = isinstance(self.method, CoordinateMethod) or len(set(self.sets or ())) > 1
+        return free and self.method.segmentwise and several
+
+    def at_once(self, times_skipped: Tensor | None, retain_graph: bool) -> Report:
+        """Measures and merges each piece when it arrives."""
+        by_itself = isinstance(self.method, CoordinateMethod) or self.sets is None
+        together = range(len(self.params)) if by_itself else self.sets
+        weights: dict[int, Tensor] = {}
+
+        def take(places: Sequence[int], gradients: list[Tensor | None]) -> None:
+            self._hold(places, gradients)
+            kept, layout, gram = self._measure(places)
+            if not kept:
+                return
+            scale = find_scale(gram, self.task_weights, layout, Rules())
+            found = self._weigh(gram, scale, layout)
+            if found is not None:
+                weights.update(zip(layout.sets, found, strict=True))
+            segments = layout.segments or (0,) * len(kept)
+            self._write(dict(zip(kept, segments, strict=True)), layout, scale, found)
+
+        assert together is not None
+        in_pieces(self.tasks, self.last, self.params, together, take, retain_graph)
+        layout, gram = self._measured()
+        scale = find_scale(
+            gram, self.task_weights, layout, self.rules, times_skipped, self.tasks.names
+        )
+        joined = None
+        if not isinstance(self.method, CoordinateMethod):
+            solved = [weights[name] for name in layout.sets[: layout.shared]]
+            joined = torch.stack(solved) if solved else scale
+        return self._report(layout, gram, scale, joined, None, times_skipped)
+
+    def in_two_passes(self, times_skipped: Tensor | None, retain_graph: bool) -> Report:
+        """Measures all pieces, and merges them when they arrive again."""
+        every = range(len(self.params))
+
+        def measure(places: Sequence[int], gradients: list[Tensor | None]) -> None:
+            self._hold(places, gradients)
+            self._measure(places)
+            self._free(places, [self.last])
+
+        in_pieces(self.tasks, self.last, self.params, every, measure, retain_graph=True)
+        layout, gram = self._measured()
+        scale = find_scale(
+            gram, self.task_weights, layout, self.rules, times_skipped, self.tasks.names
+        )
+        weights = factors = self._weigh(gram, scale, layout)
+        clip_scale = None
+        if weights is not None and self.rules.max_norm is not None:
+            clip_scale = _clip(weights, gram, self.rules.max_norm)
+            factors = weights * clip_scale
+        kept = every if layout.kept is None else layout.kept
+        home = dict(zip(kept, layout.segments or (0,) * len(kept), strict=True))
+        runs = self._runs(home, layout)
+
+        def write(places: Sequence[int], gradients: list[Tensor | None]) -> None:
+            self._hold(places, gradients)
+            found = {p: home[p] for p in places if p in home}
+            self._write(found, layout, scale, factors, runs)
+
+        in_pieces(self.tasks, self.last, self.params, every, write, retain_graph)
+        if weights is None and self.rules.max_norm is not None:
+            square = self.square + own_square(gram, scale, layout)
+            clip_scale = (self.rules.max_norm / square.sqrt()).clamp(max=1.0)
+            torch._foreach_mul_(list(self.merged.values()), clip_scale)
+        return self._report(layout, gram, scale, weights, clip_scale, times_skipped)
+
+    # ---- what both do ---------------------------------------------------------------------------
+
+    def _hold(self, places: Sequence[int], gradients: list[Tensor | None]) -> None:
+        """Takes over gradients of the last task; the list is emptied."""
+        start, dtype = self.last * len(self.params), self.tasks.dtype
+        if dtype is not None:
+            store(gradients, dtype)
+        for p, gradient in zip(places, gradients, strict=True):
+            if gradient is not None:
+                self.rows[start + p] = gradient
+                self.reached[start + p] = True
+        gradients.clear()
+
+    def _free(self, places: Sequence[int], tasks: Sequence[int]) -> None:
+        for t in tasks:
+            for p in places:
+                self.rows[t * len(self.params) + p] = None
+
+    def _layout(self, reached: Sequence[object | None], places: Sequence[int]) -> Layout:
+        sets = None if self.sets is None else [self.sets[p] for p in places]
+        shared = None if self.shared is None else [self.shared[p] for p in places]
+        return find_layout(reached, len(self.task_weights), sets, shared)
+
+    def _measure(self, places: Sequence[int]) -> tuple[Sequence[int], Layout, Tensor]:
+        """Of some parameters: those that a task reaches, their layout and Gram matrices."""
+        rows = columns(self.rows, len(self.params), places)
+        layout = self._layout(rows, places)
+        if layout.kept is not None:
+            rows = columns(rows, len(places), layout.kept)
+            places = [places[k] for k in layout.kept]
+        if not places:
+            return places, layout, torch.empty(0)
+        gram = ops.gram(rows, len(self.task_weights), layout.segments, self.rules.clip_value)
+        gram = unscaled(gram, self.tasks.scale)
+        for name, one in zip(layout.sets, gram, strict=True):
+            self.grams.setdefault(name, []).append(one)
+        return places, layout, gram
+
+    def _measured(self) -> tuple[Layout, Tensor]:
+        """Of all parameters: the layout and the Gram matrices."""
+        layout = self._layout(self.reached, range(len(self.params)))
+        if layout.total == 0:
+            raise ValueError(NOTHING_REACHED)
+        sums = [torch.stack(self.grams[name]).sum(dim=0) for name in layout.sets]
+        return layout, torch.stack(sums)
+
+    def _weigh(self, gram: Tensor, scale: Tensor, layout: Layout) -> Tensor | None:
+        if isinstance(self.method, CoordinateMethod):
+            return None
+        return find_weights(self.method, gram, scale, self.losses, layout.shared, self.given)
+
+    def _write(
+        self,
+        home: Mapping[int, int],
+        layout: Layout,
+        scale: Tensor,
+        weights: Tensor | None,
+        runs: Mapping[int, tuple[int, int]] | None = None,
+    ) -> None:
+        """Merges the gradients of some parameters, whose segments are given by place, and frees them."""
+        tasks, clip_value = len(self.task_weights), self.rules.clip_value
+        for places in split(list(home), self.params):
+            count = len(places)
+            rows = columns(self.rows, len(self.params), places)
+            out = [
+                torch.empty_like(self.params[p], dtype=dtype_of(rows, k, count))
+                for k, p in enumerate(places)
+            ]
+            segments = tuple(home[p] for p in places)
+            if weights is None:
+                here = replace(layout, kept=None, segments=segments)
+                assert isinstance(self.method, CoordinateMethod)
+                self.method.load_state_dict(self.before)  # every piece is of one and the same call
+                square = write_coordinates(
+                    self.method,
+                    rows,
+                    out,
+                    scale,
+                    here,
+                    clip_value,
+                    self.given,
+                    runs=None if runs is None else [[runs[p]] for p in places],
+                )
+                self.square = square + self.square
+            else:
+                ops.merge_(out, rows, weights, None, segments, None, clip_value)
+            self.merged.update(zip(places, out, strict=True))
+            del rows
+            self._free(places, range(tasks))
+
+    def _runs(self, home: Mapping[int, int], layout: Layout) -> dict[int, tuple[int, int]] | None:
+        """For methods that draw: the number of each parameter's first shared element, and how many there are."""
+        if not (isinstance(self.method, CoordinateMethod) and self.method.draws):
+            return None
+        runs, first = {}, 0
+        for p, segment in home.items():
+            elements = self.params[p].numel() if segment < layout.shared else 0
+            runs[p] = first, elements
+            first += elements
+        return runs
+
+    def _report(
+        self,
+        layout: Layout,
+        gram: Tensor,
+        scale: Tensor,
+        weights: Tensor | None,
+        clip_scale: Tensor | None,
+        times_skipped: Tensor | None,
+    ) -> Report:
+        if weights is not None and layout.shared:
+            weights = weights[: layout.shared]
+        return Report(
+            names=self.tasks.names,
+            weights=weights,
+            clip_scale=clip_scale,
+            times_skipped=times_skipped,
+            _gram=gram,
+            _scale=scale,
+            _shared=layout.shared,
+            _part=tuple(factor != 0.0 for factor in layout.factors(self.task_weights)),
+        )
+
+
+def _clip(weights: Tensor, gram: Tensor, max_norm: float) -> Tensor:
+    """The factor that the whole merged gradient is clipped by, from the kernel that clips, without elements."""
+    nothing = [torch.empty(0, device=weights.device) for _ in weights]
+    rows = nothing * weights.shape[1]
+    return ops.merge_(nothing, rows, weights, gram, range(len(weights)), max_norm)
