@@ -34,20 +34,23 @@ def check_names(tasks: Sequence[str]) -> tuple[str, ...]:
     return names
 
 
-def check_batched(batched: bool, on_parts: bool, processes: bool) -> None:
+def check_batched(batched: bool, on_parts: bool, sharded: bool) -> None:
     """Raises a ``ValueError`` where the tasks are not differentiated by all parameters, here, at once."""
-    if batched and (on_parts or processes):
-        where = "with `gram_on`" if on_parts else "with several processes"
+    if batched and (on_parts or sharded):
+        where = (
+            "with `gram_on`"
+            if on_parts
+            else "for DTensors, whose gradients are reduced one task at a time"
+        )
         raise ValueError(f"Parameter `batched` should be False {where}. Found True.")
 
 
-def check_grad_dtype(dtype: torch.dtype | None, on_parts: bool, processes: bool) -> None:
+def check_grad_dtype(dtype: torch.dtype | None, on_parts: bool) -> None:
     """Checks the dtype that task gradients are stored in.
 
     Args:
         dtype: The dtype, or ``None`` for the parameters' own.
         on_parts: Whether G is measured on parts of the gradients, and none is stored.
-        processes: Whether there are several processes.
 
     Raises:
         TypeError: If it is no dtype.
@@ -64,12 +67,10 @@ def check_grad_dtype(dtype: torch.dtype | None, on_parts: bool, processes: bool)
             "Parameter `grad_dtype` should be float32, float64, bfloat16 or float16. "
             f"Found `grad_dtype = {dtype}`."
         )
-    if on_parts or processes:
-        where = (
-            "with `gram_on`, which stores no gradients" if on_parts else "with several processes"
-        )
+    if on_parts:
         raise ValueError(
-            f"Parameter `grad_dtype` should be None {where}. Found `grad_dtype = {dtype}`."
+            "Parameter `grad_dtype` should be None with `gram_on`, which stores no gradients. "
+            f"Found `grad_dtype = {dtype}`."
         )
 
 

@@ -116,7 +116,7 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         batched: Computes the gradients of all tasks in one backward, batched by ``vmap``: for many small
             operations, whose launches cost more than they do. Needs more memory for the heads. Where
             vmap cannot go (compiled models, some RNNs) it warns once and goes one by one. Hooks of
-            parameters see the gradients of all tasks at once.
+            parameters see the gradients of all tasks at once. Not for DTensors.
         distributed: How to merge over processes with different batches that hold the same parameters,
             or, of DTensors, parts of them. ``"exact"``: as one process would with the joint batch.
             ``"mean_gram"``: with weights from the mean of the processes' Gram matrices, an
@@ -200,9 +200,10 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         self._parallel = make_processes(distributed, process_group, module, params, self._cheap)
         if self._parallel is not None:
             generator = self._parallel.begin(self, generator)
-        check_grad_dtype(grad_dtype, gram_on is not None, self._parallel is not None)
+        check_grad_dtype(grad_dtype, gram_on is not None)
         self.grad_dtype = grad_dtype
-        check_batched(batched, gram_on is not None, self._parallel is not None)
+        sharded = self._parallel is not None and not self._parallel.one_backward
+        check_batched(batched, gram_on is not None, sharded)
         self._batching = Batching() if batched else None
         self._streamed = check_memory(
             memory, self.method, rules, batched, gram_on is not None, self._parallel is not None

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..gradients import Tasks
 from ..layout import NOTHING_REACHED, Layout, find_layout
-from ..merging import columns, merge_rows
+from ..merging import columns, dtype_of, merge_rows
 from ..methods import Method
 from ..report import Report
 from ..rules import Rules
@@ -195,7 +195,12 @@ class DataParallel(Processes):
         rest: Mapping[str, Any],
     ) -> tuple[Report, list[Tensor]]:
         """Merges this process's own gradients with weights from the mean Gram matrix, and sums."""
-        out = [torch.zeros_like(param) for param in params]
+        count = len(params)
+        here = [any(row is not None for row in rows[k::count]) for k in range(count)]
+        out = [
+            torch.zeros_like(param, dtype=dtype_of(rows, k, count) if here[k] else param.dtype)
+            for k, param in enumerate(params)
+        ]
         report = merge_rows(
             method,
             rows,

@@ -41,10 +41,12 @@ class Processes(ABC):
         group: The process group; ``None`` for the default one.
 
     Attributes:
+        one_backward: Whether the gradients of all tasks can come from one backward.
         leaves_known: Whether the optimizer's parameters are the leaves of the losses' graph.
         reads: How often losses were read.
     """
 
+    one_backward = True
     leaves_known = True
 
     def __init__(self, group: ProcessGroup | None) -> None:

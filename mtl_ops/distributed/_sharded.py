@@ -18,7 +18,7 @@ from torch import Tensor
 from ..gradients import Tasks
 from ..graph import leaf_tensors
 from ..layout import NOTHING_REACHED, find_layout
-from ..merging import columns, merge_rows
+from ..merging import columns, dtype_of, merge_rows
 from ..methods import Method
 from ..report import Report
 from ..rules import Rules
@@ -53,6 +53,8 @@ class Sharded(Processes):
             ``Shard(0)`` or ``Replicate`` over all processes of the group, or the module reduces
             gradients in a way of its own.
     """
+
+    one_backward = False
 
     def __init__(
         self,
@@ -201,11 +203,15 @@ class Sharded(Processes):
         if not kept:
             raise ValueError(NOTHING_REACHED)
         reached = [cast("DTensor", params[p]) for p in kept]
-        out = [torch.empty_like(param.to_local()) for param in reached]
+        rows = columns(rows, len(params), kept)
+        out = [
+            torch.empty_like(param.to_local(), dtype=dtype_of(rows, k, len(kept)))
+            for k, param in enumerate(reached)
+        ]
         numbers = first_numbers(reached, layout.segments or (0,) * len(kept), layout.shared)
         report = merge_rows(
             method,
-            columns(rows, len(params), kept),
+            rows,
             out,
             weights,
             layout,

@@ -32,6 +32,8 @@ OPTIONS: list[dict[str, Any]] = [
     {"gram_on": "features", "max_norm": 0.05},
     {"weights_every": 2},
     {"clip_value": 0.01},
+    {"grad_dtype": torch.float32},
+    {"batched": True},
 ]
 
 
@@ -217,6 +219,19 @@ def micro_batches(rank: int, world: int) -> None:
     assert_same(alone, joint)
 
 
+def stored(rank: int, world: int) -> None:
+    """Gradients of single tasks are rounded; also where a task is in some processes only."""
+    missing = ("c",) if rank == 0 else ()
+    for mode in ("exact", "mean_gram"):
+        exact, rounded = Net(), Net()
+        for net, dtype in ((exact, None), (rounded, torch.bfloat16)):
+            options = {"distributed": mode, "grad_dtype": dtype, "tasks": ["a", "b", "c"]}
+            train(net, DATA.chunk(world)[rank], options, absent=missing)
+        assert_same(exact, rounded, 1e-2)
+        with pytest.raises(AssertionError):
+            assert_same(exact, rounded, 1e-6)
+
+
 def broken(rank: int, world: int) -> None:
     """A NaN on one rank leaves the task out on all of them."""
     net = Net()
@@ -242,7 +257,7 @@ def broken(rank: int, world: int) -> None:
 def test_on_processes(world: int) -> None:
     bodies = [exact, uneven, absent]
     if world == 4:
-        bodies += [mean_gram, ddp, broken, micro_batches]
+        bodies += [mean_gram, stored, ddp, broken, micro_batches]
     on_processes(world, [*bodies, overlap, wire])  # these wrap collectives
 
 

@@ -144,6 +144,19 @@ def checkpoint(rank: int, world: int) -> None:
         assert torch.equal(one.to_local(), two.to_local())
 
 
+def stored(rank: int, world: int) -> None:
+    """Gradients of single tasks are rounded where they are, and cannot come from one backward."""
+    part, nets = DATA.chunk(world)[rank], []
+    for dtype in (None, torch.bfloat16):
+        nets.append(shard(Net()))
+        train(nets[-1], part, {"module": nets[-1], "grad_dtype": dtype})
+    exact, rounded = ([p.full_tensor() for p in net.parameters()] for net in nets)
+    torch.testing.assert_close(exact, rounded, rtol=1e-2, atol=1e-2)
+    assert not any(map(torch.equal, exact, rounded))
+    with pytest.raises(ValueError, match="Parameter `batched` should be False for DTensors"):
+        train(nets[0], part, {"module": nets[0], "batched": True})
+
+
 class Checkpointed(nn.Module):
     """Blocks whose activations are computed again, with a weight that two heads share and a frozen one."""
 
@@ -245,5 +258,5 @@ def wire(rank: int, world: int) -> None:
 def test_on_processes(world: int) -> None:
     bodies = [exact, uneven, absent]
     if world == 4:
-        bodies += [gradients, recomputed, checkpoint, broken, hybrid]
+        bodies += [gradients, stored, recomputed, checkpoint, broken, hybrid]
     on_processes(world, [*bodies, wire])  # `wire` wraps collectives
