@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .distributed import is_dtensor
-from .methods import Method
+from .methods import CoordinateMethod, Method
 from .rules import Rules
 
 __all__ = [
@@ -119,6 +119,8 @@ def check_memory(
         why = "with several processes, which sum each task's gradient as a whole"
     elif method.tracks:
         why = f"with method {method.name!r}, which remembers gradients of every task"
+    elif isinstance(method, CoordinateMethod) and not (method.segmentwise or method.draws):
+        why = f"with method {method.name!r}, which has to see all coordinates at once"
     elif method.needs == "losses" and not rules.per_task:
         why = f"with method {method.name!r}, which takes one backward and stores no gradients"
     if why is not None:

@@ -201,7 +201,7 @@ def backward(
     everything = list(params)
     chosen = None if shared is None else check_owned("shared", shared, everything, "`params`")
     check_plain(everything)
-    owned = [param for param in everything if param.requires_grad]
+    owned = list(dict.fromkeys(param for param in everything if param.requires_grad))
     if not owned:
         raise ValueError(
             "Parameter `params` should hold a tensor that requires a gradient. Found none."

@@ -94,7 +94,8 @@ def raw_gradient(
     try:
         return _derive(tasks, [start], params, [tasks.factor(task)], retain_graph)
     except RuntimeError as error:
-        raise _explained(error, tasks.label(task)) from error
+        _explain(error, tasks.label(task))
+        raise
 
 
 def joint_gradient(
@@ -107,7 +108,8 @@ def joint_gradient(
     try:
         rows = _derive(tasks, losses, params, factors, retain_graph)
     except RuntimeError as error:
-        raise _explained(error, "one of them") from error
+        _explain(error, "one of them")
+        raise
     return [dense(row) for row in rows]
 
 
@@ -134,7 +136,8 @@ def joint_backward(
     try:
         torch.autograd.backward(losses, factors, retain_graph=retain_graph, inputs=list(params))
     except RuntimeError as error:
-        raise _explained(error, "one of them") from error
+        _explain(error, "one of them")
+        raise
 
 
 @overload
@@ -170,18 +173,21 @@ def _weighted(tasks: Tasks, weights: Tensor) -> tuple[list[Tensor], list[Tensor]
     return losses, factors
 
 
-def _explained(error: RuntimeError, label: str) -> RuntimeError:
-    """One sentence for what users run into; any other error as it is."""
+def _explain(error: RuntimeError, label: str) -> None:
+    """One sentence for what users run into; any other error is left as it is.
+
+    Raises:
+        RuntimeError: With that sentence.
+    """
     text = str(error)
     if "second time" in text:
-        return RuntimeError(
+        raise RuntimeError(
             "Parameter `losses` should hold losses whose graph is still there. "
             f"The graph of {label} was freed by an earlier backward; pass `retain_graph=True` to it."
-        )
+        ) from error
     if "donated buffer" in text:
-        return RuntimeError(
+        raise RuntimeError(
             "Parameter `losses` should come from a model that can be differentiated once a task. "
             f"The one of {label} was compiled for a single backward: make the optimizer before anything is compiled, "
             "or set `torch._functorch.config.donated_buffer = False` before."
-        )
-    return error
+        ) from error

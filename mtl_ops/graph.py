@@ -18,6 +18,7 @@ __all__ = [
     "node_names",
     "refuse_reentrant_checkpoints",
     "root",
+    "root_node",
     "warn_of_graph",
 ]
 
@@ -36,6 +37,14 @@ def root(loss: Tensor) -> Tensor | GradientEdge | None:
         return loss
     before, place = stack.next_functions[loss.output_nr]
     return None if before is None else GradientEdge(before, place)
+
+
+def root_node(loss: Tensor | None) -> Node | None:
+    """The first node of a loss's backward; ``None`` for a leaf."""
+    start = None if loss is None else root(loss)
+    if start is None or isinstance(start, Tensor):
+        return None if start is None else start.grad_fn
+    return start.node
 
 
 def leaves(losses: Sequence[Tensor | None], stop: Sequence[Tensor] = ()) -> set[int]:

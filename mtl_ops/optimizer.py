@@ -107,12 +107,15 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
             losses ``(T,)``, on the CPU and NaN before a task's first turn, that returns the groups'
             numbers in order.
         closing_joint: After the turns, one more for all tasks together.
-        memory: ``"stream"`` holds the gradients of T - 1 tasks instead of those of T and the merged one:
-            what the last task's backward computes is freed piece by piece while it runs, and so are the
-            others' gradients of a piece that was merged. A piece has to wait for what all weights depend
-            on: with the granularity ``"model"``, ``max_norm``, ``max_task_norm``, a ``nonfinite`` that
-            skips, or a method that draws or remembers, the last task takes one backward more. A loss on
-            its own is merged as without.
+        memory: ``"stream"`` holds the gradients of T - 1 tasks and a piece, instead of those of T and the
+            merged one, for one backward more: what the last task's backward computes is measured piece by
+            piece while it runs, and freed; when it comes again, it is merged with what the others have of
+            the piece, which is then freed, too. Hooks see the last task twice. No backward more is taken
+            where a piece can be merged as soon as it was measured: with the granularity ``"tensor"``, or
+            ``"group"`` (a piece is then a whole group), or a method of single coordinates; without
+            ``max_norm`` and ``max_task_norm``; with a ``nonfinite`` of ``"propagate"`` or ``"raise"``; and
+            a method that is :attr:`~mtl_ops.methods.Method.segmentwise`. A loss on its own is merged as
+            without.
         batched: Computes the gradients of all tasks in one backward, batched by ``vmap``: for many small
             operations, whose launches cost more than they do. Needs more memory for the heads. Where
             vmap cannot go (compiled models, some RNNs) it warns once and goes one by one. Hooks of

@@ -55,12 +55,12 @@ def find_parameters(
         ValueError: If none requires a gradient.
     """
     own = {id(param) for param in learnable}
-    found = [
-        (param, number)
-        for number, group in enumerate(groups)
-        for param in group["params"]
-        if param.requires_grad and id(param) not in own
-    ]
+    numbers: dict[Tensor, int] = {}  # each parameter once, however often it is in a group
+    for number, group in enumerate(groups):
+        for param in group["params"]:
+            if param.requires_grad and id(param) not in own:
+                numbers.setdefault(param, number)
+    found = list(numbers.items())
     if not found:
         raise ValueError(
             "Parameter `optimizer` should hold a parameter that requires a gradient. Found none."

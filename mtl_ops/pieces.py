@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .gradients import Tasks, dense, raw_gradient
-from .graph import leaves
+from .graph import leaves, root_node
 
 __all__ = ["PIECE", "Take", "in_pieces", "split"]
 
 #: Elements of a piece, at least: fewer are not worth a call of the kernels.
 PIECE = 2**20
 
-#: Takes the places of some parameters and their gradients, ``None`` where there is none.
+#: Takes the places of some parameters and their gradients, ``None`` where there is none. It may empty the list.
 Take = Callable[[Sequence[int], list[Tensor | None]], None]
 
 
@@ -39,18 +40,20 @@ def in_pieces(
         task: Which of them.
         params: P leaves.
         sets: P numbers; parameters of the same number are handed over together.
-        take: Is called with every place once, on the stream of the caller: with those of sets that the
-            loss does not reach before the backward begins.
+        take: Is called with every place once, in the caller's stream and grad mode. Sets without a
+            parameter that the loss reaches come before the backward begins.
         retain_graph: Keeps the graph for another backward.
 
     Raises:
         RuntimeError: If the graph of the loss was freed by an earlier backward.
     """
-    reached = leaves([tasks.losses[task]])
+    loss = tasks.losses[task]
+    reached = leaves([loss])
     expected = [p for p, param in enumerate(params) if id(param) in reached]
     pieces = _Pieces(params, sets, expected, take)
-    pieces.hand_over_complete()
-    hooks: list[torch.utils.hooks.RemovableHandle] = []
+    pieces.take_unreached()
+    node = root_node(loss)
+    hooks: list[Any] = [] if node is None else [node.register_prehook(pieces.begin)]
     try:
         for p in expected:
             hook = functools.partial(pieces.arrive, p)
@@ -83,7 +86,7 @@ class _Pieces:
         self, params: Sequence[Tensor], sets: Sequence[int], expected: Sequence[int], take: Take
     ) -> None:
         self._params, self._sets, self._take = params, sets, take
-        self._members: dict[int, list[int]] = {}
+        self._members: dict[int, list[int]] = {}  # of sets that are not complete yet
         for p, name in enumerate(sets):
             self._members.setdefault(name, []).append(p)
         self._missing = dict.fromkeys(self._members, 0)
@@ -93,38 +96,53 @@ class _Pieces:
         self._complete: list[int] = []
         self._elements = 0
         self._nothing: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+        self._backward: int | None = None
+        self._grad_mode = torch.is_grad_enabled()
         device = next((param.device for param in params if param.is_cuda), None)
         self._stream = None if device is None else torch.cuda.current_stream(device)
+        self._others: set[torch.cuda.Stream] = set()
+
+    def begin(self, _: Any = None) -> None:
+        """The hook of the loss: this is the backward to listen to.
+
+        Others may run meanwhile, within it (of a function that differentiates by itself) or in another
+        thread, and reach the same parameters.
+        """
+        self._backward = torch._C._current_graph_task_id()
 
     def arrive(self, place: int, gradient: Tensor | None) -> Tensor | None:
         """The hook of a parameter: keeps the gradient, if there is one, and returns zeros instead."""
-        nothing = None
-        if gradient is not None:
-            nothing = self._zeros(gradient)
-            gradient = self._arrived[place] = dense(gradient)
-        with self._on_callers_stream(gradient):
+        if self._backward is None:  # the loss is the parameter
+            self.begin()
+        if torch._C._current_graph_task_id() != self._backward:
+            return gradient
+        with self._as_caller():
+            if gradient is not None:
+                self._arrived[place] = dense(gradient)
             name = self._sets[place]
             self._missing[name] -= 1
             if self._missing[name] == 0:
                 self._add(name)
-        return nothing
+        return None if gradient is None else self._zeros(gradient)
 
-    def hand_over_complete(self) -> None:
-        """What need not be waited for."""
-        for name in [name for name, missing in self._missing.items() if missing == 0]:
+    def take_unreached(self) -> None:
+        """Hands over the sets that nothing will arrive of."""
+        for name in [name for name in self._members if self._missing[name] == 0]:
             self._add(name)
         self._hand_over()
 
     def finish(self) -> None:
-        """What had no gradient in the end, though the graph leads there, and all that waited for it."""
-        for name in [name for name, missing in self._missing.items() if missing > 0]:
+        """Hands over what is left, with no gradient where none has arrived."""
+        for name in list(self._members):
             self._add(name)
         self._hand_over()
+        for here in self._others:
+            here.wait_stream(torch.cuda.current_stream(here.device))
 
     def _add(self, name: int) -> None:
-        self._missing[name] = -1
-        self._complete += self._members[name]
-        self._elements += sum(self._params[p].numel() for p in self._members[name])
+        members = self._members.pop(name)
+        self._complete += members
+        self._elements += sum(self._params[p].numel() for p in members)
         if self._elements >= PIECE:
             self._hand_over()
 
@@ -144,16 +162,19 @@ class _Pieces:
         return self._nothing[kind].expand(like.shape)
 
     @contextlib.contextmanager
-    def _on_callers_stream(self, gradient: Tensor | None) -> Iterator[None]:
-        """A hook runs on the stream of the forward: all other gradients belong to the caller's."""
-        if self._stream is None or gradient is None:
-            yield
-            return
-        here = torch.cuda.current_stream(gradient.device)
-        if here == self._stream:
-            yield
-            return
-        self._stream.wait_stream(here)
-        gradient.record_stream(self._stream)
-        with torch.cuda.stream(self._stream):
-            yield
+    def _as_caller(self) -> Iterator[None]:
+        """A hook runs without grad mode, and on the stream of the forward: the rest is on the caller's stream.
+
+        Each waits for the other, as the memory of a gradient goes back to the stream that it came from.
+        """
+        with torch.set_grad_enabled(self._grad_mode):
+            callers = self._stream
+            here = None if callers is None else torch.cuda.current_stream(callers.device)
+            if callers is None or here is None or here == callers:
+                yield
+                return
+            self._others.add(here)
+            callers.wait_stream(here)
+            with torch.cuda.stream(callers):
+                yield
+            here.wait_stream(callers)

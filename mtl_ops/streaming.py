@@ -29,7 +29,7 @@ from .merging import (
 from .methods import CoordinateMethod, Method
 from .pieces import in_pieces, split
 from .report import Report
-from .rules import Rules
+from .rules import Nonfinite, Rules
 from .storage import store
 
 __all__ = ["merge_streamed"]
@@ -60,18 +60,18 @@ def merge_streamed(
     last = max(tasks.present)
     others = tuple(None if t == last else loss for t, loss in enumerate(tasks.losses))
     step = _Step(
-        method,
-        tasks,
-        params,
-        task_weights,
-        rules,
-        sets,
-        shared,
-        losses,
-        given or {},
-        differentiate(replace(tasks, losses=others), params, retain_graph=True),
+        method=method,
+        tasks=tasks,
+        params=params,
+        task_weights=task_weights,
+        rules=rules,
+        sets=sets,
+        shared=shared,
+        losses=losses,
+        given=given or {},
+        rows=differentiate(replace(tasks, losses=others), params, retain_graph=True),
     )
-    run = step.at_once if step.needs_no_other_piece else step.in_two_passes
+    run = step.in_one_pass if step.needs_no_other_piece else step.in_two_passes
     return run(times_skipped, retain_graph), step.merged
 
 
@@ -85,8 +85,8 @@ class _Step:
         reached: ``T × P``, ``True`` where a task reaches a parameter, or ``None``.
         grams: Of each set the Gram matrices of its pieces, ``(T, T)``.
         merged: Merged gradients by place.
-        before: The memory of a coordinate method before the step.
-        square: The squared norm of what it has merged.
+        before: The method's memory before the step.
+        square: The squared norm of what a coordinate method has merged.
     """
 
     method: Method
@@ -101,7 +101,7 @@ class _Step:
     rows: list[Tensor | None]
     last: int = field(init=False)
     reached: list[bool | None] = field(init=False)
-    before: Mapping[str, Any] = field(default_factory=dict)
+    before: Mapping[str, Any] = field(init=False)
     grams: dict[int, list[Tensor]] = field(default_factory=dict)
     merged: dict[int, Tensor] = field(default_factory=dict)
     square: Tensor | float = 0.0
@@ -109,42 +109,43 @@ class _Step:
     def __post_init__(self) -> None:
         self.last = max(self.tasks.present)
         self.reached = [None if row is None else True for row in self.rows]
-        if isinstance(self.method, CoordinateMethod):
-            self.before = copy.deepcopy(self.method.state_dict())
+        self.before = copy.deepcopy(self.method.state_dict())
 
     @property
     def needs_no_other_piece(self) -> bool:
         """Whether a piece can be merged as soon as it was measured."""
-        rules = self.rules
+        method, rules = self.method, self.rules
         unchecked = rules.nonfinite in ("propagate", "raise")
         free = rules.max_norm is None and rules.max_task_norm is None and unchecked
-        several = isinstance(self.method, CoordinateMethod) or len(set(self.sets or ())) > 1
-        return free and self.method.segmentwise and several
+        if isinstance(method, CoordinateMethod):
+            return free and method.segmentwise
+        # which tasks have a loss depends on all sets
+        alone = method.segmentwise and not method.uses_losses
+        return free and alone and len(set(self.sets or ())) > 1
 
-    def at_once(self, times_skipped: Tensor | None, retain_graph: bool) -> Report:
+    def in_one_pass(self, times_skipped: Tensor | None, retain_graph: bool) -> Report:
         """Measures and merges each piece when it arrives."""
-        by_itself = isinstance(self.method, CoordinateMethod) or self.sets is None
-        together = range(len(self.params)) if by_itself else self.sets
         weights: dict[int, Tensor] = {}
+        strict: Nonfinite = "raise" if self.rules.nonfinite == "raise" else "propagate"
 
         def take(places: Sequence[int], gradients: list[Tensor | None]) -> None:
             self._hold(places, gradients)
             kept, layout, gram = self._measure(places)
             if not kept:
                 return
-            scale = find_scale(gram, self.task_weights, layout, Rules())
+            scale = self._scale(gram, layout, Rules(nonfinite=strict))
             found = self._weigh(gram, scale, layout)
             if found is not None:
                 weights.update(zip(layout.sets, found, strict=True))
             segments = layout.segments or (0,) * len(kept)
             self._write(dict(zip(kept, segments, strict=True)), layout, scale, found)
 
-        assert together is not None
-        in_pieces(self.tasks, self.last, self.params, together, take, retain_graph)
+        sets: Sequence[int] = range(len(self.params))
+        if self.sets is not None and not isinstance(self.method, CoordinateMethod):
+            sets = self.sets
+        in_pieces(self.tasks, self.last, self.params, sets, take, retain_graph)
         layout, gram = self._measured()
-        scale = find_scale(
-            gram, self.task_weights, layout, self.rules, times_skipped, self.tasks.names
-        )
+        scale = self._scale(gram, layout, self.rules, times_skipped)
         joined = None
         if not isinstance(self.method, CoordinateMethod):
             solved = [weights[name] for name in layout.sets[: layout.shared]]
@@ -162,29 +163,47 @@ class _Step:
 
         in_pieces(self.tasks, self.last, self.params, every, measure, retain_graph=True)
         layout, gram = self._measured()
-        scale = find_scale(
-            gram, self.task_weights, layout, self.rules, times_skipped, self.tasks.names
-        )
-        weights = factors = self._weigh(gram, scale, layout)
-        clip_scale = None
-        if weights is not None and self.rules.max_norm is not None:
-            clip_scale = _clip(weights, gram, self.rules.max_norm)
+        counted = None if times_skipped is None else times_skipped.clone()
+        try:
+            scale = self._scale(gram, layout, self.rules, times_skipped)
+            weights = self._weigh(gram, scale, layout)
+            clip_scale = self._merge(layout, gram, scale, weights, retain_graph)
+        except BaseException:
+            self.method.load_state_dict(self.before)
+            if times_skipped is not None and counted is not None:
+                times_skipped.copy_(counted)
+            raise
+        return self._report(layout, gram, scale, weights, clip_scale, times_skipped)
+
+    def _merge(
+        self,
+        layout: Layout,
+        gram: Tensor,
+        scale: Tensor,
+        weights: Tensor | None,
+        retain_graph: bool,
+    ) -> Tensor | None:
+        """The second pass; returns what the whole merged gradient was clipped by."""
+        max_norm, factors, clip_scale = self.rules.max_norm, weights, None
+        if weights is not None and max_norm is not None:
+            clip_scale = _clip(weights, gram, max_norm)
             factors = weights * clip_scale
+        every = range(len(self.params))
         kept = every if layout.kept is None else layout.kept
         home = dict(zip(kept, layout.segments or (0,) * len(kept), strict=True))
         runs = self._runs(home, layout)
 
         def write(places: Sequence[int], gradients: list[Tensor | None]) -> None:
             self._hold(places, gradients)
-            found = {p: home[p] for p in places if p in home}
+            found = {p: home[p] for p in places if p in home and self._has(p)}
             self._write(found, layout, scale, factors, runs)
 
         in_pieces(self.tasks, self.last, self.params, every, write, retain_graph)
-        if weights is None and self.rules.max_norm is not None:
+        if weights is None and max_norm is not None:
             square = self.square + own_square(gram, scale, layout)
-            clip_scale = (self.rules.max_norm / square.sqrt()).clamp(max=1.0)
+            clip_scale = (max_norm / square.sqrt()).clamp(max=1.0)
             torch._foreach_mul_(list(self.merged.values()), clip_scale)
-        return self._report(layout, gram, scale, weights, clip_scale, times_skipped)
+        return clip_scale
 
     # ---- what both do ---------------------------------------------------------------------------
 
@@ -203,6 +222,10 @@ class _Step:
         for t in tasks:
             for p in places:
                 self.rows[t * len(self.params) + p] = None
+
+    def _has(self, place: int) -> bool:
+        """Whether there is a gradient of a parameter."""
+        return any(row is not None for row in self.rows[place :: len(self.params)])
 
     def _layout(self, reached: Sequence[object | None], places: Sequence[int]) -> Layout:
         sets = None if self.sets is None else [self.sets[p] for p in places]
@@ -232,6 +255,16 @@ class _Step:
         sums = [torch.stack(self.grams[name]).sum(dim=0) for name in layout.sets]
         return layout, torch.stack(sums)
 
+    def _scale(
+        self,
+        gram: Tensor,
+        layout: Layout,
+        rules: Rules,
+        times_skipped: Tensor | None = None,
+    ) -> Tensor:
+        names = self.tasks.names
+        return find_scale(gram, self.task_weights, layout, rules, times_skipped, names)
+
     def _weigh(self, gram: Tensor, scale: Tensor, layout: Layout) -> Tensor | None:
         if isinstance(self.method, CoordinateMethod):
             return None
@@ -258,7 +291,8 @@ class _Step:
             if weights is None:
                 here = replace(layout, kept=None, segments=segments)
                 assert isinstance(self.method, CoordinateMethod)
-                self.method.load_state_dict(self.before)  # every piece is of one and the same call
+                if any(segment < layout.shared for segment in segments):
+                    self.method.load_state_dict(self.before)  # all pieces are of one call
                 square = write_coordinates(
                     self.method,
                     rows,

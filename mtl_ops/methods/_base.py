@@ -25,8 +25,9 @@ class Method(ABC):
         uses_losses: Whether :meth:`weights` looks at the losses; they are not gathered otherwise.
         learns: Whether it has parameters that the optimizer learns, see :meth:`learnable`.
         observes: Whether it has a use for the losses after the step, see :meth:`observe`.
-        segmentwise: Whether sets of parameters may be weighed one after the other in several calls: it
-            neither draws nor remembers anything, and sets do not depend on each other.
+        segmentwise: Whether sets of parameters may be weighed in several calls, a part of the S sets in
+            each: it neither draws nor remembers anything, and sets do not depend on each other. With
+            ``memory="stream"`` it then saves a backward.
         tracks: Whether it is shown the gradients themselves, see ``TrackingMethod``.
         state_names: Attributes that are the method's memory: tensors, numbers, or ``None`` before
             the first call.

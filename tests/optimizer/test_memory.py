@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -27,7 +30,7 @@ from torch import Tensor, nn
 import mtl_ops
 import mtl_ops.pieces
 from mtl_ops import MultiTaskOptimizer
-from mtl_ops.methods import Method
+from mtl_ops.methods import CoordinateMethod, Method
 from mtl_ops.report import Report
 
 MEMORIES = (None, "stream")
@@ -342,6 +345,216 @@ def test_a_compiled_trunk(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_same(*found)
 
 
+# ---- methods of users -----------------------------------------------------------------------------
+
+
+class Segmentwise(Method):
+    """Weights that depend on losses, are found by a derivative, and must not see NaN."""
+
+    name = "segmentwise"
+    segmentwise = True
+
+    def __init__(self, uses_losses: bool) -> None:
+        self.uses_losses = uses_losses
+
+    def weights(self, gram: Tensor, losses: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        torch.linalg.eigh(gram)
+        w = torch.ones_like(gram[..., 0], requires_grad=True)
+        (slope,) = torch.autograd.grad((w.square() * gram.diagonal(dim1=-2, dim2=-1)).sum(), w)
+        return slope if losses is None else slope * losses.nan_to_num(5.0)
+
+
+@pytest.mark.parametrize("uses_losses", [False, True])
+@pytest.mark.usefixtures("small_pieces")
+def test_a_segmentwise_method(uses_losses: bool) -> None:
+    options = {"granularity": "tensor", "nonfinite": "propagate"}
+    assert_same_steps(lambda: Segmentwise(uses_losses), **options)
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_a_method_is_not_asked_about_what_is_an_error() -> None:
+    net = Net()
+    options = {"granularity": "tensor", "nonfinite": "raise"}
+    optimizer = wrap(net, Segmentwise(False), memory="stream", **options)
+    losses = net.losses(batch())
+    losses["c"] = losses["c"] * torch.inf
+    with pytest.raises(RuntimeError, match="The gradient of loss 'c' is not finite"):
+        optimizer.backward(losses)
+    assert grads(net) == [None] * len(grads(net))
+
+
+class Counting(CoordinateMethod):
+    """A method of single coordinates with a memory."""
+
+    name = "counting"
+    state_names = ("calls",)
+    calls = 0
+
+    def merge_(self, out: Any, *args: Any, **given: Any) -> Tensor:
+        raise NotImplementedError
+
+
+# ---- backwards within backwards -------------------------------------------------------------------
+
+
+class Nested(torch.autograd.Function):
+    """The square of ``value · weight``, differentiated by a backward of its own."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(value)
+        ctx.weight = weight
+        return (value * weight).square()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (value,) = ctx.saved_tensors
+        with torch.enable_grad():
+            value = value.detach().requires_grad_()
+            again = (value * ctx.weight).square()
+        return torch.autograd.grad(again, (value, ctx.weight), grad)
+
+
+@pytest.mark.parametrize("granularity", ["model", "tensor"])
+@pytest.mark.parametrize("thread", [False, True])
+@pytest.mark.usefixtures("small_pieces")
+def test_a_backward_within_the_backward(thread: bool, granularity: str) -> None:
+    found = []
+    for memory in MEMORIES:
+        torch.manual_seed(0)
+        params = [nn.Parameter(torch.randn(5)) for _ in range(3)]
+
+        def other(_: Tensor, params: list[nn.Parameter] = params) -> None:
+            with torch.enable_grad():
+                value = (params[0] * params[1] * params[2]).sum()
+            (gradient,) = torch.autograd.grad(value, params[1])
+            assert torch.equal(gradient, params[0] * params[2])
+
+        def in_thread(gradient: Tensor, other: Any = other) -> None:
+            worker = threading.Thread(target=other, args=(gradient,))
+            worker.start()
+            worker.join()
+
+        params[2].register_hook(in_thread if thread else other)
+        options = {"granularity": granularity, "nonfinite": "propagate", "memory": memory}
+        optimizer = MultiTaskOptimizer(torch.optim.SGD(params, lr=0.1), "sum", **options)  # type: ignore[arg-type]
+        features = Nested.apply(Nested.apply(params[2] + 1.0, params[1]), params[0])
+        optimizer.backward([features[0], features.sum()])
+        found.append([param.grad for param in params])
+    assert_equal(*found)
+
+
+# ---- what is remembered ---------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_numbers_are_drawn_anew_in_each_step() -> None:
+    """Also where the last piece is of a parameter that one task reaches."""
+    found = []
+    for memory in MEMORIES:
+        torch.manual_seed(0)
+        shared, own = nn.Parameter(torch.ones(50)), nn.Parameter(torch.ones(50))
+        params = torch.optim.SGD([shared, own], lr=0.1)
+        optimizer = MultiTaskOptimizer(params, "graddrop", memory=memory)  # type: ignore[arg-type]
+        steps = []
+        for _ in range(3):
+            optimizer.zero_grad()
+            value = own * 1.0 + shared * 0.0
+            optimizer.backward([shared.sum() - value.sum(), -2.0 * shared.sum()])
+            steps.append(shared.grad)
+        found.append(steps)
+        assert optimizer.method.calls == 3  # type: ignore[attr-defined]
+    assert_equal(*found)
+    assert not torch.equal(found[0][0], found[0][1])
+
+
+@pytest.mark.parametrize("name", ["gradvac", "gradnorm", "graddrop", "adaptive_sharing"])
+@pytest.mark.usefixtures("small_pieces")
+def test_an_error_in_the_second_pass_leaves_no_trace(name: str) -> None:
+    net = Net()
+    optimizer = wrap(net, name, memory="stream", tasks=NAMES)
+    train(net, optimizer, range(1))
+    before = copy.deepcopy([optimizer.method.state_dict(), optimizer.report.times_skipped])
+    calls = []
+
+    def fail(_: Tensor) -> None:
+        calls.append(None)
+        if len(calls) == 4:
+            raise RuntimeError("out of luck")
+
+    hook = net.trunk[0].weight.register_hook(fail)
+    losses = net.losses(batch(1))
+    losses["b"] = losses["b"] * torch.inf
+    with pytest.raises(RuntimeError, match="out of luck"):
+        optimizer.backward(losses)
+    hook.remove()
+    after = [optimizer.method.state_dict(), optimizer.report.times_skipped]
+    torch.testing.assert_close(after, before, rtol=0.0, atol=0.0, equal_nan=True)
+
+
+def test_a_gradient_that_does_not_come_again() -> None:
+    net = Net()
+    optimizer = wrap(net, "sum", memory="stream")
+    head = net.heads["c"].bias
+    calls = []
+
+    class Once(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, value: Tensor, weight: Tensor) -> Tensor:
+            return value * 1.0
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
+            calls.append(None)
+            return grad, torch.ones(1, dtype=grad.dtype) if len(calls) == 1 else None
+
+    head.data = torch.ones(1, dtype=torch.float64)
+    outputs = net(batch())
+    outputs["c"] = Once.apply(net.neck(net.trunk(batch())), head)
+    losses = {name: output.sum() for name, output in outputs.items()}
+    optimizer.backward(losses)
+    assert len(calls) == 2
+    assert head.grad is None
+
+
+def test_nothing_is_kept_after_an_error() -> None:
+    """Without the garbage collector: whoever catches an error wants the memory back."""
+    net = Net()
+    optimizer = wrap(net, "upgrad", memory="stream")
+    gradients: list[weakref.ref[Tensor]] = []
+    net.trunk[0].weight.register_hook(lambda gradient: gradients.append(weakref.ref(gradient)))
+    losses = net.losses(batch())
+
+    def fail(_: Tensor) -> None:
+        if len(gradients) > 2:
+            raise RuntimeError("out of luck")
+
+    net.trunk[0].weight.register_hook(fail)
+    gc.disable()
+    try:
+        with pytest.raises(RuntimeError, match="out of luck") as caught:
+            optimizer.backward(losses)
+        del caught
+        assert len(gradients) == 3
+        assert all(gradient() is None for gradient in gradients)
+    finally:
+        gc.enable()
+
+
+def test_a_parameter_that_is_twice_in_a_group() -> None:
+    found = []
+    for memory in MEMORIES:
+        x = nn.Parameter(torch.ones(3))
+        with pytest.warns(UserWarning, match="duplicate"):
+            inner = torch.optim.SGD([x, x], lr=0.1)
+        optimizer = MultiTaskOptimizer(inner, "sum", memory=memory)  # type: ignore[arg-type]
+        optimizer.backward([x.sum(), 2.0 * x.sum()])
+        found.append([x.grad, optimizer.report.gram])
+    assert_equal(*found)
+    assert found[0][0].tolist() == [3.0] * 3
+    assert found[0][1].tolist() == [[[3.0, 6.0], [6.0, 12.0]]]
+
+
 # ---- what is held ---------------------------------------------------------------------------------
 
 WIDTH, LAYERS = 611, 8  # a number of elements that no other tensor has
@@ -453,6 +666,7 @@ def test_methods_with_a_memory_are_not_weighed_piece_by_piece() -> None:
         ({"gram_on": "features"}, "None with `gram_on`"),
         ({"method": "equal"}, "None with method 'equal', which takes one backward"),
         ({"method": "moco"}, "None with method 'moco', which remembers gradients"),
+        ({"method": Counting()}, "None with method 'counting', which has to see all coordinates"),
     ],
     ids=str,
 )
