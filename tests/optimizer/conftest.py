@@ -1,4 +1,4 @@
-"""One thread for all tests of the optimizer."""
+"""What the tests of the optimizer share: one thread, and small pieces."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+
+import mtl_ops.pieces
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -15,3 +17,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each parameter is a piece."""
+    monkeypatch.setattr(mtl_ops.pieces, "PIECE", 1)
