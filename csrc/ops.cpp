@@ -5,6 +5,7 @@
 // `grads` is the T x P matrix of per-task gradients in row-major order; None stands for "this task does not reach this parameter".
 // `segments` names the segment of each of the P parameters; empty means one segment for all.
 // `scale` (S, T) are the factors of `task_scales`, 0 for a task that takes no part; None means all 1.
+// `first` is the number of the first coordinate of each of the P parameters; empty means that they follow one another from 0.
 
 #include <torch/csrc/stable/library.h>
 
@@ -50,7 +51,8 @@ STABLE_TORCH_LIBRARY(mtl_ops, m) {
   // The methods that look at single coordinates; they return the squared norm of the merged gradient.
   m.def(
       "merge_graddrop_(Tensor(a!)[] out, Tensor?[] grads, Tensor? scale, int[] segments, "
-      "float? clip_value, bool accumulate, float[] leak, int seed, int offset, Tensor? uniforms) -> Tensor");
+      "float? clip_value, bool accumulate, float[] leak, int seed, int offset, Tensor? uniforms, int[] first) "
+      "-> Tensor");
   m.def(
       "merge_trimmed_mean_(Tensor(a!)[] out, Tensor?[] grads, Tensor? scale, int[] segments, "
       "float? clip_value, bool accumulate, int trim) -> Tensor");

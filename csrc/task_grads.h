@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -103,6 +104,42 @@ inline bool is_supported(ScalarType dtype) {
 enum class Layout {
   dense,      // any dense one: for what does not depend on the place of an element
   row_major,  // for what numbers the elements
+};
+
+// The numbers that the coordinates of the P tensors of `out` have, for what numbers them: they follow one another within a tensor.
+class Coordinates {
+ public:
+  // `first` holds the number of each tensor's first; if it is empty, they follow one another from 0.
+  Coordinates(const std::vector<Tensor>& out, const std::vector<int64_t>& first)
+      : given_(!first.empty()), first_(first) {
+    STD_TORCH_CHECK(!given_ || first.size() == out.size(), "first should be empty or hold one number for each of the ",
+                    out.size(), " parameters. Found ", first.size(), ".");
+    for (size_t p = 0; p < out.size(); ++p) {
+      const int64_t numel = out[p].numel();
+      if (!given_) first_.push_back(end_);
+      STD_TORCH_CHECK(first_[p] >= 0, "first should not be negative. Found ", first_[p], ".");
+      STD_TORCH_CHECK(first_[p] <= std::numeric_limits<int64_t>::max() - numel,
+                      "first should leave room for the numbers of parameter ", p, ". Found ", first_[p], ".");
+      if (numel > 0) end_ = std::max(end_, first_[p] + numel);
+    }
+  }
+
+  int64_t first(int64_t p) const { return first_[p]; }
+
+  // Checks a tensor of random numbers, in which coordinates are looked up by their numbers.
+  void check_uniforms(const Tensor& uniforms) const {
+    const ScalarType dtype = uniforms.scalar_type();
+    const int64_t numel = uniforms.numel();
+    STD_TORCH_CHECK((dtype == ScalarType::Double || dtype == ScalarType::Float) && uniforms.is_contiguous() &&
+                        (given_ ? numel >= end_ : numel == end_),
+                    "uniforms should be contiguous, float32 or float64, of ", given_ ? "at least " : "", end_,
+                    " elements. Found ", numel, " elements.");
+  }
+
+ private:
+  bool given_;
+  std::vector<int64_t> first_;
+  int64_t end_ = 0;  // behind the largest number
 };
 
 class TaskGrads {

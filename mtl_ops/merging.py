@@ -45,7 +45,7 @@ def merge_rows(
     grad_scale: Tensor | None = None,
     total: Callable[[Tensor], Tensor] | None = None,
     measured: Sequence[bool] | None = None,
-    runs: Sequence[Sequence[tuple[int, int]]] | None = None,
+    first: Sequence[int] | None = None,
 ) -> Report:
     """Writes the merged gradient of the parameters that the layout keeps.
 
@@ -66,8 +66,8 @@ def merge_rows(
         total: Sums what is measured over processes that have a part of the elements each.
         measured: For each kept parameter whether it is measured here: of processes with the same part,
             one does. ``None`` for all.
-        runs: For each kept parameter the numbers of its elements among those of all processes, for
-            methods that draw: the first, and how many follow, run after run.
+        first: For methods that draw: the number of each kept parameter's first element among the
+            elements of all shared parameters. ``None`` if they follow one another from 0.
 
     Raises:
         RuntimeError: If a gradient is not finite and the rules say ``"raise"``.
@@ -97,7 +97,7 @@ def merge_rows(
             accumulate,
             total,
             measured,
-            runs,
+            first,
         )
     else:
         problem = Problem(rows, gram, scale, rules.clip_value)
@@ -205,7 +205,7 @@ def _merge_coordinates(
     accumulate: bool,
     total: Callable[[Tensor], Tensor] | None,
     measured: Sequence[bool] | None,
-    runs: Sequence[Sequence[tuple[int, int]]] | None,
+    first: Sequence[int] | None,
 ) -> Tensor | None:
     """As :func:`merge_rows` for a method that merges coordinate by coordinate.
 
@@ -214,7 +214,7 @@ def _merge_coordinates(
     clipped = rules.max_norm is not None
     to = [torch.empty_like(tensor) for tensor in out] if clipped and accumulate else out
     square = write_coordinates(
-        method, rows, to, scale, layout, rules.clip_value, given, accumulate and not clipped, runs
+        method, rows, to, scale, layout, rules.clip_value, given, accumulate and not clipped, first
     )
     if rules.max_norm is None:
         return None
@@ -246,7 +246,7 @@ def write_coordinates(
     clip_value: float | None,
     given: Mapping[str, Any],
     accumulate: bool = False,
-    runs: Sequence[Sequence[tuple[int, int]]] | None = None,
+    first: Sequence[int] | None = None,
 ) -> Tensor:
     """Writes what such a method merges; arguments as of :func:`merge_rows`.
 
@@ -259,8 +259,8 @@ def write_coordinates(
     square = torch.zeros((), dtype=torch.float64, device=scale.device)
     if shared:
         places = [home[p] for p in shared]
-        if runs is not None and method.draws:
-            given = {**given, "runs": [runs[p] for p in shared]}
+        if first is not None and method.draws:
+            given = {**given, "first": [first[p] for p in shared]}
         square = square + method.merge_(
             [out[p] for p in shared],
             columns(rows, len(out), shared),

@@ -254,6 +254,7 @@ def merge_graddrop_(
     seed: int = 0,
     offset: int = 0,
     uniforms: Tensor | None = None,
+    first: Sequence[int] = (),
 ) -> Tensor:
     """Keeps at each coordinate the gradients of one sign, drawn by its share of the magnitude.
 
@@ -272,14 +273,18 @@ def merge_graddrop_(
         leak: T numbers l_t in [0, 1].
         seed: Key of the random numbers, 64 bits.
         offset: Draws other numbers from the same seed, 64 bits.
-        uniforms: U, ``(N,)`` float32 or float64, for the elements of all P parameters in their
-            order, row-major; None draws them, the same on every device.
+        uniforms: U, ``(N,)`` float32 or float64, for the elements of all P parameters by their
+            numbers; with ``first`` there may be more. None draws them by their numbers, the same on
+            every device.
+        first: The number of the first element of each of the P parameters; those of its others
+            follow, row-major. Empty if the parameters' numbers follow one another from 0. So a part
+            of the parameters, or of one, is merged as it is together with the others.
 
     Returns:
         The squared norm of the merged gradient, 0-d float64.
     """
     return _merge_graddrop(
-        out, rows, scale, segments, clip_value, accumulate, leak, seed, offset, uniforms
+        out, rows, scale, segments, clip_value, accumulate, leak, seed, offset, uniforms, first
     )
 
 

@@ -191,12 +191,12 @@ class _Step:
         every = range(len(self.params))
         kept = every if layout.kept is None else layout.kept
         home = dict(zip(kept, layout.segments or (0,) * len(kept), strict=True))
-        runs = self._runs(home, layout)
+        first = self._first_numbers(home, layout)
 
         def write(places: Sequence[int], gradients: list[Tensor | None]) -> None:
             self._hold(places, gradients)
             found = {p: home[p] for p in places if p in home and self._has(p)}
-            self._write(found, layout, scale, factors, runs)
+            self._write(found, layout, scale, factors, first)
 
         in_pieces(self.tasks, self.last, self.params, every, write, retain_graph)
         if weights is None and max_norm is not None:
@@ -276,7 +276,7 @@ class _Step:
         layout: Layout,
         scale: Tensor,
         weights: Tensor | None,
-        runs: Mapping[int, tuple[int, int]] | None = None,
+        first: Mapping[int, int] | None = None,
     ) -> None:
         """Merges the gradients of some parameters, whose segments are given by place, and frees them."""
         tasks, clip_value = len(self.task_weights), self.rules.clip_value
@@ -301,7 +301,7 @@ class _Step:
                     here,
                     clip_value,
                     self.given,
-                    runs=None if runs is None else [[runs[p]] for p in places],
+                    first=None if first is None else [first[p] for p in places],
                 )
                 self.square = square + self.square
             else:
@@ -310,16 +310,15 @@ class _Step:
             del rows
             self._free(places, range(tasks))
 
-    def _runs(self, home: Mapping[int, int], layout: Layout) -> dict[int, tuple[int, int]] | None:
-        """For methods that draw: the number of each parameter's first shared element, and how many there are."""
+    def _first_numbers(self, home: Mapping[int, int], layout: Layout) -> dict[int, int] | None:
+        """For methods that draw: the number of each parameter's first element among the shared ones."""
         if not (isinstance(self.method, CoordinateMethod) and self.method.draws):
             return None
-        runs, first = {}, 0
+        first, count = {}, 0
         for p, segment in home.items():
-            elements = self.params[p].numel() if segment < layout.shared else 0
-            runs[p] = first, elements
-            first += elements
-        return runs
+            first[p] = count
+            count += self.params[p].numel() if segment < layout.shared else 0
+        return first
 
     def _report(
         self,

@@ -86,6 +86,7 @@ SAMPLES: dict[str, Callable[[torch.dtype], tuple[Any, ...]]] = {
         1,
         2,
         None,
+        [7, 100, 0],
     ),
     "merge_trimmed_mean_": lambda dtype: (
         out(dtype),

@@ -61,17 +61,15 @@ struct MultiplyLanes {
   }
 };
 
-// Consecutive uniform numbers in (0, 1): the caller's, or Philox's.
+// The uniform numbers in (0, 1) of coordinates: the caller's, or Philox's.
 class Uniforms {
  public:
-  Uniforms(const std::optional<Tensor>& given, int64_t seed, int64_t offset, int64_t total)
+  Uniforms(const std::optional<Tensor>& given, int64_t seed, int64_t offset, const Coordinates& coordinates)
       : seed_(static_cast<uint64_t>(seed)), offset_(static_cast<uint64_t>(offset)) {
     if (!given) return;
+    coordinates.check_uniforms(*given);
+    STD_TORCH_CHECK(given->is_cpu(), "uniforms should be on the gradients' device.");
     wide_ = given->scalar_type() == ScalarType::Double;
-    STD_TORCH_CHECK((wide_ || given->scalar_type() == ScalarType::Float) && given->is_contiguous() && given->is_cpu() &&
-                        given->numel() == total,
-                    "uniforms should be contiguous, float32 or float64, of ", total,
-                    " elements, on the gradients' device.");
     given_ = given->const_data_ptr();
   }
 

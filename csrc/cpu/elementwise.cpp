@@ -44,10 +44,10 @@ struct ElementwiseJob {
   const TaskGrads& grads;
   const Job& job;
   const Combine& combine;
-  const double* scale;         // (T,), or null
-  const int64_t* coordinates;  // (P,), the number of each parameter's first
-  double limit;                // of the elementwise clamp; negative for none
-  bool numbered, accumulate, stream;
+  const double* scale;             // (T,), or null
+  const Coordinates* coordinates;  // null where their numbers do not matter
+  double limit;                    // of the elementwise clamp; negative for none
+  bool accumulate, stream;
   double square = 0;  // of the result's norm
 };
 
@@ -151,13 +151,13 @@ MTL_INLINE void elementwise_range(ElementwiseJob& job, const Range& range) {
   const Rows<S> rows(job, range);
   if (rows.k == 0 && job.accumulate) return;
   S* out = static_cast<S*>(job.grads.out(range.param)) + range.begin;
-  const int64_t first = job.coordinates[range.param] + range.begin;
+  const int64_t first = job.coordinates ? job.coordinates->first(range.param) + range.begin : 0;
   const int64_t n = range.end - range.begin;
 
   alignas(kLine) A values[kMaxTasks * kBlock];
   alignas(kLine) A merged[kBlock] = {};
   // all blocks but the first begin on a group of random numbers, or on a cache line
-  int64_t m = kBlock - (job.numbered ? first % kBlock : reinterpret_cast<uintptr_t>(out) % kLine / sizeof(S));
+  int64_t m = kBlock - (job.coordinates ? first % kBlock : reinterpret_cast<uintptr_t>(out) % kLine / sizeof(S));
   for (int64_t x = 0; x < n; x += m, m = kBlock) {
     m = std::min(m, n - x);
     if (rows.k > 0) {
@@ -192,16 +192,10 @@ struct Call {
     STD_TORCH_CHECK(!out.empty(), "out should hold at least one tensor. Found none.");
     return static_cast<int64_t>(tensors.size() / out.size());
   }
-  // The number of elements of the parameters before each, and of all.
-  std::vector<int64_t> coordinates() const {
-    std::vector<int64_t> first(1, 0);
-    for (const Tensor& p : out) first.push_back(first.back() + p.numel());
-    return first;
-  }
 };
 
 template <class Method>
-Tensor merge(const Call& call, const Method& method) {
+Tensor merge(const Call& call, const Method& method, const Coordinates* coordinates = nullptr) {
   const int64_t T = call.tasks();
   const TaskGrads grads(call.tensors, T, call.segments, &call.out, Method::layout);
   const double* scale = nullptr;
@@ -213,17 +207,14 @@ Tensor merge(const Call& call, const Method& method) {
     scale = static_cast<const double*>(call.scale->const_data_ptr());
   }
   const std::vector<Job> jobs = split(grads, /*min_elements=*/16384, /*max_jobs=*/256);
-  const std::vector<int64_t> coordinates = call.coordinates();
   const bool stream = !call.accumulate && outgrows_cache(grads);
   const CombineBy<Method> combine(method);
-  const bool numbered = Method::layout == Layout::row_major;
   std::vector<double> squares(jobs.size());
   run_jobs(jobs, [&](int64_t begin, int64_t end) {
     for (int64_t j = begin; j < end; ++j) {
       const double* factors = scale ? scale + jobs[j].segment * T : nullptr;
       const double limit = call.clip_value.value_or(-1.0);
-      ElementwiseJob job{grads, jobs[j],  combine,         factors, coordinates.data(),
-                         limit, numbered, call.accumulate, stream};
+      ElementwiseJob job{grads, jobs[j], combine, factors, coordinates, limit, call.accumulate, stream};
       run_elementwise_job(job);
       squares[j] = job.square;
     }
@@ -242,13 +233,14 @@ Tensor merge(const Call& call, const Method& method) {
 Tensor merge_graddrop_(const std::vector<Tensor>& out, const OptionalTensors& grads, const std::optional<Tensor>& scale,
                        const std::vector<int64_t>& segments, std::optional<double> clip_value, bool accumulate,
                        const std::vector<double>& leak, int64_t seed, int64_t offset,
-                       const std::optional<Tensor>& uniforms) {
+                       const std::optional<Tensor>& uniforms, const std::vector<int64_t>& first) {
   const Call call{out, grads, scale, segments, clip_value, accumulate};
   STD_TORCH_CHECK(static_cast<int64_t>(leak.size()) == call.tasks(), "leak should hold T = ", call.tasks(),
                   " numbers. Found ", leak.size(), ".");
   const bool leaks = std::any_of(leak.begin(), leak.end(), [](double share) { return share != 0; });
-  const Uniforms source(uniforms, seed, offset, call.coordinates().back());
-  return merge(call, GradDrop{source, leak, leaks});
+  const Coordinates coordinates(out, first);
+  const Uniforms source(uniforms, seed, offset, coordinates);
+  return merge(call, GradDrop{source, leak, leaks}, &coordinates);
 }
 
 Tensor merge_trimmed_mean_(const std::vector<Tensor>& out, const OptionalTensors& grads,

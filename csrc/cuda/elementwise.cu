@@ -186,25 +186,18 @@ struct Call {
     STD_TORCH_CHECK(!out.empty(), "out should hold at least one tensor. Found none.");
     return static_cast<int64_t>(tensors.size() / out.size());
   }
-  // The number of elements of the parameters before each, and of all.
-  std::vector<int64_t> coordinates() const {
-    std::vector<int64_t> first(1, 0);
-    for (const Tensor& p : out) first.push_back(first.back() + p.numel());
-    return first;
-  }
 };
 
 template <class S, class Method>
-launch::Plan make_plan(const Call& call, const TaskGrads& grads, const std::vector<int64_t>& params) {
+launch::Plan make_plan(const TaskGrads& grads, const std::vector<int64_t>& params, const Coordinates* coordinates) {
   const int T = static_cast<int>(grads.tasks());
   launch::Plan plan(T + 1, sizeof(S), kThreads * kElements<S, Method>);
-  const std::vector<int64_t> coordinates = call.coordinates();
   std::vector<const void*> pointers(T + 1);
   for (const int64_t p : params) {
     std::copy_n(grads.rows(p), T, pointers.begin());
     pointers[T] = grads.out(p);
     if constexpr (Method::kGroup != 0) {
-      plan.add_grouped(grads.numel(p), grads.segment(p), pointers.data(), coordinates[p], Method::kGroup);
+      plan.add_grouped(grads.numel(p), grads.segment(p), pointers.data(), coordinates->first(p), Method::kGroup);
     } else {
       plan.add(grads.numel(p), grads.segment(p), pointers.data());
     }
@@ -213,7 +206,8 @@ launch::Plan make_plan(const Call& call, const TaskGrads& grads, const std::vect
 }
 
 template <class Method>
-Tensor merge(const Call& call, const Method& method, const std::optional<Tensor>& uniforms = std::nullopt) {
+Tensor merge(const Call& call, const Method& method, const Coordinates* coordinates = nullptr,
+             const std::optional<Tensor>& uniforms = std::nullopt) {
   const int64_t T = call.tasks();
   const TaskGrads grads(call.tensors, T, call.segments, &call.out, Method::layout);
   const Device device(*grads.any());
@@ -233,7 +227,7 @@ Tensor merge(const Call& call, const Method& method, const std::optional<Tensor>
   for_each_dtype(grads, [&](ScalarType dtype, const std::vector<int64_t>& params) {
     dispatch(dtype, [&](auto tag) {
       using S = typename decltype(tag)::type;
-      launch::Plan plan = make_plan<S, Method>(call, grads, params);
+      launch::Plan plan = make_plan<S, Method>(grads, params, coordinates);
       plan.cut_whole(device.processors() * kBlocks<S, Method>);
       const DeviceTable table(device, plan);
       const Tensor partial = device.new_float64({plan.jobs()});
@@ -264,23 +258,20 @@ Tensor merge_trimmed_mean(const Call& call, int trim) {
 Tensor merge_graddrop_(const std::vector<Tensor>& out, const OptionalTensors& grads, const std::optional<Tensor>& scale,
                        const std::vector<int64_t>& segments, std::optional<double> clip_value, bool accumulate,
                        const std::vector<double>& leak, int64_t seed, int64_t offset,
-                       const std::optional<Tensor>& uniforms) {
+                       const std::optional<Tensor>& uniforms, const std::vector<int64_t>& first) {
   const Call call{out, grads, scale, segments, clip_value, accumulate};
   STD_TORCH_CHECK(static_cast<int64_t>(leak.size()) == call.tasks() && leak.size() <= kMaxTasks,
                   "leak should hold T = ", call.tasks(), " numbers. Found ", leak.size(), ".");
   GradDrop method{nullptr, false, static_cast<uint64_t>(seed), static_cast<uint64_t>(offset), false, {}};
   std::copy(leak.begin(), leak.end(), method.leak);
   method.leaks = std::any_of(leak.begin(), leak.end(), [](double share) { return share != 0; });
+  const Coordinates coordinates(out, first);
   if (uniforms) {
-    const int64_t total = call.coordinates().back();
+    coordinates.check_uniforms(*uniforms);
     method.wide = uniforms->scalar_type() == ScalarType::Double;
-    STD_TORCH_CHECK((method.wide || uniforms->scalar_type() == ScalarType::Float) && uniforms->is_contiguous() &&
-                        uniforms->numel() == total,
-                    "uniforms should be contiguous, float32 or float64, of ", total,
-                    " elements, on the gradients' device.");
     method.uniforms = uniforms->const_data_ptr();
   }
-  return merge(call, method, uniforms);
+  return merge(call, method, &coordinates, uniforms);
 }
 
 Tensor merge_trimmed_mean_(const std::vector<Tensor>& out, const OptionalTensors& grads,

@@ -20,14 +20,16 @@ class Piece:
         stop: Behind the last.
         segment: Of all of them.
         tasks: That reach them.
-        parts: The parameters they are of, the first element of each, and how many.
+        param: That the first of them is of.
+        skipped: How many elements of that parameter come before it.
     """
 
     start: int
     stop: int
     segment: int
     tasks: tuple[int, ...]
-    parts: tuple[tuple[int, int, int], ...]
+    param: int
+    skipped: int
 
 
 class Bucket:
@@ -82,22 +84,32 @@ class Bucket:
             merged[p] = whole[start:stop].view_as(params[p])
 
     def pieces(
-        self, rank: int, segments: Sequence[int], reach: Sequence[tuple[int, ...]]
+        self,
+        rank: int,
+        segments: Sequence[int],
+        reach: Sequence[tuple[int, ...]],
+        joined: bool = True,
     ) -> list[Piece]:
-        """What a process merges of this bucket, in places relative to its part."""
+        """What a process merges of this bucket, in places relative to its part.
+
+        Args:
+            rank: Of the process.
+            segments: Of each parameter.
+            reach: The tasks that reach each parameter.
+            joined: A piece may hold several parameters.
+        """
         low, high = rank * self.shard, (rank + 1) * self.shard
         found: list[Piece] = []
         for p, start, stop in zip(self.places, self.offsets, self.offsets[1:], strict=False):
             first, last = max(start, low) - low, min(stop, high) - low
             if first >= last:
                 continue
-            part = (p, low + first - start, last - first)
             before = found[-1] if found else None
             alike = before is not None and (before.segment, before.tasks) == (segments[p], reach[p])
-            if before is not None and alike and before.stop == first:
-                found[-1] = replace(before, stop=last, parts=(*before.parts, part))
+            if joined and before is not None and alike and before.stop == first:
+                found[-1] = replace(before, stop=last)
             else:
-                found.append(Piece(first, last, segments[p], reach[p], (part,)))
+                found.append(Piece(first, last, segments[p], reach[p], p, low + first - start))
         return found
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..gradients import Tasks
 from ..layout import NOTHING_REACHED, Layout, find_layout
 from ..merging import columns, dtype_of, merge_rows
-from ..methods import Method
+from ..methods import CoordinateMethod, Method
 from ..report import Report
 from ..rules import Rules
 from ._buckets import first_numbers, make_buckets
@@ -152,19 +152,21 @@ class DataParallel(Processes):
         columns_: list[list[Tensor | None]] = [[] for _ in range(tasks)]
         out: list[Tensor] = []
         homes: list[int] = []
-        runs: list[list[tuple[int, int]]] = []
+        first: list[int] = []
         numbers = first_numbers(params, segments, layout.shared)
+        # a piece with the elements of several parameters would have no single first number
+        joined = not (isinstance(method, CoordinateMethod) and method.draws)
         for bucket, shard, target in zip(buckets, scatter.shards(), outs, strict=True):
-            for piece in bucket.pieces(self.rank, segments, scatter.reach):
+            for piece in bucket.pieces(self.rank, segments, scatter.reach, joined):
                 where = slice(piece.start, piece.stop)
                 out.append(target[where])
                 homes.append(piece.segment)
-                runs.append([(numbers[p] + skipped, n) for p, skipped, n in piece.parts])
+                first.append(numbers[piece.param] + piece.skipped)
                 for t in range(tasks):
                     columns_[t].append(shard[t][where] if t in piece.tasks else None)
         if all(home >= layout.shared for home in homes):
             # This process has nothing of what is shared, but takes part: methods count their calls.
-            out, homes, runs = [*out, outs[0][:0]], [*homes, 0], [*runs, []]
+            out, homes, first = [*out, outs[0][:0]], [*homes, 0], [*first, 0]
             columns_ = [[*column, outs[0][:0]] for column in columns_]
         report = merge_rows(
             method,
@@ -174,7 +176,7 @@ class DataParallel(Processes):
             replace(layout, kept=None, segments=tuple(homes)),
             rules,
             total=self.total,
-            runs=runs,
+            first=first,
             **rest,
         )
         merged: list[Tensor | None] = [None] * len(params)

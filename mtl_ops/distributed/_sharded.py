@@ -218,9 +218,9 @@ class Sharded(Processes):
             rules,
             total=self.total,
             measured=[measured_here(param) for param in reached],
-            runs=[
-                [(number + first_element(param), local.numel())]
-                for param, local, number in zip(reached, out, numbers, strict=True)
+            first=[
+                number + first_element(param)
+                for param, number in zip(reached, numbers, strict=True)
             ],
             **rest,
         )

@@ -190,7 +190,8 @@ class CoordinateMethod(Method):
     """A method that looks at single coordinates of the gradients: it merges them by itself."""
 
     needs: Literal["gram", "losses", "coordinates"] = "coordinates"
-    #: Whether it takes ``runs``: see :class:`mtl_ops.methods.GradDrop`.
+    #: Whether :meth:`merge_` takes ``first``, the numbers of the tensors' first elements: what it draws
+    #: for an element depends on the element's number alone. See :class:`mtl_ops.methods.GradDrop`.
     draws: ClassVar[bool] = False
 
     def weights(self, gram: Tensor | None, losses: Tensor | None = None) -> Tensor:

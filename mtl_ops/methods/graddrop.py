@@ -9,17 +9,11 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..reference.elementwise import philox_uniforms
 from ._base import CoordinateMethod
 from ._checks import closed_share, only
 from ._registry import register
 
 __all__ = ["GradDrop"]
-
-#: Of each tensor, the number of the first element and how many follow, run after run.
-Runs = Sequence[Sequence[tuple[int, int]]]
-
-_BLOCK = 2**20
 
 
 @register("graddrop")
@@ -88,7 +82,7 @@ class GradDrop(CoordinateMethod):
         clip_value: float | None,
         accumulate: bool,
         *,
-        runs: Runs | None = None,
+        first: Sequence[int] | None = None,
         **given: Any,
     ) -> Tensor:
         """See :meth:`CoordinateMethod.merge_`.
@@ -100,8 +94,8 @@ class GradDrop(CoordinateMethod):
             segments: Of the P tensors.
             clip_value: Of elements.
             accumulate: Adds to ``out``.
-            runs: Of each of the P tensors, the numbers of its elements among the N of all processes:
-                the first, and how many follow, run after run. ``None`` if they follow one another.
+            first: Of each of the P tensors, the number of its first element among the N of the shared
+                parameters. ``None`` if they follow one another from 0.
             **given: ``uniforms``.
         """
         only(given, "uniforms")
@@ -113,9 +107,6 @@ class GradDrop(CoordinateMethod):
             )
         uniforms: Tensor | None = given.get("uniforms")
         seed = torch.initial_seed() if self.generator is None else self.generator.initial_seed()
-        drawn = uniforms is None
-        if runs is not None:
-            uniforms = _of_runs(runs, uniforms, _signed(seed), self.calls, out[0].device)
         square = ops.merge_graddrop_(
             out,
             rows,
@@ -127,28 +118,14 @@ class GradDrop(CoordinateMethod):
             seed=_signed(seed),
             offset=self.calls,
             uniforms=uniforms,
+            first=first or (),
         )
-        if drawn:
+        if uniforms is None:
             self.calls += 1
         return square
 
     def __repr__(self) -> str:
         return f"GradDrop(leak={self.leak[0] if self._single else list(self.leak)})"
-
-
-def _of_runs(
-    runs: Runs, uniforms: Tensor | None, seed: int, offset: int, device: torch.device
-) -> Tensor:
-    """The numbers of some coordinates, out of those that are given or drawn for all."""
-    wanted = [run for of_tensor in runs for run in of_tensor]
-    if uniforms is not None:
-        return torch.cat([uniforms[:0], *(uniforms[first : first + n] for first, n in wanted)])
-    parts = [torch.empty(0, device=device)]
-    for first, n in wanted:
-        for begin in range(first, first + n, _BLOCK):  # drawing takes a multiple of this in memory
-            count = min(_BLOCK, first + n - begin)
-            parts.append(philox_uniforms(count, seed, offset, device, begin).float())
-    return torch.cat(parts)
 
 
 def _signed(seed: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import itertools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -52,7 +52,7 @@ def philox_uniforms(
 
     Each is an odd multiple of 2⁻²⁴, so it is exact in float32.
     """
-    begin, end = first // GROUP, math.ceil((first + count) / GROUP)
+    begin, end = first // GROUP, -(-(first + count) // GROUP)
     counters = torch.arange(begin * (GROUP // 4), end * (GROUP // 4), device=device)
     words = philox(counters, seed, offset).reshape(end - begin, GROUP // 4, 4).transpose(1, 2)
     skipped = first - begin * GROUP
@@ -71,23 +71,52 @@ def merge_graddrop_(
     seed: int,
     offset: int,
     uniforms: Tensor | None,
+    first: Sequence[int],
 ) -> Tensor:
     """``Σ_t (l_t + (1 - l_t) M_t) g_t``; see :func:`mtl_ops.ops.merge_graddrop_`."""
-    total = sum(target.numel() for target in out)
-    if uniforms is None:
-        uniforms = philox_uniforms(total, seed, offset, out[0].device)
+    sizes = [target.numel() for target in out]
+    starts = _first_numbers(sizes, first)
+    if uniforms is not None:
+        _check_uniforms(uniforms, sizes, starts, exact=not first)
     shares = torch.tensor(list(leak), dtype=precision(out[0].device), device=out[0].device)
 
-    def merge(values: Tensor, tasks: Tensor, first: int) -> Tensor:
+    def merge(values: Tensor, tasks: Tensor, p: int) -> Tensor:
         magnitude = values.abs().sum(dim=0)
         positive = 0.5 * (1 + values.sum(dim=0) / magnitude)  # NaN, and no mask, where all are 0
-        u = uniforms[first : first + values.shape[1]].to(values.dtype)
+        if uniforms is None:
+            u = philox_uniforms(sizes[p], seed, offset, values.device, starts[p])
+        else:
+            u = uniforms[starts[p] : starts[p] + sizes[p]].to(values.dtype)
         mask = ((values > 0) & (positive > u)) | ((values < 0) & (positive < u))
         share = shares[tasks].unsqueeze(1)
         merged = ((share + (1 - share) * mask) * values).sum(dim=0)
         return torch.where(magnitude.isfinite(), merged, torch.nan)
 
     return _merge(out, rows, scale, segments, clip_value, accumulate, merge)
+
+
+def _first_numbers(sizes: Sequence[int], first: Sequence[int]) -> list[int]:
+    """The number of each tensor's first coordinate; without ``first`` they follow one another."""
+    if not first:
+        return list(itertools.accumulate(sizes, initial=0))[:-1]
+    if len(first) != len(sizes):
+        raise ValueError(
+            f"Parameter `first` should be empty or hold {len(sizes)} numbers. Found {len(first)}."
+        )
+    if min(first) < 0:
+        raise ValueError(f"Parameter `first` should not be negative. Found {min(first)}.")
+    return list(first)
+
+
+def _check_uniforms(
+    uniforms: Tensor, sizes: Sequence[int], starts: Sequence[int], exact: bool
+) -> None:
+    needed = max((start + n for start, n in zip(starts, sizes, strict=True) if n > 0), default=0)
+    if uniforms.dim() != 1 or len(uniforms) < needed or (exact and len(uniforms) > needed):
+        raise ValueError(
+            f"Parameter `uniforms` should have shape ({needed},){'' if exact else ' or longer'}. "
+            f"Found shape {tuple(uniforms.shape)}."
+        )
 
 
 def merge_trimmed_mean_(
@@ -101,7 +130,7 @@ def merge_trimmed_mean_(
 ) -> Tensor:
     """The mean without the ``trim`` largest and smallest; see :func:`mtl_ops.ops.merge_trimmed_mean_`."""
 
-    def merge(values: Tensor, tasks: Tensor, first: int) -> Tensor:
+    def merge(values: Tensor, tasks: Tensor, p: int) -> Tensor:
         count = len(tasks)
         drop = min(trim, (count - 1) // 2)
         mean = values.sort(dim=0).values[drop : count - drop].mean(dim=0)
@@ -135,7 +164,7 @@ def merge_sign_agreement_(
 ) -> Tensor:
     """The mean or sum where the signs agree; see :func:`mtl_ops.ops.merge_sign_agreement_`."""
 
-    def merge(values: Tensor, tasks: Tensor, first: int) -> Tensor:
+    def merge(values: Tensor, tasks: Tensor, p: int) -> Tensor:
         agree = values.sign().sum(dim=0).abs() >= tau * len(tasks)
         merged = values.mean(dim=0) if mean else values.sum(dim=0)
         broken = values.isnan().any(dim=0)
@@ -155,12 +184,11 @@ def _merge(
 ) -> Tensor:
     """Writes the merge of every parameter, of the tasks that take part in it; its squared norm.
 
-    ``merge`` takes the ``(k, n)`` scaled gradients, the k tasks and the number of the first
-    coordinate to ``(n,)``.
+    ``merge`` takes the ``(k, n)`` scaled gradients, the k tasks and the parameter's place to ``(n,)``.
     """
     count = len(out)
     home = list(segments) or [0] * count
-    merged, first = [], 0
+    merged = []
     for p, target in enumerate(out):
         values, tasks = [], []
         for t, row in enumerate(rows[p::count]):
@@ -170,10 +198,9 @@ def _merge(
                 tasks.append(t)
         if tasks:
             place = torch.tensor(tasks, device=target.device)
-            merged.append(merge(torch.stack(values), place, first))
+            merged.append(merge(torch.stack(values), place, p))
         else:
             merged.append(torch.zeros_like(target, dtype=precision(target.device)).flatten())
-        first += target.numel()
 
     for target, part in zip(out, merged, strict=True):
         result = part.view_as(target)

@@ -22,10 +22,10 @@ TOLERANCE = {
 
 #: An operator, and its arguments after those that all have, for T tasks.
 METHODS: list[tuple[str, Any]] = [
-    ("merge_graddrop_", lambda tasks, _: ([0.0] * tasks, 5, 7, None)),
-    ("merge_graddrop_", lambda tasks, _: ([0.3] * tasks, -5, 1 << 40, None)),
-    ("merge_graddrop_", lambda tasks, uniforms: ([0.0] * tasks, 0, 0, uniforms)),
-    ("merge_graddrop_", lambda tasks, uniforms: ([0.3] * tasks, 0, 0, uniforms.float())),
+    ("merge_graddrop_", lambda tasks, _: ([0.0] * tasks, 5, 7, None, [])),
+    ("merge_graddrop_", lambda tasks, _: ([0.3] * tasks, -5, 1 << 40, None, [])),
+    ("merge_graddrop_", lambda tasks, uniforms: ([0.0] * tasks, 0, 0, uniforms, [])),
+    ("merge_graddrop_", lambda tasks, uniforms: ([0.3] * tasks, 0, 0, uniforms.float(), [])),
     ("merge_trimmed_mean_", lambda *_: (0,)),
     ("merge_trimmed_mean_", lambda *_: (2,)),
     ("merge_median_", lambda *_: ()),
@@ -71,10 +71,38 @@ def test_draws_the_numbers_of_the_cpu(kernels) -> None:
     up = torch.rand(5000, generator=torch.Generator().manual_seed(2))
     rows = [up.to(kernels.device), (up - 1.0).to(kernels.device)]
     there, here = torch.empty(5000, device=kernels.device), torch.empty(5000)
-    rest = (None, [], None, False, [0.0, 0.0], 12345678901234, 77, None)
-    kernels.ops.merge_graddrop_([there], rows, *rest)
-    torch.ops.mtl_ops.merge_graddrop_([here], [row.cpu() for row in rows], *rest)
-    assert torch.equal(there.cpu(), here)
+    for first in ([], [1], [63], [2**31 - 70], [2**32 - 70], [2**40 + 37]):
+        rest = (None, [], None, False, [0.0, 0.0], 12345678901234, 77, None, first)
+        kernels.ops.merge_graddrop_([there], rows, *rest)
+        torch.ops.mtl_ops.merge_graddrop_([here], [row.cpu() for row in rows], *rest)
+        assert torch.equal(there.cpu(), here)
+
+
+@pytest.mark.parametrize("given", [None, torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_coordinates_by_their_numbers(
+    given: torch.dtype | None, dtype: torch.dtype, kernels
+) -> None:
+    """What a coordinate gets among all, it gets in any part that is told its number."""
+    generator = torch.Generator().manual_seed(3)
+    rows = [torch.randn(5300, generator=generator).to(kernels.device, dtype) for _ in range(3)]
+    uniforms = None
+    if given is not None:
+        uniforms = torch.rand(5300, generator=generator, dtype=given).to(kernels.device)
+    rest = (None, [], None, False, [0.0, 0.5, 0.1], 5, 7, uniforms)
+    whole = torch.empty_like(rows[0])
+    kernels.ops.merge_graddrop_([whole], rows, *rest, [])
+    sizes = [0, 1, 63, 64, 65] * 13 + [1] * 2 + [5000]
+    begins = [(63 + p) % 300 for p in range(len(sizes))]
+    memory = Surrounded(kernels.device, fill=7.0)
+    for order in (range(len(sizes)), torch.randperm(len(sizes), generator=generator).tolist()):
+        parts = [slice(begins[p], begins[p] + sizes[p]) for p in order]
+        out = memory.outs([sizes[p] for p in order], dtype, 3)
+        columns = [row[part] for row in rows for part in parts]
+        kernels.ops.merge_graddrop_(out, columns, *rest, [begins[p] for p in order])
+        for one, part in zip(out, parts, strict=True):
+            assert torch.equal(one, whole[part])
+    memory.assert_untouched()
 
 
 @pytest.mark.parametrize(("name", "arguments"), METHODS[1::3])

@@ -56,8 +56,16 @@ def test_arguments_of_the_wrong_kind(kernels) -> None:
     with pytest.raises(RuntimeError, match="T should be between 1 and 64"):
         kernels.ops.gram([rows[0]] * 65, 65, [], None)
     with pytest.raises(RuntimeError, match=r"leak should hold T = 2 numbers\. Found 1"):
-        arguments = (None, [], None, False, [0.0], 0, 0, None)
+        arguments = (None, [], None, False, [0.0], 0, 0, None, [])
         kernels.ops.merge_graddrop_([rows[0]], rows, *arguments)
+    numbers = (None, [], None, False, [0.0, 0.0], 0, 0)
+    with pytest.raises(RuntimeError, match="first should be empty or hold one number for each"):
+        kernels.ops.merge_graddrop_([rows[0]], rows, *numbers, None, [0, 1])
+    with pytest.raises(RuntimeError, match=r"first should not be negative\. Found -1"):
+        kernels.ops.merge_graddrop_([rows[0]], rows, *numbers, None, [-1])
+    with pytest.raises(RuntimeError, match=f"of at least {rows[0].numel() + 2} elements"):
+        uniforms = torch.ones(rows[0].numel() + 1, device=kernels.device)
+        kernels.ops.merge_graddrop_([rows[0]], rows, *numbers, uniforms, [2])
 
 
 @pytest.mark.cuda

@@ -13,6 +13,7 @@ from torch import nn
 
 import mtl_ops
 from mtl_ops import MultiTaskOptimizer
+from mtl_ops.distributed._buckets import make_buckets
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch has no torch.distributed")
 
@@ -78,6 +79,25 @@ def absent(rank: int, world: int) -> None:
             optimizer.step()
         train(joint, parts[min(rank, 1)], {**options, "tasks": ["a", "b", "c"]}, absent=missing)
         assert_same(alone, joint)
+
+
+def interleaved(rank: int, world: int) -> None:
+    """Shared parameters of two dtypes in turn: those of one dtype have numbers with gaps between them."""
+    nets = []
+    for data, options in ((DATA, {"distributed": None}), (DATA.chunk(world)[rank], {})):
+        net = nn.ParameterList([torch.zeros(9), torch.zeros(4).double(), torch.zeros(30)])
+        optimizer = MultiTaskOptimizer(torch.optim.SGD(net, lr=0.1), "graddrop", **options)
+        for _ in range(3):
+            optimizer.zero_grad()
+            outputs = [data[:, :1] + torch.arange(len(p)).sin() - p for p in net]
+            losses = [
+                torch.stack([(output - t).double().square().mean() for output in outputs]).sum()
+                for t in range(3)
+            ]
+            optimizer.backward(losses)
+            optimizer.step()
+        nets.append(net)
+    assert_same(*nets)
 
 
 def wire(rank: int, world: int) -> None:
@@ -255,10 +275,20 @@ def broken(rank: int, world: int) -> None:
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_on_processes(world: int) -> None:
-    bodies = [exact, uneven, absent]
+    bodies = [exact, uneven, absent, interleaved]
     if world == 4:
         bodies += [mean_gram, stored, ddp, broken, micro_batches]
     on_processes(world, [*bodies, overlap, wire])  # these wrap collectives
+
+
+def test_pieces_that_are_not_joined_hold_one_parameter() -> None:
+    params = [torch.empty(5), torch.empty(3).double(), torch.empty(7)]
+    reach = [(0, 1)] * 3
+    bucket = make_buckets(params, reach, world=2)[0]
+    pieces = [bucket.pieces(rank, [0, 0, 0], reach, joined=False) for rank in range(2)]
+    found = [[(one.start, one.stop, one.param, one.skipped) for one in here] for here in pieces]
+    assert found == [[(0, 5, 0, 0), (5, 6, 2, 0)], [(0, 6, 2, 1)]]
+    assert [len(bucket.pieces(rank, [0, 0, 0], reach)) for rank in range(2)] == [1, 1]
 
 
 class TestAlone:

@@ -153,6 +153,21 @@ class TestRandomNumbers:
         assert torch.equal(found[0], found[1])
         assert not torch.equal(found[0], found[2])
 
+    @pytest.mark.parametrize("uniforms", [None, torch.linspace(0.01, 0.99, 400)])
+    def test_parts_get_the_numbers_of_the_whole(self, uniforms: Tensor | None) -> None:
+        rows, method = matrix(), methods.get("graddrop")
+        given: dict[str, Any] = {} if uniforms is None else {"uniforms": uniforms}
+        whole = mtl_ops.merge(rows, method, **given)
+        method.reset()
+        cut = [slice(150, 400), slice(20, 150)]
+        out = [torch.empty_like(whole[part]) for part in cut]
+        columns = [row[part] for row in rows for part in cut]
+        scale = torch.ones(1, 5, dtype=torch.float64)
+        method.merge_(out, columns, scale, (), None, False, first=[150, 20], **given)
+        assert torch.equal(out[0], whole[150:])
+        assert torch.equal(out[1], whole[20:150])
+        assert method.calls == (1 if uniforms is None else 0)
+
     def test_resume_with_the_same_numbers(self) -> None:
         def train(steps: int, state: Any = None) -> tuple[nn.Module, MultiTaskOptimizer]:
             torch.manual_seed(0)

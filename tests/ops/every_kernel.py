@@ -35,7 +35,8 @@ def check(tasks: int, dtype: torch.dtype) -> None:
     for accumulate in (False, True):
         for name, arguments in (
             ("merge_", (*merge, accumulate)),
-            ("merge_graddrop_", (*before, accumulate, leak, 7, 8, None)),
+            ("merge_graddrop_", (*before, accumulate, leak, 7, 8, None, [])),
+            ("merge_graddrop_", (*before, accumulate, leak, 7, 8, None, [70, 2**32 - 9, 1, 0])),
             ("merge_trimmed_mean_", (*before, accumulate, 1)),
             ("merge_median_", (*before, accumulate)),
             ("merge_sign_agreement_", (*before, accumulate, 0.5, True)),

@@ -48,7 +48,7 @@ def define(method: str, out: Sequence[Tensor], rows: Sequence[Tensor | None], *a
     before = (out, rows, scale, segments, clip_value, accumulate)
     if call is ops.merge_graddrop_:
         return reference.merge_graddrop_(
-            *before, given["leak"], given["seed"], given["offset"], None
+            *before, given["leak"], given["seed"], given["offset"], None, ()
         )
     if call is ops.merge_sign_agreement_:
         mean = given.get("mean", True)
@@ -318,6 +318,127 @@ class TestRandomNumbers:
             assert ((out[0] > 0) == kept)[inside].all()
 
 
+def graddrop_by_definition(
+    out: Sequence[Tensor],
+    rows: Sequence[Tensor | None],
+    *,
+    leak: Sequence[float],
+    seed: int = 0,
+    offset: int = 0,
+    uniforms: Tensor | None = None,
+    first: Sequence[int] = (),
+) -> Tensor:
+    return reference.merge_graddrop_(
+        out, rows, None, (), None, False, leak, seed, offset, uniforms, first
+    )
+
+
+@pytest.mark.parametrize("merge", [ops.merge_graddrop_, graddrop_by_definition])
+class TestNumbers:
+    """Coordinates that are told their numbers get what they get among all coordinates."""
+
+    LEAK: dict[str, Any] = {"leak": [0.25, 0.0, 0.5], "seed": 3, "offset": 2**40 + 1}  # noqa: RUF012
+
+    def flat(
+        self,
+        size: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> list[Tensor]:
+        return [row for row in make_rows(3, [(size,)], dtype, device) if row is not None]
+
+    @pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 5000])
+    def test_slices_of_the_whole(
+        self, merge: Callable[..., Tensor], size: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        rows = self.flat(5300, dtype, device)
+        whole = torch.empty_like(rows[0])
+        merge([whole], rows, **self.LEAK)
+        for begin in [*range(63, 130), 4, 16, 299, 300]:
+            part = slice(begin, begin + size)
+            out = torch.empty_like(whole[part])
+            merge([out], [row[part] for row in rows], first=[begin], **self.LEAK)
+            assert torch.equal(out, whole[part]), begin
+
+    @pytest.mark.parametrize("uniforms", [None, torch.float32, torch.float64])
+    def test_tensors_in_any_order(
+        self, merge: Callable[..., Tensor], uniforms: torch.dtype | None, device: torch.device
+    ) -> None:
+        rows = self.flat(6000, device=device)
+        given = dict(self.LEAK)
+        if uniforms is not None:
+            generator = torch.Generator().manual_seed(4)
+            given["uniforms"] = torch.rand(6000, generator=generator, dtype=uniforms).to(device)
+        whole = torch.empty_like(rows[0])
+        square = merge([whole], rows, **given)
+        sizes = [1, 700, 0, 63, 64, 65, 3, 4000, 1104]
+        begins = [sum(sizes[:p]) for p in range(len(sizes))]
+        for seed in range(3):
+            order = torch.randperm(9, generator=torch.Generator().manual_seed(seed)).tolist()
+            parts = [slice(begins[p], begins[p] + sizes[p]) for p in order]
+            out = [torch.empty_like(whole[part]) for part in parts]
+            found = merge(
+                out,
+                [row[part] for row in rows for part in parts],
+                first=[begins[p] for p in order],
+                **given,
+            )
+            torch.testing.assert_close(found, square, rtol=1e-12, atol=0)
+            for one, part in zip(out, parts, strict=True):
+                assert torch.equal(one, whole[part])
+
+    def test_one_number_for_several_coordinates(self, merge: Callable[..., Tensor]) -> None:
+        rows = [row[:100] for row in self.flat(200)]
+        whole, out = torch.empty(100), [torch.empty(100), torch.empty(60)]
+        merge([whole], rows, **self.LEAK)
+        merge(out, [part for row in rows for part in (row, row[40:])], first=[0, 40], **self.LEAK)
+        assert torch.equal(out[0], whole)
+        assert torch.equal(out[1], whole[40:])
+
+    @pytest.mark.parametrize("first", [2**31 - 70, 2**32 - 70, 2**40 + 37, 2**63 - 300])
+    def test_large_numbers(
+        self, merge: Callable[..., Tensor], first: int, device: torch.device
+    ) -> None:
+        rows = self.flat(299, device=device)
+        out, other = torch.empty_like(rows[0]), torch.empty_like(rows[0])
+        merge([out], rows, first=[first], **self.LEAK)
+        drawn = philox_uniforms(299, 3, 2**40 + 1, device, first).float()
+        merge([other], rows, leak=self.LEAK["leak"], uniforms=drawn)
+        assert torch.equal(out, other)
+
+    def test_does_not_depend_on_the_threads(self, merge: Callable[..., Tensor]) -> None:
+        rows = self.flat(300_000)
+        whole = torch.empty(300_000)
+        merge([whole], rows, **self.LEAK)
+
+        def part() -> list[Tensor]:
+            out = torch.empty(300_000 - 37)
+            merge([out], [row[37:] for row in rows], first=[37], **self.LEAK)
+            return [out]
+
+        for found in with_threads(part):
+            assert torch.equal(found[0], whole[37:])
+
+    def test_errors(self, merge: Callable[..., Tensor]) -> None:
+        out, rows = [torch.ones(2), torch.ones(3)], [torch.ones(2), torch.ones(3)]
+
+        def fails(message: str, **given: Any) -> None:
+            with pytest.raises((RuntimeError, ValueError), match=message):
+                merge(out, rows, leak=[0.0], **given)
+
+        fails("should be empty or hold .*2.* Found 1", first=[0])
+        fails("should be empty or hold .*2.* Found 3", first=[0, 2, 4])
+        fails("should not be negative. Found -1", first=[0, -1])
+        for number in (4, 6):
+            fails("uniforms.*5", uniforms=torch.ones(number))
+        fails("uniforms.*7", uniforms=torch.ones(6), first=[5, 0])
+        fails("uniforms.*10", uniforms=torch.ones(9), first=[0, 7])
+        merge(out, rows, leak=[0.0], uniforms=torch.ones(7), first=[5, 0])
+        merge(out, rows, leak=[0.0], uniforms=torch.ones(90), first=[5, 0])
+        # there is no coordinate of that number
+        merge([torch.ones(0)], [torch.ones(0)], leak=[0.0], uniforms=torch.ones(0), first=[7])
+
+
 class TestGradDrop:
     def test_keeps_the_gradients_of_one_sign(self) -> None:
         rows = [row for row in make_rows(6, [(5000,)]) if row is not None]
@@ -480,6 +601,13 @@ class TestErrors:
     def test_uniforms(self, uniforms: Tensor) -> None:
         with pytest.raises(RuntimeError, match="float32 or float64, of 2 elements"):
             ops.merge_graddrop_([torch.ones(2)], self.rows(), leak=[0.0, 0.0], uniforms=uniforms)
+
+    def test_first_numbers_beyond_63_bits(self) -> None:
+        message = (
+            "first should leave room for the numbers of parameter 0. Found 9223372036854775806"
+        )
+        with pytest.raises(RuntimeError, match=message):
+            ops.merge_graddrop_([torch.ones(2)], self.rows(), leak=[0.0, 0.0], first=[2**63 - 2])
 
     def test_trim(self) -> None:
         with pytest.raises(RuntimeError, match=r"trim should not be negative. Found -1"):
