@@ -4,6 +4,8 @@
 // and makes the result of it.  A is float for all but float64 gradients.
 #pragma once
 
+#include <limits>
+
 #include "../elementwise/philox.h"
 #include "../elementwise/sorting_network.h"
 #include "launch.cuh"
@@ -65,11 +67,12 @@ struct GradDrop {
       }
       return;
     }
+    constexpr A kBelowOne = 1 - std::numeric_limits<A>::epsilon() / 2;  // rounding must not make a 1 of it
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       const int64_t x = first + e * elementwise::kCounters;
       to[e] = x < begin || x >= end ? A(0)
-              : wide                ? static_cast<A>(static_cast<const double*>(uniforms)[x])
+              : wide                ? min(static_cast<A>(static_cast<const double*>(uniforms)[x]), kBelowOne)
                                     : static_cast<A>(static_cast<const float*>(uniforms)[x]);
     }
   }

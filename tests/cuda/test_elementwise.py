@@ -105,6 +105,14 @@ def test_coordinates_by_their_numbers(
     memory.assert_untouched()
 
 
+def test_uniforms_in_float64_do_not_round_to_1(kernels) -> None:
+    ones, out = [torch.ones(1, device=kernels.device) for _ in range(2)], torch.empty(1)
+    out = out.to(kernels.device)
+    uniforms = torch.tensor([1 - 2.0**-40], dtype=torch.float64, device=kernels.device)
+    kernels.ops.merge_graddrop_([out], ones, None, [], None, False, [0.0, 0.0], 0, 0, uniforms, [])
+    assert out.item() == 2.0
+
+
 @pytest.mark.parametrize(("name", "arguments"), METHODS[1::3])
 def test_same_bits_every_time(name: str, arguments: Any, kernels) -> None:
     memory = Surrounded(kernels.device)
