@@ -38,7 +38,14 @@ def run(package: str, folder: Path, *launcher: str, **more: str) -> str:
 @pytest.mark.parametrize("package", ["lightning", "accelerate"])
 def test_runs(package: str, tmp_path: Path) -> None:
     run(package, tmp_path)
-    assert len((FOLDER / f"with_{package}.py").read_text().splitlines()) <= 30
+
+
+@pytest.mark.parametrize("package", ["lightning", "accelerate", "tensorboard"])
+def test_is_short(package: str) -> None:
+    example = FOLDER / f"with_{package}.py"
+    if not example.exists():
+        pytest.skip("the examples are in the source tree only")
+    assert len(example.read_text().splitlines()) <= 30
 
 
 #: On CPUs too: `accelerate launch --cpu` starts one process, whatever it is told.
@@ -68,3 +75,15 @@ def test_accelerate_in_two_processes(launcher: str, alone: list[float], tmp_path
     """The losses are those of one process, up to the rounding of bfloat16."""
     command = LAUNCHERS[launcher].format(port=free_port()).split()
     assert losses(tmp_path, 2, "-m", *command) == pytest.approx(alone, rel=5e-3)
+
+
+def test_tensorboard_has_the_curves(tmp_path: Path) -> None:
+    run("tensorboard", tmp_path)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "runs"))
+    events.Reload()
+    assert {"loss/sum", "weight/max", "norm/sum", "cosine/sum/max"} <= set(events.Tags()["scalars"])
+    curve = events.Scalars("loss/sum")
+    assert [point.step for point in curve] == list(range(0, 200, 10))
+    assert curve[-1].value < 0.5 * curve[0].value
