@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .graph import leaves, node_names, root
+from .graph import leaves_of_each, node_names, root
 from .storage import store
 
 if TYPE_CHECKING:
@@ -91,11 +91,10 @@ def _split(
     """The gradient of each task by itself, where the graph says that it reaches the parameter."""
     gradients: list[list[Tensor | None]] = []
     place = 0
-    for loss in tasks.losses:
+    for loss, reached in zip(tasks.losses, leaves_of_each(tasks.losses), strict=True):
         if loss is None:
             gradients.append([None] * len(params))
             continue
-        reached = leaves([loss])
         rows = [
             batch[place] if batch is not None and id(param) in reached else None
             for param, batch in zip(params, found, strict=True)

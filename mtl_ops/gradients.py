@@ -160,14 +160,19 @@ def _weighted(tasks: Tasks, weights: Tensor) -> tuple[list[Tensor], list[Tensor]
     are: 0 times a derivative of Inf is NaN.
     """
     used = tasks.present
-    if weights.device.type == "cpu":
+    if weights.device.type == "cpu" and not bool(weights.all()):
         good = ((weights != 0) | tasks.values.isfinite()).tolist()
         used = [t for t in used if good[t]] or used
     losses, factors = [], []
+    by_dtype: dict[torch.dtype, Sequence[Tensor]] = {}
     for t in used:
         loss, factor = tasks.losses[t], tasks.factor(t)
         assert loss is not None
-        weight = weights[t].to(loss.dtype).reshape(loss.shape)
+        if loss.dtype not in by_dtype:
+            by_dtype[loss.dtype] = weights.to(loss.dtype).unbind()
+        weight = by_dtype[loss.dtype][t]
+        if loss.dim():
+            weight = weight.reshape(loss.shape)
         losses.append(loss)
         factors.append(weight if factor is None else weight * factor)
     return losses, factors

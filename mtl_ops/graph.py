@@ -15,6 +15,7 @@ __all__ = [
     "hidden_by_compiler",
     "leaf_tensors",
     "leaves",
+    "leaves_of_each",
     "node_names",
     "refuse_reentrant_checkpoints",
     "root",
@@ -50,6 +51,41 @@ def root_node(loss: Tensor | None) -> Node | None:
 def leaves(losses: Sequence[Tensor | None], stop: Sequence[Tensor] = ()) -> set[int]:
     """The ``id`` of every leaf that a loss reaches without passing through one of ``stop``."""
     return set(leaf_tensors(losses, stop))
+
+
+def leaves_of_each(losses: Sequence[Tensor | None]) -> list[set[int]]:
+    """As :func:`leaves` of each loss by itself; nodes that several losses share are looked at once."""
+    starts = [root_node(loss) for loss in losses]
+    found = [
+        {id(loss)} if loss is not None and loss.is_leaf and loss.requires_grad else set()
+        for loss in losses
+    ]
+    order: list[Node] = []  # every node after all that it leads to
+    following: dict[Node, list[Node]] = {}
+    for start in starts:
+        waiting = [] if start is None else [(start, False)]
+        while waiting:
+            node, done = waiting.pop()
+            if done:
+                order.append(node)
+            elif node not in following:
+                following[node] = [after for after, _ in node.next_functions if after is not None]
+                waiting.append((node, True))
+                waiting.extend((after, False) for after in following[node])
+    reached_by = dict.fromkeys(order, 0)  # bits of the losses
+    for t, start in enumerate(starts):
+        if start is not None:
+            reached_by[start] |= 1 << t
+    for node in reversed(order):
+        bits = reached_by[node]
+        for after in following[node]:
+            reached_by[after] |= bits
+        variable = None if following[node] else getattr(node, "variable", None)
+        if variable is not None:
+            for t in range(len(losses)):
+                if bits >> t & 1:
+                    found[t].add(id(variable))
+    return found
 
 
 def leaf_tensors(

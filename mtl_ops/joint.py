@@ -16,7 +16,7 @@ from torch import Tensor
 from . import ops
 from .engine import WEIGHTED_SUM, merge_into_grads
 from .gradients import Tasks, dense, differentiate, joint_backward, joint_gradient
-from .graph import leaves
+from .graph import leaves, leaves_of_each
 from .merging import raise_if_nonfinite, unscaled
 from .methods import LossMethod
 from .report import Report
@@ -63,7 +63,8 @@ def features_step(
     through the rest of the network. Together that is what one backward of a sum does.
     """
     count = len(features)
-    downstream = [leaf for leaf in params if id(leaf) in leaves(tasks.losses, features)]
+    above = leaves(tasks.losses, features)
+    downstream = [leaf for leaf in params if id(leaf) in above]
     both = [*features, *downstream]
     rows = differentiate(tasks, both, retain_graph=True)
     at_features = [row for t in range(len(tasks.losses)) for row in rows[t * len(both) :][:count]]
@@ -107,10 +108,10 @@ def joint_step(
     retain_graph: bool = False,
 ) -> Report:
     """One step with weights that are known: a backward of ``Σ_t w_t L_t``, and one of each head."""
-    reached = [leaves([loss]) for loss in tasks.losses]
+    reached = leaves_of_each(tasks.losses)
     count = len(params)
     reach = [leaf if id(leaf) in found else None for found in reached for leaf in params]
-    times = _times(reach, params, tasks)
+    times = [sum(by_task) for by_task in _reached(reach, params, tasks)]
     own = [p for p in range(count) if times[p] == 1]
     shared = [p for p in range(count) if times[p] > 1]
     heads: list[Tensor | None] = [None] * (len(tasks.losses) * len(params))
@@ -173,12 +174,12 @@ def _write(
     reaches with its scale; the row of what is merged already has the factor 1.
     """
     count = len(params)
-    times = _times(heads, params, tasks)
+    rows = [*heads, *trunk]
+    reached = _reached(rows, params, tasks)
     one = torch.ones(1, dtype=torch.float64, device=measured.weights.device)
     factors = [torch.cat([measured.weights, one]), torch.cat([measured.scale, one])]
-    sets = [0 if times[p] > 1 else 1 for p in range(count)]
-    everything = _times([*heads, *trunk], params, tasks)
-    present = sorted({sets[p] for p in range(count) if everything[p]})
+    sets = [0 if sum(by_task) > 1 else 1 for *by_task, _ in reached]
+    present = sorted({name for name, found in zip(sets, reached, strict=True) if any(found)})
     joint = _measure_landed(params, rules, tasks) if landed else []
     # Whatever is not finite now is in the sum already: nothing can be left out of it any more.
     nonfinite = "skip_step" if rules.nonfinite == "skip_task" else rules.nonfinite
@@ -188,7 +189,7 @@ def _write(
         known = torch.stack([factors[name] for name in present])
         report = merge_into_grads(
             _Known(known),
-            [*heads, *trunk],
+            rows,
             params,
             [1.0] * (len(tasks.losses) + 1),
             Rules(max_norm=rules.max_norm, nonfinite=nonfinite),
@@ -225,11 +226,14 @@ def _measure_landed(params: Sequence[Tensor], rules: Rules, tasks: Tasks) -> lis
     return [gram.sum()]
 
 
-def _times(rows: Sequence[Tensor | None], params: Sequence[Tensor], tasks: Tasks) -> list[int]:
-    """How many tasks reach each parameter, in any process."""
+def _reached(
+    rows: Sequence[Tensor | None], params: Sequence[Tensor], tasks: Tasks
+) -> list[list[bool]]:
+    """For each parameter which rows have a gradient of it, in any process."""
     if tasks.parallel is not None:
         rows = tasks.parallel.anywhere(rows, params)
-    return [sum(row is not None for row in rows[p :: len(params)]) for p in range(len(params))]
+    count = len(params)
+    return [[row is not None for row in rows[p::count]] for p in range(count)]
 
 
 def _masked(gram: Tensor, weights: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch._functorch.config as config
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from mtl_ops.graph import allow_repeated_backward, leaves, root
+from mtl_ops.graph import allow_repeated_backward, leaves, leaves_of_each, root
 
 
 def parameter(value: float = 1.0) -> Tensor:
@@ -114,3 +114,23 @@ class TestRepeatedBackward:
         import torch._dynamo.convert_frame
 
         assert isinstance(torch._dynamo.convert_frame.FRAME_COUNTER, int)
+
+
+def test_leaves_of_each_are_those_of_each_by_itself() -> None:
+    trunk, own, tied, lone = (torch.ones(2, requires_grad=True) for _ in range(4))
+    features = (trunk * tied).sin()
+    losses = [
+        features.sum(),
+        None,
+        (features * own + tied).sum(),
+        *torch.stack([features.cos().sum(), own.sum()]),
+        lone[0],
+        torch.ones((), requires_grad=True),
+        torch.ones(()),
+        features.sum(),
+    ]
+    expected = [set() if loss is None else leaves([loss]) for loss in losses]
+    assert leaves_of_each(losses) == expected
+    assert expected[0] == expected[-1] == {id(trunk), id(tied)}
+    assert expected[4] == {id(own)}
+    assert leaves_of_each([]) == []

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from ..graph import leaves
+from ..graph import leaves_of_each
 
 __all__ = ["Pruned", "prune_shared"]
 
@@ -91,7 +91,7 @@ def prune_shared(
     return [Pruned(task, before[task], after[task]) for task in before]
 
 
-def _reached(model: Trainable, batch: Mapping[str, Any]) -> list[Container[int]]:
+def _reached(model: Trainable, batch: Mapping[str, Any]) -> Sequence[Container[int]]:
     """What each task's loss reaches; in evaluation mode, so that no running statistics move."""
     modes = {module: module.training for module in model.modules()}
     try:
@@ -101,7 +101,7 @@ def _reached(model: Trainable, batch: Mapping[str, Any]) -> list[Container[int]]
     finally:
         for module, mode in modes.items():
             module.training = mode
-    return [leaves([loss]) for loss in losses.values() if loss is not None]
+    return leaves_of_each([loss for loss in losses.values() if loss is not None])
 
 
 def _shared_weights(
