@@ -4,8 +4,6 @@
 // and makes the result of it.  A is float for all but float64 gradients.
 #pragma once
 
-#include <limits>
-
 #include "../elementwise/philox.h"
 #include "../elementwise/sorting_network.h"
 #include "launch.cuh"
@@ -67,7 +65,7 @@ struct GradDrop {
       }
       return;
     }
-    constexpr A kBelowOne = 1 - std::numeric_limits<A>::epsilon() / 2;  // rounding must not make a 1 of it
+    constexpr A kBelowOne = sizeof(A) == 8 ? 0x1.fffffffffffffp-1 : 0x1.fffffep-1;  // not rounded to 1
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       const int64_t x = first + e * elementwise::kCounters;
