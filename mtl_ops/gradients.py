@@ -160,7 +160,7 @@ def _weighted(tasks: Tasks, weights: Tensor) -> tuple[list[Tensor], list[Tensor]
     are: 0 times a derivative of Inf is NaN.
     """
     used = tasks.present
-    if weights.device.type == "cpu" and not bool(weights.all()):
+    if weights.device.type == "cpu" and not all(weights.tolist()):
         good = ((weights != 0) | tasks.values.isfinite()).tolist()
         used = [t for t in used if good[t]] or used
     losses, factors = [], []

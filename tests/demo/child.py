@@ -26,6 +26,7 @@ def fewer_digits(seed: int) -> Split:
 
 
 def _send_in_the_middle(name: str, label: str) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     step, steps = Trainer.step, 0
 
     def counted(self: Trainer, batch: Any) -> Any:
