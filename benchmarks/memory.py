@@ -198,9 +198,14 @@ def peak(call: Callable[[], object], device: str = "cpu") -> int:
 def _give_back() -> None:
     """Memory that was freed before, and would be used again unseen."""
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    _call_libc("malloc_trim", 0)
+
+
+def _call_libc(name: str, *arguments: int) -> None:
+    """Calls a function of the C library, if it has it."""
+    function = getattr(ctypes.CDLL(None), name, None)
+    if function is not None:
+        function(*arguments)
 
 
 def _high_water() -> int:
@@ -219,9 +224,7 @@ def _measure(kind: str, rival: str, method: str, device: str, size: str) -> int:
         model = {}
         if kind == "deep step":
             model = {"tasks": int(method), "widths": DEEP}
-            limit = getattr(ctypes.CDLL(None), "mallopt", None)
-            if limit is not None:
-                limit(_MMAP_THRESHOLD, _BLOCK)
+            _call_libc("mallopt", _MMAP_THRESHOLD, _BLOCK)
         return peak(step.contender(rival, device, size == "small", **model), device)
     calls = [
         contender(random_problem(shapes, TASKS, device=device), method, rival)

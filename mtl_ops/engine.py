@@ -13,7 +13,7 @@ from .accumulation import Accumulated
 from .distributed import Processes, Scatter
 from .gradients import Tasks, differentiate, joint_backward, joint_gradient, task_gradients
 from .layout import NOTHING_REACHED, find_layout
-from .merging import columns, dtype_of, merge_rows, on_device
+from .merging import columns, dtypes_of, merge_rows, on_device
 from .methods import Method
 from .methods.linear import Sum
 from .report import Report
@@ -169,7 +169,7 @@ def merge_into_grads(
         rows = columns(rows, len(params), layout.kept)
     if not reached:
         raise ValueError(NOTHING_REACHED)
-    dtypes = [dtype_of(rows, p, len(reached)) for p in range(len(reached))]
+    dtypes = dtypes_of(rows, reached)
     as_stored = all(param.dtype == dtype for param, dtype in zip(reached, dtypes, strict=True))
     accumulate = as_stored and any(param.grad is not None for param in reached)
     if accumulate:

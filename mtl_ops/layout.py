@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 __all__ = ["NOTHING_REACHED", "Layout", "find_layout"]
 
 #: What to say where a layout keeps no parameter.
@@ -35,6 +37,18 @@ class Layout:
     total: int
     part: tuple[bool, ...]
     sets: tuple[int, ...]
+
+    def homes(self, count: int) -> tuple[int, ...]:
+        """The segment of each kept parameter, of which there are ``count``."""
+        return self.segments or (0,) * count
+
+    def first_numbers(self, params: Sequence[Tensor]) -> list[int]:
+        """The number of each kept parameter's first element among those of the shared ones, in order."""
+        numbers, count = [], 0
+        for param, segment in zip(params, self.homes(len(params)), strict=True):
+            numbers.append(count)
+            count += param.numel() if segment < self.shared else 0
+        return numbers
 
     def factors(self, task_weights: Sequence[float]) -> list[float]:
         """``total × T``, row-major: the weight of a task in a segment; 0 where it does not reach it."""

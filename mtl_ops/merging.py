@@ -16,14 +16,15 @@ from .rules import Rules
 from .tracking import Problem, show
 
 __all__ = [
+    "clip_merged",
     "columns",
-    "dtype_of",
+    "dtypes_of",
     "find_scale",
     "find_weights",
     "merge_rows",
     "on_device",
-    "own_square",
     "raise_if_nonfinite",
+    "report_of",
     "unscaled",
     "write_coordinates",
 ]
@@ -115,11 +116,27 @@ def merge_rows(
             problem.clip_value,
             accumulate,
         )
-        weights = weights[: layout.shared] if layout.shared else weights
+    clipped = clip_scale if rules.max_norm is not None else None
+    return report_of(layout, task_weights, gram, scale, weights, clipped, times_skipped, names)
+
+
+def report_of(
+    layout: Layout,
+    task_weights: Sequence[float],
+    gram: Tensor | None,
+    scale: Tensor,
+    weights: Tensor | None,
+    clip_scale: Tensor | None,
+    times_skipped: Tensor | None,
+    names: tuple[str, ...] | None,
+) -> Report:
+    """What was measured and decided, of all segments; see :class:`Report`."""
+    if weights is not None and layout.shared:
+        weights = weights[: layout.shared]
     return Report(
         names=names,
         weights=weights,
-        clip_scale=clip_scale if rules.max_norm is not None else None,
+        clip_scale=clip_scale,
         times_skipped=times_skipped,
         _gram=gram,
         _scale=scale,
@@ -220,7 +237,7 @@ def _merge_coordinates(
         return None
     if total is not None:
         if measured is not None:
-            home = layout.segments or (0,) * len(out)
+            home = layout.homes(len(out))
             mine = [
                 tensor.double().square().sum()
                 for tensor, segment, here in zip(to, home, measured, strict=True)
@@ -229,9 +246,7 @@ def _merge_coordinates(
             square = torch.stack([torch.zeros_like(square), *mine]).sum()
         square = total(square)
     assert gram is not None
-    square = square + own_square(gram, scale, layout)
-    clip_scale = (rules.max_norm / square.sqrt()).clamp(max=1.0)
-    torch._foreach_mul_(list(to), clip_scale)
+    clip_scale = clip_merged(to, square, gram, scale, layout, rules.max_norm)
     if to is not out:
         torch._foreach_add_(list(out), list(to))
     return clip_scale
@@ -253,7 +268,7 @@ def write_coordinates(
     Returns:
         The squared norm of the merged gradient of the shared parameters, 0-d float64.
     """
-    home = layout.segments or (0,) * len(out)
+    home = layout.homes(len(out))
     shared = [p for p, segment in enumerate(home) if segment < layout.shared]
     own = [p for p, segment in enumerate(home) if segment >= layout.shared]
     square = torch.zeros((), dtype=torch.float64, device=scale.device)
@@ -281,12 +296,22 @@ def write_coordinates(
     return square
 
 
-def own_square(gram: Tensor, scale: Tensor, layout: Layout) -> Tensor:
-    """The squared norm of the merged gradient of the parameters that single tasks reach, 0-d."""
-    factors = scale[layout.shared :]
+def clip_merged(
+    merged: Sequence[Tensor],
+    square: Tensor | float,
+    gram: Tensor,
+    scale: Tensor,
+    layout: Layout,
+    max_norm: float,
+) -> Tensor:
+    """Clips what :func:`write_coordinates` has merged, of which ``square`` is known; returns the factor, 0-d."""
+    factors = scale[layout.shared :]  # of the parameters that single tasks reach
     both = factors.unsqueeze(2) * factors.unsqueeze(1)
     pairs = torch.where(both != 0, gram[layout.shared :], 0.0)
-    return torch.einsum("si,sij,sj->", factors, pairs, factors)
+    square = square + torch.einsum("si,sij,sj->", factors, pairs, factors)
+    clip_scale = (max_norm / square.sqrt()).clamp(max=1.0)
+    torch._foreach_mul_(list(merged), clip_scale)
+    return clip_scale
 
 
 def _only(rows: Sequence[Tensor | None], measured: Sequence[bool]) -> list[Tensor | None]:
@@ -307,6 +332,9 @@ def columns(
     return [rows[start + p] for start in range(0, len(rows), count) for p in places]
 
 
-def dtype_of(rows: Sequence[Tensor | None], place: int, count: int) -> torch.dtype:
-    """Of the gradients of one of P parameters, that some task reaches."""
-    return next(row.dtype for row in rows[place::count] if row is not None)
+def dtypes_of(rows: Sequence[Tensor | None], params: Sequence[Tensor]) -> list[torch.dtype]:
+    """Of the gradients of each of P parameters; its own where no task reaches it."""
+    return [
+        next((row.dtype for row in rows[p :: len(params)] if row is not None), param.dtype)
+        for p, param in enumerate(params)
+    ]

@@ -18,11 +18,12 @@ from . import ops
 from .gradients import Tasks, differentiate
 from .layout import NOTHING_REACHED, Layout, find_layout
 from .merging import (
+    clip_merged,
     columns,
-    dtype_of,
+    dtypes_of,
     find_scale,
     find_weights,
-    own_square,
+    report_of,
     unscaled,
     write_coordinates,
 )
@@ -137,8 +138,8 @@ class _Step:
             found = self._weigh(gram, scale, layout)
             if found is not None:
                 weights.update(zip(layout.sets, found, strict=True))
-            segments = layout.segments or (0,) * len(kept)
-            self._write(dict(zip(kept, segments, strict=True)), layout, scale, found)
+            home = dict(zip(kept, layout.homes(len(kept)), strict=True))
+            self._write(home, layout, scale, found)
 
         sets: Sequence[int] = range(len(self.params))
         if self.sets is not None and not isinstance(self.method, CoordinateMethod):
@@ -190,8 +191,9 @@ class _Step:
             factors = weights * clip_scale
         every = range(len(self.params))
         kept = every if layout.kept is None else layout.kept
-        home = dict(zip(kept, layout.segments or (0,) * len(kept), strict=True))
-        first = self._first_numbers(home, layout)
+        home = dict(zip(kept, layout.homes(len(kept)), strict=True))
+        numbers = layout.first_numbers([self.params[p] for p in kept])
+        first = dict(zip(kept, numbers, strict=True))
 
         def write(places: Sequence[int], gradients: list[Tensor | None]) -> None:
             self._hold(places, gradients)
@@ -200,9 +202,8 @@ class _Step:
 
         in_pieces(self.tasks, self.last, self.params, every, write, retain_graph)
         if weights is None and max_norm is not None:
-            square = self.square + own_square(gram, scale, layout)
-            clip_scale = (max_norm / square.sqrt()).clamp(max=1.0)
-            torch._foreach_mul_(list(self.merged.values()), clip_scale)
+            merged = list(self.merged.values())
+            clip_scale = clip_merged(merged, self.square, gram, scale, layout, max_norm)
         return clip_scale
 
     # ---- what both do ---------------------------------------------------------------------------
@@ -281,11 +282,11 @@ class _Step:
         """Merges the gradients of some parameters, whose segments are given by place, and frees them."""
         tasks, clip_value = len(self.task_weights), self.rules.clip_value
         for places in split(list(home), self.params):
-            count = len(places)
+            params = [self.params[p] for p in places]
             rows = columns(self.rows, len(self.params), places)
             out = [
-                torch.empty_like(self.params[p], dtype=dtype_of(rows, k, count))
-                for k, p in enumerate(places)
+                torch.empty_like(param, dtype=dtype)
+                for param, dtype in zip(params, dtypes_of(rows, params), strict=True)
             ]
             segments = tuple(home[p] for p in places)
             if weights is None:
@@ -310,16 +311,6 @@ class _Step:
             del rows
             self._free(places, range(tasks))
 
-    def _first_numbers(self, home: Mapping[int, int], layout: Layout) -> dict[int, int] | None:
-        """For methods that draw: the number of each parameter's first element among the shared ones."""
-        if not (isinstance(self.method, CoordinateMethod) and self.method.draws):
-            return None
-        first, count = {}, 0
-        for p, segment in home.items():
-            first[p] = count
-            count += self.params[p].numel() if segment < layout.shared else 0
-        return first
-
     def _report(
         self,
         layout: Layout,
@@ -329,17 +320,9 @@ class _Step:
         clip_scale: Tensor | None,
         times_skipped: Tensor | None,
     ) -> Report:
-        if weights is not None and layout.shared:
-            weights = weights[: layout.shared]
-        return Report(
-            names=self.tasks.names,
-            weights=weights,
-            clip_scale=clip_scale,
-            times_skipped=times_skipped,
-            _gram=gram,
-            _scale=scale,
-            _shared=layout.shared,
-            _part=tuple(factor != 0.0 for factor in layout.factors(self.task_weights)),
+        names = self.tasks.names
+        return report_of(
+            layout, self.task_weights, gram, scale, weights, clip_scale, times_skipped, names
         )
 
 

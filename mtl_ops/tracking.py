@@ -72,7 +72,7 @@ def show(
     if problem.clip_value is not None:
         limit = problem.clip_value
         rows = [None if row is None else row.clamp(-limit, limit) for row in rows]
-    home = layout.segments or (0,) * count
+    home = layout.homes(count)
     picked = [p for p in range(count) if home[p] < shared]
     places = picked if layout.kept is None else [layout.kept[p] for p in picked]
     segments = [home[p] for p in picked]

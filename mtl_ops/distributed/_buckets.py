@@ -126,12 +126,3 @@ def make_buckets(
         )
         for (_, common), places in sorted_.items()
     ]
-
-
-def first_numbers(params: Sequence[Tensor], segments: Sequence[int], shared: int) -> list[int]:
-    """The number of each parameter's first element among those of the shared ones, in order."""
-    numbers, count = [], 0
-    for param, segment in zip(params, segments, strict=True):
-        numbers.append(count)
-        count += param.numel() if segment < shared else 0
-    return numbers

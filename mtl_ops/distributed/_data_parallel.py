@@ -16,11 +16,11 @@ from torch import Tensor
 
 from ..gradients import Tasks
 from ..layout import NOTHING_REACHED, Layout, find_layout
-from ..merging import columns, dtype_of, merge_rows
+from ..merging import columns, dtypes_of, merge_rows
 from ..methods import CoordinateMethod, Method
 from ..report import Report
 from ..rules import Rules
-from ._buckets import first_numbers, make_buckets
+from ._buckets import make_buckets
 from ._processes import Processes
 from ._scatter import Scatter, reach_of
 
@@ -147,13 +147,13 @@ class DataParallel(Processes):
         """Measures and merges this process's part of the sums, and gathers the others'."""
         tasks = len(weights)
         buckets, params = scatter.buckets, scatter.params
-        segments = layout.segments or (0,) * len(params)
+        segments = layout.homes(len(params))
         outs = [bucket.empty_shard() for bucket in buckets]
         columns_: list[list[Tensor | None]] = [[] for _ in range(tasks)]
         out: list[Tensor] = []
         homes: list[int] = []
         first: list[int] = []
-        numbers = first_numbers(params, segments, layout.shared)
+        numbers = layout.first_numbers(params)
         # a piece with the elements of several parameters would have no single first number
         joined = not (isinstance(method, CoordinateMethod) and method.draws)
         for bucket, shard, target in zip(buckets, scatter.shards(), outs, strict=True):
@@ -197,11 +197,9 @@ class DataParallel(Processes):
         rest: Mapping[str, Any],
     ) -> tuple[Report, list[Tensor]]:
         """Merges this process's own gradients with weights from the mean Gram matrix, and sums."""
-        count = len(params)
-        here = [any(row is not None for row in rows[k::count]) for k in range(count)]
         out = [
-            torch.zeros_like(param, dtype=dtype_of(rows, k, count) if here[k] else param.dtype)
-            for k, param in enumerate(params)
+            torch.zeros_like(param, dtype=dtype)
+            for param, dtype in zip(params, dtypes_of(rows, params), strict=True)
         ]
         report = merge_rows(
             method,

@@ -18,11 +18,10 @@ from torch import Tensor
 from ..gradients import Tasks
 from ..graph import leaf_tensors
 from ..layout import NOTHING_REACHED, find_layout
-from ..merging import columns, dtype_of, merge_rows
+from ..merging import columns, dtypes_of, merge_rows
 from ..methods import Method
 from ..report import Report
 from ..rules import Rules
-from ._buckets import first_numbers
 from ._placements import check_sharding, first_element, is_dtensor, measured_here
 from ._processes import Processes
 from ._scatter import Scatter
@@ -205,10 +204,9 @@ class Sharded(Processes):
         reached = [cast("DTensor", params[p]) for p in kept]
         rows = columns(rows, len(params), kept)
         out = [
-            torch.empty_like(param.to_local(), dtype=dtype_of(rows, k, len(kept)))
-            for k, param in enumerate(reached)
+            torch.empty_like(param.to_local(), dtype=dtype)
+            for param, dtype in zip(reached, dtypes_of(rows, reached), strict=True)
         ]
-        numbers = first_numbers(reached, layout.segments or (0,) * len(kept), layout.shared)
         report = merge_rows(
             method,
             rows,
@@ -220,7 +218,7 @@ class Sharded(Processes):
             measured=[measured_here(param) for param in reached],
             first=[
                 number + first_element(param)
-                for param, number in zip(reached, numbers, strict=True)
+                for param, number in zip(reached, layout.first_numbers(reached), strict=True)
             ],
             **rest,
         )

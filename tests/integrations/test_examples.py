@@ -15,12 +15,17 @@ from processes import free_port
 FOLDER = Path(__file__).parents[2] / "examples"
 
 
-def run(package: str, folder: Path, *launcher: str, **more: str) -> str:
-    """What the example prints."""
-    pytest.importorskip(package)
+def example_of(package: str) -> Path:
     example = FOLDER / f"with_{package}.py"
     if not example.exists():
         pytest.skip("the examples are in the source tree only")
+    return example
+
+
+def run(package: str, folder: Path, *launcher: str, **more: str) -> str:
+    """What the example prints."""
+    pytest.importorskip(package)
+    example = example_of(package)
     path = os.pathsep.join([str(FOLDER.parent), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, *launcher, example],
@@ -42,10 +47,7 @@ def test_runs(package: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("package", ["lightning", "accelerate", "tensorboard"])
 def test_is_short(package: str) -> None:
-    example = FOLDER / f"with_{package}.py"
-    if not example.exists():
-        pytest.skip("the examples are in the source tree only")
-    assert len(example.read_text().splitlines()) <= 30
+    assert len(example_of(package).read_text().splitlines()) <= 30
 
 
 #: On CPUs too: `accelerate launch --cpu` starts one process, whatever it is told.
