@@ -4,7 +4,7 @@ Times are of a training step, the mean of eight, so that every period of ``weigh
 method: what the others' weights take more or less is in the table ``solve``. Errors are of every method that needs
 only the Gram matrix, on one trajectory of exact steps with new batches: at each step w is solved from the exact Gram
 matrix G of the shared parameters and from what the cheap step has instead, and both merged gradients are compared by G,
-``|d - d'|² = (w - w')ᵀ G (w - w')``.
+``|d - d'|² = (w - w')ᵀ G (w - w')``. So is ``distributed="mean_gram"``, with the mean of G over parts of a batch.
 """
 
 from __future__ import annotations
@@ -28,18 +28,24 @@ from .results import Goal, Quartiles, Row, row_of_times
 from .rivals import available, method_of
 from .timing import Timing, interleave
 
-__all__ = ["CHEAP", "Subject", "errors", "measure", "subjects"]
+__all__ = ["CHEAP", "WAYS", "Subject", "errors", "measure", "subjects"]
 
 #: How often the weights are solved.
 EVERY = (2, 4, 8)
 FEATURES, LAYER, EXACT = 'gram_on="features"', "gram_on=last layer", "exact"
 CHEAP = (FEATURES, LAYER, *(f"weights_every={k}" for k in EVERY))
+#: What several processes save bytes by.
+PROCESSES = 4
+MEAN_GRAM = f'distributed="mean_gram", {PROCESSES} processes'
+#: With weights that are not exact.
+WAYS = (*CHEAP, MEAN_GRAM)
 #: Timed; all others do the same, but for the T×T problem.
 METHOD = "upgrad"
 PLAIN = mlp.PLAIN
 #: Of T = 8 on the MLP.
 GOALS = {FEATURES: 1.4, "weights_every=8": 1.6}
 PERIOD = max(EVERY)
+WHOLE = slice(None)
 
 
 @dataclass
@@ -49,14 +55,16 @@ class Subject:
     Attributes:
         case: What it is, in words.
         model: The model.
-        losses: Features and T losses of the model on the k-th batch.
+        losses: Features and T losses of the model on the k-th batch, or on a part of its samples.
+        batch: The number of samples.
         shared: The parameters below the features.
         last: Those of the last layer among them.
     """
 
     case: str
     model: nn.Module
-    losses: Callable[[nn.Module, int], tuple[Tensor, list[Tensor]]]
+    losses: Callable[[nn.Module, int, slice], tuple[Tensor, list[Tensor]]]
+    batch: int
     shared: Callable[[nn.Module], list[Tensor]]
     last: Callable[[nn.Module], list[Tensor]]
 
@@ -78,15 +86,16 @@ def subjects(device: str = "cpu", quick: bool = False) -> list[Subject]:
 def _mlp(device: str, quick: bool) -> Subject:
     model, _, inputs, targets = mlp.setup(device, quick)
 
-    def losses(net: nn.Module, k: int) -> tuple[Tensor, list[Tensor]]:
+    def losses(net: nn.Module, k: int, part: slice) -> tuple[Tensor, list[Tensor]]:
         assert isinstance(net, mlp.Heads)
-        return net.losses(inputs.roll(k, dims=1), targets)
+        return net.losses(inputs.roll(k, dims=1)[part], targets[:, part])
 
     case = "small MLP, T = 3" if quick else "MLP, 8.4M shared parameters, T = 8, batch 64"
     return Subject(
         case,
         model,
         losses,
+        len(inputs),
         lambda net: list(net.get_submodule("shared").parameters()),
         lambda net: list(net.get_submodule("shared")[-2].parameters()),
     )
@@ -98,18 +107,19 @@ def _digits(device: str, batch: int = 64) -> Subject:
     data = {name: values.to(device) for name, values in digits(seed=0).train.items()}
     count = len(data["input"]) // batch
 
-    def losses(net: nn.Module, k: int) -> tuple[Tensor, list[Tensor]]:
+    def losses(net: nn.Module, k: int, part: slice) -> tuple[Tensor, list[Tensor]]:
         assert isinstance(net, DigitsCNN)
-        part = {name: values[k % count * batch :][:batch] for name, values in data.items()}
-        features = net.backbone(part["input"])
+        samples = {n: values[k % count * batch :][:batch][part] for n, values in data.items()}
+        features = net.backbone(samples["input"])
         return features, [
-            net.criteria[task](net.heads[task](features), part[task]) for task in net.tasks
+            net.criteria[task](net.heads[task](features), samples[task]) for task in net.tasks
         ]
 
     return Subject(
         f"digits CNN, T = {len(model.tasks)}, batch {batch}",
         model,
         losses,
+        batch,
         lambda net: list(net.get_submodule("backbone").parameters()),
         lambda net: list(net.get_submodule("backbone")[-2].parameters()),
     )
@@ -152,7 +162,7 @@ def _contender(subject: Subject, name: str) -> Callable[[], object]:
     def steps() -> nn.Module:
         for k in range(PERIOD):
             inner.zero_grad()
-            features, losses = subject.losses(model, k)
+            features, losses = subject.losses(model, k, WHOLE)
             if optimizer is None:
                 torch.stack(losses).sum().backward()
                 inner.step()
@@ -182,7 +192,7 @@ def _errors(subject: Subject, steps: int) -> list[Row]:
             ours = Quartiles.of(error[place] for error in by_way[FEATURES])
             rows += [
                 Row(case, method, ours, unit, way, Quartiles.of(e[place] for e in by_way[way]))
-                for way in CHEAP[1:]
+                for way in WAYS[1:]
             ]
     return rows
 
@@ -192,25 +202,26 @@ def errors(
 ) -> dict[str, dict[str, list[tuple[float, float]]]]:
     """Degrees and per cent of each step, by method and by way to save time."""
     model = copy.deepcopy(subject.model)
-    tasks = len(subject.losses(model, 0)[1])
+    tasks = len(subject.losses(model, 0, WHOLE)[1])
     names = _gram_methods(tasks) if methods is None else methods
-    makers = {(name, way): method_of(name, tasks) for name in names for way in (EXACT, *CHEAP)}
+    makers = {(name, way): method_of(name, tasks) for name in names for way in (EXACT, *WAYS)}
     known: dict[tuple[str, str], Tensor] = {}
     found: dict[str, dict[str, list[tuple[float, float]]]] = {n: defaultdict(list) for n in names}
     inner = torch.optim.SGD(model.parameters(), lr=0.02)
     optimizer = mtl_ops.MultiTaskOptimizer(inner, METHOD)
     for k in range(steps):
-        features, losses = subject.losses(model, k)
+        features, losses = subject.losses(model, k, WHOLE)
         grams = _grams(subject, model, features, losses)
+        grams[MEAN_GRAM] = _mean_gram(subject, model, k)
         values = torch.stack([loss.detach().double() for loss in losses])
         for name in names:
-            for way in (EXACT, *CHEAP):
+            for way in (EXACT, *WAYS):
                 every = _options(way, ()).get("weights_every", 1)
                 if k % every == 0:
                     torch.manual_seed(k)  # the same draws for all
                     gram = grams[way if way in grams else EXACT]
                     known[name, way] = makers[name, way].weights(gram, values)
-            for way in CHEAP:
+            for way in WAYS:
                 error = _difference(grams[EXACT], known[name, EXACT], known[name, way])
                 found[name][way].append(error)
         optimizer.zero_grad()
@@ -245,6 +256,19 @@ def _grams(
         )[0]
         for way, picked in chosen.items()
     }
+
+
+def _mean_gram(subject: Subject, model: nn.Module, k: int) -> Tensor:
+    """The mean of the Gram matrices of the shared parameters, each on the samples of one process."""
+    size = subject.batch // PROCESSES
+    grams = []
+    for rank in range(PROCESSES):
+        losses = subject.losses(model, k, slice(rank * size, (rank + 1) * size))[1]
+        rows: list[Tensor] = []
+        for loss in losses:
+            rows += torch.autograd.grad(loss, subject.shared(model), retain_graph=True)
+        grams.append(ops.gram(rows, len(losses))[0])
+    return torch.stack(grams).mean(dim=0)
 
 
 def _difference(gram: Tensor, exact: Tensor, cheap: Tensor) -> tuple[float, float]:
