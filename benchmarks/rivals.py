@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 import mtl_ops
-from mtl_ops.layout import find_layout
-from mtl_ops.merging import merge_rows
-from mtl_ops.rules import Rules
+from mtl_ops.merging.layout import find_layout
+from mtl_ops.merging.merge import merge_rows
+from mtl_ops.merging.rules import Rules
 
 from .plain_solvers import SOLVERS
 from .problems import Problem

@@ -10,10 +10,10 @@ from . import methods
 from ._build import BuildInfo, __version__, build_info
 from .cross import cross_gram
 from .functional import backward, merge
-from .logging import log_report
+from .integrations.tensorboard import log_report
+from .merging.report import Report
 from .methods import Method
-from .optimizer import MultiTaskOptimizer
-from .report import Report
+from .optim.optimizer import MultiTaskOptimizer
 
 __all__ = [
     "BuildInfo",

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from . import ops
-from .arguments import check_plain
-from .gradients import Losses, differentiate, read_losses
+from .gradients.checks import check_plain
+from .gradients.differentiate import differentiate
+from .gradients.tasks import Losses, read_losses
 
 __all__ = ["cross_gram"]
 

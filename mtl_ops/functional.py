@@ -8,15 +8,15 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from .arguments import check_owned, check_plain
-from .engine import fill_grads
-from .gradients import Losses, read_losses
-from .graph import refuse_reentrant_checkpoints
-from .layout import Layout
-from .merging import merge_rows
+from .gradients.checks import check_owned, check_plain
+from .gradients.graph import refuse_reentrant_checkpoints
+from .gradients.tasks import Losses, read_losses
+from .merging.layout import Layout
+from .merging.merge import merge_rows
+from .merging.report import Report
+from .merging.rules import Nonfinite, Rules, TaskWeights, read_task_weights
 from .methods import Method, resolve
-from .report import Report
-from .rules import Nonfinite, Rules, TaskWeights, read_task_weights
+from .step.exact import fill_grads
 
 __all__ = ["backward", "merge"]
 

@@ -109,5 +109,7 @@ def test_arguments_of_public_functions_are_described() -> None:
 
 
 def test_modules_are_found() -> None:
-    assert isinstance(importlib.import_module("mtl_ops.optimizer"), ModuleType)
-    assert {"mtl_ops.optimizer", "mtl_ops.methods.linear", "mtl_ops.reference"} <= set(MODULES)
+    assert isinstance(importlib.import_module("mtl_ops.optim.optimizer"), ModuleType)
+    assert {"mtl_ops.optim.optimizer", "mtl_ops.methods.linear", "mtl_ops.reference"} <= set(
+        MODULES
+    )

@@ -13,7 +13,7 @@ import torch._functorch.config as config
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from mtl_ops.graph import allow_repeated_backward, leaves, leaves_of_each, root
+from mtl_ops.gradients.graph import allow_repeated_backward, leaves, leaves_of_each, root
 
 
 def parameter(value: float = 1.0) -> Tensor:

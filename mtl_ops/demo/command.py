@@ -18,7 +18,7 @@ from .. import examples
 from ..data import Split
 from ..data.folders import DataError
 from ..examples.base import SIZES
-from ..turns import ORDERS
+from ..optim.turns import ORDERS
 from .checkpoint import save_json
 from .config import ALL, DEFAULT_METHODS, Config, Run
 from .experiment import load_data, run_all, run_timing

@@ -5,10 +5,10 @@ summed over the processes *before* they are measured, whatever holds the paramet
 with ``DistributedDataParallel``), or all of them together (``fully_shard``, and DTensors in general).
 """
 
+from ..gradients.storage import is_dtensor
 from ._checkpoint import TrainingState
 from ._data_parallel import DataParallel
 from ._make import Distributed, make_processes
-from ._placements import is_dtensor
 from ._processes import Processes
 from ._samples import Samples
 from ._scatter import Scatter

@@ -11,7 +11,7 @@ import torch
 from torch.optim import Optimizer
 
 if TYPE_CHECKING:
-    from ..optimizer import MultiTaskOptimizer
+    from ..optim.optimizer import MultiTaskOptimizer
 
 __all__ = ["TrainingState"]
 

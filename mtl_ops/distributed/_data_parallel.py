@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from ..gradients import Tasks
-from ..layout import NOTHING_REACHED, Layout, find_layout
-from ..merging import columns, dtypes_of, merge_rows
+from ..gradients.rows import columns, dtypes_of
+from ..gradients.tasks import Tasks
+from ..merging.layout import NOTHING_REACHED, Layout, find_layout
+from ..merging.merge import merge_rows
+from ..merging.report import Report
+from ..merging.rules import Rules
 from ..methods import CoordinateMethod, Method
-from ..report import Report
-from ..rules import Rules
 from ._buckets import make_buckets
 from ._processes import Processes
 from ._scatter import Scatter, reach_of

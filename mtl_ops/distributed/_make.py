@@ -9,15 +9,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..gradients.storage import is_dtensor
 from ._data_parallel import DataParallel
-from ._placements import is_dtensor
 from ._processes import Processes
 from ._sharded import Sharded, fsdp_modules
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-    from ..cheap import CheapSteps
+    from ..step.measured_elsewhere import CheapSteps
 
 __all__ = ["Distributed", "make_processes"]
 

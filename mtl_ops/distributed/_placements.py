@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING, cast
 
 from torch import Tensor
 
+from ..gradients.storage import is_dtensor
+
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
-__all__ = ["check_sharding", "first_element", "is_dtensor", "measured_here"]
-
-
-def is_dtensor(tensor: Tensor) -> bool:
-    """Whether it is spread over processes; does not import what is not there yet."""
-    return type(tensor.data).__name__ == "DTensor"
+__all__ = ["check_sharding", "first_element", "measured_here"]
 
 
 def check_sharding(params: Sequence[Tensor], ranks: Sequence[int], fsdp: bool) -> None:

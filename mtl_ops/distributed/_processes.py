@@ -13,10 +13,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..gradients import Tasks
+from ..gradients.tasks import Tasks
+from ..merging.report import Report
+from ..merging.rules import Rules
 from ..methods import Method
-from ..report import Report
-from ..rules import Rules
 from ._collectives import Collectives
 from ._samples import Samples, read_samples
 from ._scatter import Scatter
@@ -24,7 +24,7 @@ from ._scatter import Scatter
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-    from ..optimizer import MultiTaskOptimizer
+    from ..optim.optimizer import MultiTaskOptimizer
 
 __all__ = ["Processes"]
 

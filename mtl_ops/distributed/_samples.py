@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..gradients import Tasks
+from ..gradients.tasks import Tasks
 
 __all__ = ["Samples", "read_samples"]
 

@@ -15,14 +15,16 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..gradients import Tasks
-from ..graph import leaf_tensors
-from ..layout import NOTHING_REACHED, find_layout
-from ..merging import columns, dtypes_of, merge_rows
+from ..gradients.graph import leaf_tensors
+from ..gradients.rows import columns, dtypes_of
+from ..gradients.storage import is_dtensor
+from ..gradients.tasks import Tasks
+from ..merging.layout import NOTHING_REACHED, find_layout
+from ..merging.merge import merge_rows
+from ..merging.report import Report
+from ..merging.rules import Rules
 from ..methods import Method
-from ..report import Report
-from ..rules import Rules
-from ._placements import check_sharding, first_element, is_dtensor, measured_here
+from ._placements import check_sharding, first_element, measured_here
 from ._processes import Processes
 from ._scatter import Scatter
 

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from ..optimizer import MultiTaskOptimizer
+from ..optim.optimizer import MultiTaskOptimizer
 
 __all__ = ["MultiTaskCallback"]
 

@@ -11,7 +11,7 @@ from multitask import Net, assert_equal, assert_same, batch, every_method, metho
 from torch import Tensor
 
 import mtl_ops
-import mtl_ops.pieces
+import mtl_ops.gradients.piecewise
 from mtl_ops import ops, reference
 
 NO_KERNELS = not torch.cuda.is_available() or mtl_ops.build_info().backends["cuda"] != "native"
@@ -112,7 +112,7 @@ class TestStreams:
     def test_gradients_in_pieces_from_another_stream(
         self, granularity: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(mtl_ops.pieces, "PIECE", 1)
+        monkeypatch.setattr(mtl_ops.gradients.piecewise, "PIECE", 1)
         found = []
         for memory in (None, "stream"):
             net = Net(torch.float32, "cuda")

@@ -12,10 +12,10 @@ from resuming import assert_forgets, assert_resumes, take_steps
 from torch import Tensor
 
 import mtl_ops
-from mtl_ops.layout import Layout
-from mtl_ops.merging import merge_rows
+from mtl_ops.merging.layout import Layout
+from mtl_ops.merging.merge import merge_rows
+from mtl_ops.merging.rules import Rules
 from mtl_ops.methods import DBMTL, ExcessMTL, Method, MoCo, TrackingMethod
-from mtl_ops.rules import Rules
 
 
 class Naive(Protocol):

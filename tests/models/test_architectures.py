@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl_ops import MultiTaskOptimizer
-from mtl_ops.graph import leaves
+from mtl_ops.gradients.graph import leaves
 from mtl_ops.models import (
     CGC,
     MTAN,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-import mtl_ops.pieces
+import mtl_ops.gradients.piecewise
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -22,4 +22,4 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each parameter is a piece."""
-    monkeypatch.setattr(mtl_ops.pieces, "PIECE", 1)
+    monkeypatch.setattr(mtl_ops.gradients.piecewise, "PIECE", 1)

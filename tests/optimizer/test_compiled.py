@@ -11,7 +11,7 @@ import torch._functorch.config as config
 from multitask import NAMES, Fixed, Net, assert_equal, assert_same, batch, grads, train, wrap
 from torch import Tensor
 
-from mtl_ops.graph import node_names
+from mtl_ops.gradients.graph import node_names
 
 
 @pytest.fixture(autouse=True)

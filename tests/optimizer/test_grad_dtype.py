@@ -20,8 +20,9 @@ from multitask import (
 )
 from torch import Tensor
 
-import mtl_ops.engine
-from mtl_ops.gradients import differentiate
+import mtl_ops.merging.rules
+import mtl_ops.step.sink
+from mtl_ops.gradients.differentiate import differentiate
 
 BF16 = torch.bfloat16
 
@@ -43,8 +44,8 @@ def test_is_the_merge_of_rounded_gradients(name: str, device: torch.device) -> N
         rows = torch.autograd.grad(loss, params, retain_graph=True, allow_unused=True)
         rounded += [None if row is None else row.to(BF16).float() for row in rows]
     torch.manual_seed(0)
-    rules = mtl_ops.engine.Rules()
-    mtl_ops.engine.merge_into_grads(method(name), rounded, params, [1.0] * 3, rules)
+    rules = mtl_ops.merging.rules.Rules()
+    mtl_ops.step.sink.merge_into_grads(method(name), rounded, params, [1.0] * 3, rules)
     found = merged(net, name, grad_dtype=BF16, nonfinite="propagate")
     for one, two in zip(found, grads(like), strict=True):
         assert one is not None

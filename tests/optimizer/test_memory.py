@@ -24,10 +24,10 @@ from multitask import (
 from torch import Tensor
 
 import mtl_ops
-import mtl_ops.pieces
+import mtl_ops.gradients.piecewise
 from mtl_ops import MultiTaskOptimizer
+from mtl_ops.merging.report import Report
 from mtl_ops.methods import Method
-from mtl_ops.report import Report
 
 MEMORIES = (None, "stream")
 
@@ -35,7 +35,7 @@ MEMORIES = (None, "stream")
 @pytest.fixture(params=[1, 40, 2**20], ids=["each by itself", "several", "all in one"])
 def piece(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """How many elements make a piece."""
-    monkeypatch.setattr(mtl_ops.pieces, "PIECE", request.param)
+    monkeypatch.setattr(mtl_ops.gradients.piecewise, "PIECE", request.param)
 
 
 def streams(name: str) -> bool:

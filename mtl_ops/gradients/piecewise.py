@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .gradients import Tasks, dense, raw_gradient
+from .differentiate import dense, raw_gradient
 from .graph import leaves, root_node
+from .tasks import Tasks
 
 __all__ = ["PIECE", "Take", "in_pieces", "split"]
 

@@ -8,25 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import ops
+from .. import ops
+from ..gradients.rows import measured_rows, on_device, unscaled
+from ..methods import CoordinateMethod, Method, TrackingMethod
+from .coordinates import merge_coordinates
 from .layout import Layout
-from .methods import CoordinateMethod, Method, TrackingMethod
 from .report import Report
 from .rules import Rules
-from .tracking import Problem, show
+from .tracked import Problem, show
 
 __all__ = [
-    "clip_merged",
-    "columns",
-    "dtypes_of",
     "find_scale",
     "find_weights",
     "merge_rows",
-    "on_device",
     "raise_if_nonfinite",
     "report_of",
-    "unscaled",
-    "write_coordinates",
 ]
 
 
@@ -76,7 +72,7 @@ def merge_rows(
     tasks = len(task_weights)
     gram = None
     if method.needs == "gram" or rules != Rules() or times_skipped is not None:
-        seen = rows if measured is None else _only(rows, measured)
+        seen = rows if measured is None else measured_rows(rows, measured)
         gram = unscaled(ops.gram(seen, tasks, layout.segments, rules.clip_value), grad_scale)
         if total is not None:
             missing = layout.total - len(gram)  # last segments of which there is nothing here
@@ -86,7 +82,7 @@ def merge_rows(
         scale = on_device(layout.factors(task_weights), out[0].device).reshape(-1, tasks)
     if isinstance(method, CoordinateMethod):
         weights = None
-        clip_scale = _merge_coordinates(
+        clip_scale = merge_coordinates(
             method,
             rows,
             out,
@@ -145,17 +141,6 @@ def report_of(
     )
 
 
-def unscaled(gram: Tensor, grad_scale: Tensor | None) -> Tensor:
-    """The Gram matrix of gradients from that of gradients times a factor."""
-    return gram if grad_scale is None else gram / grad_scale.to(gram.dtype).square()
-
-
-def on_device(values: Sequence[float], device: torch.device) -> Tensor:
-    """Numbers as float64 on a device, without the wait that copying a tensor there would be."""
-    nothing = torch.zeros(1, len(values), len(values), dtype=torch.float64, device=device)
-    return ops.task_scales(nothing, values)[0]
-
-
 def find_scale(
     gram: Tensor,
     task_weights: Sequence[float],
@@ -208,133 +193,3 @@ def raise_if_nonfinite(
                     f"The gradient of loss {names[t] if names else t!r} is not finite "
                     "(`nonfinite = 'raise'`)."
                 )
-
-
-def _merge_coordinates(
-    method: CoordinateMethod,
-    rows: Sequence[Tensor | None],
-    out: Sequence[Tensor],
-    gram: Tensor | None,
-    scale: Tensor,
-    layout: Layout,
-    rules: Rules,
-    given: Mapping[str, Any],
-    accumulate: bool,
-    total: Callable[[Tensor], Tensor] | None,
-    measured: Sequence[bool] | None,
-    first: Sequence[int] | None,
-) -> Tensor | None:
-    """As :func:`merge_rows` for a method that merges coordinate by coordinate.
-
-    Its merged norm is known only afterwards, so clipping it costs one more pass over the result.
-    """
-    clipped = rules.max_norm is not None
-    to = [torch.empty_like(tensor) for tensor in out] if clipped and accumulate else out
-    square = write_coordinates(
-        method, rows, to, scale, layout, rules.clip_value, given, accumulate and not clipped, first
-    )
-    if rules.max_norm is None:
-        return None
-    if total is not None:
-        if measured is not None:
-            home = layout.homes(len(out))
-            mine = [
-                tensor.double().square().sum()
-                for tensor, segment, here in zip(to, home, measured, strict=True)
-                if here and segment < layout.shared
-            ]
-            square = torch.stack([torch.zeros_like(square), *mine]).sum()
-        square = total(square)
-    assert gram is not None
-    clip_scale = clip_merged(to, square, gram, scale, layout, rules.max_norm)
-    if to is not out:
-        torch._foreach_add_(list(out), list(to))
-    return clip_scale
-
-
-def write_coordinates(
-    method: CoordinateMethod,
-    rows: Sequence[Tensor | None],
-    out: Sequence[Tensor],
-    scale: Tensor,
-    layout: Layout,
-    clip_value: float | None,
-    given: Mapping[str, Any],
-    accumulate: bool = False,
-    first: Sequence[int] | None = None,
-) -> Tensor:
-    """Writes what such a method merges; arguments as of :func:`merge_rows`.
-
-    Returns:
-        The squared norm of the merged gradient of the shared parameters, 0-d float64.
-    """
-    home = layout.homes(len(out))
-    shared = [p for p, segment in enumerate(home) if segment < layout.shared]
-    own = [p for p, segment in enumerate(home) if segment >= layout.shared]
-    square = torch.zeros((), dtype=torch.float64, device=scale.device)
-    if shared:
-        places = [home[p] for p in shared]
-        if first is not None and method.draws:
-            given = {**given, "first": [first[p] for p in shared]}
-        square = square + method.merge_(
-            [out[p] for p in shared],
-            columns(rows, len(out), shared),
-            scale,
-            places if any(places) else (),
-            clip_value,
-            accumulate,
-            **given,
-        )
-    if own:
-        ops.merge_(
-            [out[p] for p in own],
-            columns(rows, len(out), own),
-            scale[layout.shared :],
-            clip_value=clip_value,
-            accumulate=accumulate,
-        )
-    return square
-
-
-def clip_merged(
-    merged: Sequence[Tensor],
-    square: Tensor | float,
-    gram: Tensor,
-    scale: Tensor,
-    layout: Layout,
-    max_norm: float,
-) -> Tensor:
-    """Clips what :func:`write_coordinates` has merged, of which ``square`` is known; returns the factor, 0-d."""
-    factors = scale[layout.shared :]  # of the parameters that single tasks reach
-    both = factors.unsqueeze(2) * factors.unsqueeze(1)
-    pairs = torch.where(both != 0, gram[layout.shared :], 0.0)
-    square = square + torch.einsum("si,sij,sj->", factors, pairs, factors)
-    clip_scale = (max_norm / square.sqrt()).clamp(max=1.0)
-    torch._foreach_mul_(list(merged), clip_scale)
-    return clip_scale
-
-
-def _only(rows: Sequence[Tensor | None], measured: Sequence[bool]) -> list[Tensor | None]:
-    """``T × P`` gradients, without elements where they are measured elsewhere."""
-    count = len(measured)
-    return [
-        row if row is None or measured[k % count] else row.flatten()[:0]
-        for k, row in enumerate(rows)
-    ]
-
-
-def columns(
-    rows: Sequence[Tensor | None], count: int, places: Sequence[int]
-) -> list[Tensor | None]:
-    """The gradients of some of the P parameters."""
-    if len(places) == count:
-        return list(rows)
-    return [rows[start + p] for start in range(0, len(rows), count) for p in places]
-
-
-def dtypes_of(rows: Sequence[Tensor | None], params: Sequence[Tensor]) -> list[torch.dtype]:
-    """Of the gradients of each of P parameters; its own where no task reaches it."""
-    return [
-        next((row.dtype for row in rows[p :: len(params)] if row is not None), param.dtype)
-        for p, param in enumerate(params)
-    ]

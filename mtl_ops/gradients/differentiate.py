@@ -9,18 +9,15 @@ import torch
 from torch import Tensor
 
 from .graph import root
-from .losses import Losses, Tasks, read_losses
 from .storage import store
+from .tasks import Tasks
 
 __all__ = [
-    "Losses",
-    "Tasks",
     "dense",
     "differentiate",
     "joint_backward",
     "joint_gradient",
     "raw_gradient",
-    "read_losses",
     "task_gradients",
 ]
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from .accumulation import Accumulated
-from .report import Report
+from ..gradients.accumulation import Accumulated
+from ..merging.report import Report
 
 __all__ = ["Memory"]
 

@@ -14,24 +14,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import ops
-from .gradients import Tasks, differentiate
-from .layout import NOTHING_REACHED, Layout, find_layout
-from .merging import (
-    clip_merged,
-    columns,
-    dtypes_of,
+from .. import ops
+from ..gradients.differentiate import differentiate
+from ..gradients.piecewise import in_pieces, split
+from ..gradients.rows import columns, dtypes_of, unscaled
+from ..gradients.storage import store
+from ..gradients.tasks import Tasks
+from ..merging.coordinates import clip_merged, write_coordinates
+from ..merging.layout import NOTHING_REACHED, Layout, find_layout
+from ..merging.merge import (
     find_scale,
     find_weights,
     report_of,
-    unscaled,
-    write_coordinates,
 )
-from .methods import CoordinateMethod, Method
-from .pieces import in_pieces, split
-from .report import Report
-from .rules import Nonfinite, Rules
-from .storage import store
+from ..merging.report import Report
+from ..merging.rules import Nonfinite, Rules
+from ..methods import CoordinateMethod, Method
 
 __all__ = ["merge_streamed"]
 

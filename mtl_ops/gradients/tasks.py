@@ -12,8 +12,8 @@ from torch import Tensor
 from .graph import root
 
 if TYPE_CHECKING:
+    from ..distributed import Processes
     from .batched import Batching
-    from .distributed import Processes
 
 __all__ = ["Losses", "Tasks", "read_losses"]
 

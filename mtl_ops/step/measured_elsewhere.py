@@ -8,15 +8,17 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from . import ops
-from .arguments import check_owned
-from .engine import fill_grads, present_weights
-from .gradients import Tasks, differentiate
-from .joint import Measured, features_step, joint_step
-from .merging import unscaled
-from .methods import Method
-from .report import Report
-from .rules import Rules
+from .. import ops
+from ..gradients.checks import check_owned
+from ..gradients.differentiate import differentiate
+from ..gradients.rows import unscaled
+from ..gradients.tasks import Tasks
+from ..merging.report import Report
+from ..merging.rules import Rules
+from ..methods import Method
+from .exact import fill_grads
+from .known_weights import Measured, features_step, joint_step
+from .weighted_sum import present_weights
 
 __all__ = ["CheapSteps", "make_cheap_steps"]
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["store"]
+__all__ = ["is_dtensor", "store"]
 
 
 def store(grads: list[Tensor | None], dtype: torch.dtype) -> list[Tensor | None]:
@@ -45,3 +45,8 @@ def _is_dense(tensor: Tensor) -> bool:
     sizes = [size for stride, size in dims if size != 1]
     strides = [stride for stride, size in dims if size != 1]
     return strides == [math.prod(sizes[:k]) for k in range(len(sizes))]
+
+
+def is_dtensor(tensor: Tensor) -> bool:
+    """Whether it is spread over processes; does not import what is not there yet."""
+    return type(tensor.data).__name__ == "DTensor"

@@ -13,14 +13,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import ops
-from .engine import WEIGHTED_SUM, merge_into_grads
-from .gradients import Tasks, dense, differentiate, joint_backward, joint_gradient
-from .graph import leaves, leaves_of_each
-from .merging import raise_if_nonfinite, unscaled
-from .methods import LossMethod
-from .report import Report
-from .rules import Rules
+from .. import ops
+from ..gradients.differentiate import dense, differentiate, joint_backward, joint_gradient
+from ..gradients.graph import leaves, leaves_of_each
+from ..gradients.rows import unscaled
+from ..gradients.tasks import Tasks
+from ..merging.merge import raise_if_nonfinite
+from ..merging.report import Report
+from ..merging.rules import Rules
+from ..methods import LossMethod
+from .sink import merge_into_grads
+from .weighted_sum import WEIGHTED_SUM
 
 __all__ = ["Measured", "features_step", "joint_step"]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from .cheap import CheapSteps
-from .own_group import add_group, state_with_group
+from ..step.measured_elsewhere import CheapSteps
+from .learned_group import add_group, state_with_group
 from .stepping import SteppingOptimizer
 from .turns import Turns
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import ops
+from .. import ops
+from ..methods import TrackingMethod
 from .layout import Layout
-from .methods import TrackingMethod
 
 __all__ = ["Problem", "show"]
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .distributed import Processes, Samples
-from .losses import Losses, Tasks, read_losses
-from .memory import Memory
-from .methods import Method
-from .report import Report
-from .rules import Rules
+from ..distributed import Processes, Samples
+from ..gradients.tasks import Losses, Tasks, read_losses
+from ..merging.report import Report
+from ..merging.rules import Rules
+from ..methods import Method
+from .state import Memory
 from .wrapper import OptimizerWrapper, Remembered, tell_grad_scaler
 
 __all__ = ["SteppingOptimizer"]

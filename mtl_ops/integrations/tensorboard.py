@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import Any, Protocol
 
-from .report import Report
+from ..merging.report import Report
 
 __all__ = ["log_report"]
 

@@ -13,7 +13,7 @@ from .graph import leaves_of_each, node_names, root
 from .storage import store
 
 if TYPE_CHECKING:
-    from .losses import Tasks
+    from .tasks import Tasks
 
 __all__ = ["Batching"]
 

@@ -11,25 +11,25 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .accumulation import Accumulated
+from ..distributed import Distributed, Samples, make_processes
+from ..gradients.accumulation import Accumulated
+from ..gradients.batched import Batching
+from ..gradients.checks import check_names, check_owned
+from ..gradients.differentiate import task_gradients
+from ..gradients.graph import allow_repeated_backward, refuse_reentrant_checkpoints, warn_of_graph
+from ..gradients.tasks import Losses, Tasks
+from ..merging.rules import Nonfinite, Rules, TaskWeights, read_task_weights
+from ..methods import Method, resolve
+from ..step.exact import fill_grads
+from ..step.measured_elsewhere import make_cheap_steps
 from .arguments import (
     check_batched,
     check_grad_dtype,
     check_grad_scaler,
     check_memory,
-    check_names,
-    check_owned,
 )
-from .batched import Batching
-from .cheap import make_cheap_steps
 from .checkpoints import CheckpointedOptimizer
-from .distributed import Distributed, Samples, make_processes
-from .engine import fill_grads
-from .gradients import Losses, Tasks, task_gradients
-from .graph import allow_repeated_backward, refuse_reentrant_checkpoints, warn_of_graph
-from .methods import Method, resolve
 from .parameters import Granularity, Parameters, check_granularity, find_parameters
-from .rules import Nonfinite, Rules, TaskWeights, read_task_weights
 from .turns import Groups, Order, make_turns
 
 __all__ = ["MultiTaskOptimizer"]

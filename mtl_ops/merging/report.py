@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from . import ops
+from .. import ops
 
 __all__ = ["Report"]
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .losses import Losses, Tasks
+from ..gradients.tasks import Losses, Tasks
 
 __all__ = ["ORDERS", "Groups", "Order", "Turns", "make_turns"]
 

@@ -1,0 +1,1 @@
+"""From losses to the gradients of each task: the rows of J."""

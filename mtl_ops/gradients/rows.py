@@ -1,0 +1,49 @@
+"""``T × P`` gradients as one flat list, row-major, and what is read off it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .. import ops
+
+__all__ = ["columns", "dtypes_of", "measured_rows", "on_device", "unscaled"]
+
+
+def columns(
+    rows: Sequence[Tensor | None], count: int, places: Sequence[int]
+) -> list[Tensor | None]:
+    """The gradients of some of the P parameters."""
+    if len(places) == count:
+        return list(rows)
+    return [rows[start + p] for start in range(0, len(rows), count) for p in places]
+
+
+def dtypes_of(rows: Sequence[Tensor | None], params: Sequence[Tensor]) -> list[torch.dtype]:
+    """Of the gradients of each of P parameters; its own where no task reaches it."""
+    return [
+        next((row.dtype for row in rows[p :: len(params)] if row is not None), param.dtype)
+        for p, param in enumerate(params)
+    ]
+
+
+def measured_rows(rows: Sequence[Tensor | None], measured: Sequence[bool]) -> list[Tensor | None]:
+    """``T × P`` gradients, without elements where they are measured elsewhere."""
+    count = len(measured)
+    return [
+        row if row is None or measured[k % count] else row.flatten()[:0]
+        for k, row in enumerate(rows)
+    ]
+
+
+def unscaled(gram: Tensor, grad_scale: Tensor | None) -> Tensor:
+    """The Gram matrix of gradients from that of gradients times a factor."""
+    return gram if grad_scale is None else gram / grad_scale.to(gram.dtype).square()
+
+
+def on_device(values: Sequence[float], device: torch.device) -> Tensor:
+    """Numbers as float64 on a device, without the wait that copying a tensor there would be."""
+    nothing = torch.zeros(1, len(values), len(values), dtype=torch.float64, device=device)
+    return ops.task_scales(nothing, values)[0]

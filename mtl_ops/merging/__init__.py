@@ -1,0 +1,1 @@
+"""From rows to the merged gradient: measure, weigh, merge, clip."""

@@ -1,0 +1,71 @@
+"""The operators: typed wrappers of ``torch.ops.mtl_ops.*``, with their fake kernels.
+
+Each runs this build's kernel where there is one for the tensors' device and at most
+:data:`MAX_TASKS` tasks, and its definition in :mod:`mtl_ops.reference` everywhere else.
+
+``rows`` is the ``T × P`` matrix of per-task gradients as one flat list, row-major: ``rows[t*P + p]``
+is the gradient of task t with respect to parameter p, or ``None`` where the task does not reach it.
+``segments`` names for each parameter the segment it is measured and merged in; empty means one
+segment for all. T tasks, P parameters, S segments.
+"""
+
+from .coordinates import (
+    merge_graddrop_,
+    merge_median_,
+    merge_sign_agreement_,
+    merge_trimmed_mean_,
+)
+from .gram_merge import gram, merge_, task_scales
+from .operator import MAX_TASKS, Rows
+from .solve import (
+    solve_adaptive_sharing,
+    solve_aligned_mtl,
+    solve_cagrad,
+    solve_config,
+    solve_dualproj,
+    solve_fairgrad,
+    solve_gradvac,
+    solve_imtl_g,
+    solve_krum,
+    solve_mean,
+    solve_mgda,
+    solve_mgda_frank_wolfe,
+    solve_modo,
+    solve_nash_mtl,
+    solve_pcd,
+    solve_pcgrad,
+    solve_sdmgrad,
+    solve_sum,
+    solve_upgrad,
+)
+
+__all__ = [
+    "MAX_TASKS",
+    "Rows",
+    "gram",
+    "merge_",
+    "merge_graddrop_",
+    "merge_median_",
+    "merge_sign_agreement_",
+    "merge_trimmed_mean_",
+    "solve_adaptive_sharing",
+    "solve_aligned_mtl",
+    "solve_cagrad",
+    "solve_config",
+    "solve_dualproj",
+    "solve_fairgrad",
+    "solve_gradvac",
+    "solve_imtl_g",
+    "solve_krum",
+    "solve_mean",
+    "solve_mgda",
+    "solve_mgda_frank_wolfe",
+    "solve_modo",
+    "solve_nash_mtl",
+    "solve_pcd",
+    "solve_pcgrad",
+    "solve_sdmgrad",
+    "solve_sum",
+    "solve_upgrad",
+    "task_scales",
+]

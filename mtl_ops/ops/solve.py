@@ -1,0 +1,278 @@
+"""Solvers: ``(S, T, T)`` Gram matrices to ``(S, T)`` weights, ``w = s ∘ method(s G s)``."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from torch import Tensor
+
+from .operator import Operator
+
+__all__ = [
+    "solve_adaptive_sharing",
+    "solve_aligned_mtl",
+    "solve_cagrad",
+    "solve_config",
+    "solve_dualproj",
+    "solve_fairgrad",
+    "solve_gradvac",
+    "solve_imtl_g",
+    "solve_krum",
+    "solve_mean",
+    "solve_mgda",
+    "solve_mgda_frank_wolfe",
+    "solve_modo",
+    "solve_nash_mtl",
+    "solve_pcd",
+    "solve_pcgrad",
+    "solve_sdmgrad",
+    "solve_sum",
+    "solve_upgrad",
+]
+
+
+def _weights_like(gram: Tensor, *args: Any) -> Tensor:
+    """The fake kernel of every solver."""
+    return gram.new_empty(gram.shape[:2])
+
+
+class _Solver(Operator):
+    """An operator ``solve_*``: ``(S, T, T)`` to ``(S, T)``, both float64."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, _weights_like)
+
+    def __call__(self, gram: Tensor, scale: Tensor | None, *args: Any) -> Tensor:
+        weights: Tensor = self.on(gram.device.type, gram.shape[-1])(gram, scale, *args)
+        return weights
+
+
+_solve_sum = _Solver("solve_sum")
+_solve_mean = _Solver("solve_mean")
+_solve_pcgrad = _Solver("solve_pcgrad")
+_solve_gradvac = _Solver("solve_gradvac")
+_solve_adaptive_sharing = _Solver("solve_adaptive_sharing")
+_solve_mgda = _Solver("solve_mgda")
+_solve_mgda_frank_wolfe = _Solver("solve_mgda_frank_wolfe")
+_solve_cagrad = _Solver("solve_cagrad")
+_solve_upgrad = _Solver("solve_upgrad")
+_solve_dualproj = _Solver("solve_dualproj")
+_solve_pcd = _Solver("solve_pcd")
+_solve_imtl_g = _Solver("solve_imtl_g")
+_solve_config = _Solver("solve_config")
+_solve_aligned_mtl = _Solver("solve_aligned_mtl")
+_solve_nash_mtl = _Solver("solve_nash_mtl")
+_solve_fairgrad = _Solver("solve_fairgrad")
+_solve_krum = _Solver("solve_krum")
+_solve_sdmgrad = _Solver("solve_sdmgrad")
+_solve_modo = _Solver("solve_modo")
+
+
+def solve_sum(gram: Tensor, scale: Tensor | None = None) -> Tensor:
+    """``w = 1`` for every task that takes part."""
+    return _solve_sum(gram, scale)
+
+
+def solve_mean(gram: Tensor, scale: Tensor | None = None) -> Tensor:
+    """``w = 1/k`` for the k tasks that take part."""
+    return _solve_mean(gram, scale)
+
+
+def solve_pcgrad(
+    gram: Tensor, scale: Tensor | None = None, *, orders: Tensor, mean: bool = False
+) -> Tensor:
+    """Conflicting gradients projected on each other's normal planes, summed or averaged.
+
+    Row i of ``orders[s]``, ``(S, T, K)`` int64, is the order in which the others correct task i;
+    whoever is no other task that takes part is passed over.
+    """
+    return _solve_pcgrad(gram, scale, orders, mean)
+
+
+def solve_gradvac(
+    gram: Tensor,
+    scale: Tensor | None = None,
+    *,
+    orders: Tensor,
+    rho: Tensor,
+    beta: float = 0.5,
+    eps: float = 0.0,
+    tol: float = 1e-9,
+) -> Tensor:
+    """Cosines raised to their running means ``rho`` ``(S, T, T)``, which is changed in place.
+
+    ``orders`` as of :func:`solve_pcgrad`.
+    """
+    return _solve_gradvac(gram, scale, orders, rho, beta, eps, tol)
+
+
+def solve_adaptive_sharing(
+    gram: Tensor, scale: Tensor | None = None, *, cosines: Tensor, beta: float = 0.9
+) -> Tensor:
+    """``w_j = Σ_i r_ij / (Σ_m r_im)²``, r the average ``cosines`` in [0, 1] with ``r_ii = 1``.
+
+    ``cosines`` ``(S, T, T)``, NaN for tasks that never met, move towards those of G in place.
+    """
+    return _solve_adaptive_sharing(gram, scale, cosines, beta)
+
+
+def solve_mgda(gram: Tensor, scale: Tensor | None = None) -> Tensor:
+    """The w on the simplex with ``wᵀGw`` least."""
+    return _solve_mgda(gram, scale)
+
+
+def solve_mgda_frank_wolfe(
+    gram: Tensor, scale: Tensor | None = None, *, epsilon: float = 1e-3, max_iters: int = 100
+) -> Tensor:
+    """The same by Frank & Wolfe, until a step is shorter than ``epsilon``."""
+    return _solve_mgda_frank_wolfe(gram, scale, epsilon, max_iters)
+
+
+def solve_cagrad(
+    gram: Tensor,
+    scale: Tensor | None = None,
+    *,
+    c: float = 0.5,
+    rescale: Literal[0, 1, 2] = 0,
+    norm_eps: float = 0.0,
+) -> Tensor:
+    """The d with ``min_i <g_i, d>`` largest in ``|d - g0| <= c|g0|``, g0 the mean gradient."""
+    return _solve_cagrad(gram, scale, c, rescale, norm_eps)
+
+
+def solve_upgrad(
+    gram: Tensor,
+    scale: Tensor | None = None,
+    *,
+    preference: Tensor | None = None,
+    scaling: Literal["rows", "frobenius"] = "rows",
+    reg_eps: float = 1e-6,
+    norm_eps: float = 0.0,
+) -> Tensor:
+    """Sum of the projections of ``p_i g_i`` on the dual cone of all gradients.
+
+    ``preference`` p ``(T,)`` float64, or 1/k.
+    """
+    return _solve_upgrad(gram, scale, preference, scaling == "rows", reg_eps, norm_eps)
+
+
+def solve_dualproj(
+    gram: Tensor,
+    scale: Tensor | None = None,
+    *,
+    preference: Tensor | None = None,
+    scaling: Literal["rows", "frobenius"] = "rows",
+    reg_eps: float = 1e-6,
+    norm_eps: float = 0.0,
+) -> Tensor:
+    """Projection of ``Σ p_i g_i`` on the dual cone of the gradients; see :func:`solve_upgrad`."""
+    return _solve_dualproj(gram, scale, preference, scaling == "rows", reg_eps, norm_eps)
+
+
+def solve_pcd(
+    gram: Tensor,
+    scale: Tensor | None = None,
+    *,
+    state: Tensor,
+    tau: float = 0.02,
+    beta: float = 0.999,
+    eps: float = 1e-8,
+) -> Tensor:
+    """The d nearest to the gradient of task 0 that makes progress for every other task.
+
+    ``state`` ``(S, 2, T)``, changed in place: running means of ``|g_t|²``, not yet corrected, and the
+    total weight in them.
+    """
+    return _solve_pcd(gram, scale, state, tau, beta, eps)
+
+
+def solve_imtl_g(
+    gram: Tensor,
+    scale: Tensor | None = None,
+    *,
+    avoid_ascent: bool = False,
+    rank_tol: float | None = None,
+) -> Tensor:
+    """Equal projections on all unit gradients, ``Σw = 1``; ConFIG where that goes uphill."""
+    return _solve_imtl_g(gram, scale, avoid_ascent, rank_tol)
+
+
+def solve_config(
+    gram: Tensor,
+    scale: Tensor | None = None,
+    *,
+    preference: Tensor | None = None,
+    rank_tol: float | None = None,
+) -> Tensor:
+    """``w = (n·Cx / xᵀCx) x/n``, ``x = C⁺p``; ``preference`` p ``(T,)`` float64, or 1."""
+    return _solve_config(gram, scale, preference, rank_tol)
+
+
+def solve_aligned_mtl(
+    gram: Tensor,
+    scale: Tensor | None = None,
+    *,
+    preference: Tensor | None = None,
+    scale_mode: Literal["min", "median", "rmse"] = "min",
+    rank_tol: float | None = None,
+) -> Tensor:
+    """``w = √σ V Λ^{-1/2} Vᵀ p``; ``preference`` p ``(T,)`` float64, or 1/k."""
+    mode = ("min", "median", "rmse").index(scale_mode)
+    return _solve_aligned_mtl(gram, scale, preference, mode, rank_tol)
+
+
+def solve_nash_mtl(
+    gram: Tensor,
+    scale: Tensor | None = None,
+    *,
+    max_norm: float | None = 1.0,
+    reg_eps: float = 1e-10,
+) -> Tensor:
+    """The w > 0 with ``(Gw)_i = 1/w_i``, shortened to ``√(wᵀGw) <= max_norm``."""
+    return _solve_nash_mtl(gram, scale, max_norm, reg_eps)
+
+
+def solve_fairgrad(
+    gram: Tensor, scale: Tensor | None = None, *, alpha: float = 1.0, reg_eps: float = 1e-10
+) -> Tensor:
+    """The w > 0 with ``(Gw)_i = w_i^{-1/α}``."""
+    return _solve_fairgrad(gram, scale, alpha, reg_eps)
+
+
+def solve_krum(
+    gram: Tensor,
+    scale: Tensor | None = None,
+    *,
+    n_byzantine: int,
+    n_selected: int = 1,
+    squared: bool = True,
+) -> Tensor:
+    """``w = 1/m`` for the m tasks with the least distances to their nearest neighbours."""
+    return _solve_krum(gram, scale, n_byzantine, n_selected, squared)
+
+
+def solve_sdmgrad(
+    cross_gram: Tensor,
+    scale: Tensor | None = None,
+    *,
+    state: Tensor,
+    preference: Tensor | None = None,
+    lr: float = 10.0,
+    momentum: float = 0.5,
+    n_iter: int = 20,
+    lam: float = 0.3,
+) -> Tensor:
+    """Projected momentum steps from ``state`` ``(S, T)``, changed in place; ``A = J₁J₂ᵀ``."""
+    return _solve_sdmgrad(cross_gram, scale, state, preference, lr, momentum, n_iter, lam)
+
+
+def solve_modo(
+    cross_gram: Tensor,
+    scale: Tensor | None = None,
+    *,
+    state: Tensor,
+    gamma: float = 1e-3,
+    rho: float = 0.1,
+) -> Tensor:
+    """One projected step from ``state`` ``(S, T)``, changed in place; ``A = J₁J₂ᵀ``."""
+    return _solve_modo(cross_gram, scale, state, gamma, rho)

@@ -1,0 +1,1 @@
+"""What a user holds: the optimizer, its options, and what it remembers."""

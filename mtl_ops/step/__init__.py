@@ -1,0 +1,1 @@
+"""The ways to take a step: one a file."""

@@ -1,0 +1,78 @@
+"""Where the merged gradient lands: ``.grad``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..distributed import Processes, Scatter
+from ..gradients.rows import columns, dtypes_of
+from ..merging.layout import NOTHING_REACHED, find_layout
+from ..merging.merge import merge_rows
+from ..merging.report import Report
+from ..merging.rules import Rules
+from ..methods import Method
+
+__all__ = ["add_to_grads", "merge_into_grads"]
+
+
+def merge_into_grads(
+    method: Method,
+    rows: list[Tensor | None],
+    params: Sequence[Tensor],
+    weights: Sequence[float],
+    rules: Rules,
+    *,
+    sets: Sequence[int] | None = None,
+    shared: Sequence[bool] | None = None,
+    parallel: Processes | None = None,
+    early: Scatter | None = None,
+    **rest: Any,
+) -> Report:
+    """Merges ``T × P`` gradients and adds the result to ``.grad``; see :func:`merge_rows`.
+
+    The list of gradients is emptied, to free them before what was merged is converted.
+    """
+    if parallel is not None:
+        report, merged = parallel.merge(
+            method, rows, params, weights, rules, sets=sets, shared=shared, early=early, **rest
+        )
+        add_to_grads(merged, params)
+        return report
+    given = rows
+    layout = find_layout(rows, len(weights), sets, shared)
+    reached: Sequence[Tensor] = params
+    if layout.kept is not None:
+        reached = [params[p] for p in layout.kept]
+        rows = columns(rows, len(params), layout.kept)
+    if not reached:
+        raise ValueError(NOTHING_REACHED)
+    dtypes = dtypes_of(rows, reached)
+    as_stored = all(param.dtype == dtype for param, dtype in zip(reached, dtypes, strict=True))
+    accumulate = as_stored and any(param.grad is not None for param in reached)
+    if accumulate:
+        out = [torch.zeros_like(p) if p.grad is None else p.grad for p in reached]
+    else:
+        out = [torch.empty_like(p, dtype=dtype) for p, dtype in zip(reached, dtypes, strict=True)]
+    report = merge_rows(method, rows, out, weights, layout, rules, accumulate=accumulate, **rest)
+    rows.clear()
+    given.clear()
+    if as_stored:
+        for param, gradient in zip(reached, out, strict=True):
+            param.grad = gradient
+    else:
+        add_to_grads(dict(enumerate(out)), reached)
+    return report
+
+
+def add_to_grads(merged: dict[int, Tensor], params: Sequence[Tensor]) -> None:
+    """Adds gradients, by place and of any dtype, to ``.grad``; frees each before the next is converted."""
+    for place in list(merged):
+        param, gradient = params[place], merged.pop(place)
+        if param.grad is None:
+            param.grad = gradient.to(param.dtype)
+        else:
+            param.grad.add_(gradient)
