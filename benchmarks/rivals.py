@@ -14,6 +14,9 @@ import torch
 from torch import Tensor
 
 import mtl_ops
+from mtl_ops.gradients.parameters import Parameters
+from mtl_ops.gradients.tasks import Tasks
+from mtl_ops.merging.call import Call
 from mtl_ops.merging.layout import find_layout
 from mtl_ops.merging.merge import merge_rows
 from mtl_ops.merging.rules import Rules
@@ -76,16 +79,18 @@ def ours(problem: Problem, method: str, **given: Any) -> Merge:
     """What :meth:`MultiTaskOptimizer.backward` does after the last task's backward."""
     rows, tasks = problem.flat, len(problem.rows)
     merger = method_of(method, tasks)
-    weights, rules = [1.0] * tasks, Rules(nonfinite="skip_task")
-    losses = losses_of(tasks, problem.params[0].device) if merger.uses_losses else None
+    losses = losses_of(tasks, problem.params[0].device)
+    known = Tasks(None, (None,) * tasks, part=(True,) * tasks, totals=losses)
+    params, rules = Parameters(problem.params), Rules(nonfinite="skip_task")
+    call = Call(merger, known, params, [1.0] * tasks, rules, given)
 
-    def call() -> list[Tensor]:
+    def run() -> list[Tensor]:
         layout = find_layout(rows, tasks)
         out = [torch.empty_like(param) for param in problem.params]
-        merge_rows(merger, rows, out, weights, layout, rules, losses=losses, given=given)
+        merge_rows(call, rows, out, layout)
         return out
 
-    return call
+    return run
 
 
 # ---- a naive loop: one long vector a task, and the formula of the paper -------------------------

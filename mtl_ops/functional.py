@@ -10,7 +10,9 @@ from torch import Tensor
 
 from .gradients.checks import check_owned, check_plain
 from .gradients.graph import refuse_reentrant_checkpoints
-from .gradients.tasks import Losses, read_losses
+from .gradients.parameters import Parameters
+from .gradients.tasks import Losses, Tasks, read_losses
+from .merging.call import Call
 from .merging.layout import Layout
 from .merging.merge import merge_rows
 from .merging.report import Report
@@ -126,16 +128,9 @@ def merge(
         )
     matrix = gradients.detach()
     out = torch.empty_like(matrix[0])
-    report = merge_rows(
-        chosen,
-        matrix.unbind(),
-        [out],
-        weights,
-        Layout(None, (), 1, 1, (True,) * tasks, (0,)),
-        rules,
-        losses=losses,
-        given=given,
-    )
+    known = Tasks(None, (None,) * tasks, part=(True,) * tasks, totals=losses)
+    call = Call(chosen, known, Parameters([out]), weights, rules, given)
+    report = merge_rows(call, matrix.unbind(), [out], Layout(None, (), 1, 1, (True,) * tasks, (0,)))
     if not return_weights:
         return out
     assert report.weights is not None
@@ -207,13 +202,14 @@ def backward(
             "Parameter `params` should hold a tensor that requires a gradient. Found none."
         )
     named = None if chosen is None else {id(param) for param in chosen}
-    return fill_grads(
+    flags = None if named is None else [id(param) in named for param in owned]
+    call = Call(
         resolve(method),
         read,
-        owned,
+        Parameters(owned, shared=flags),
         read_task_weights(task_weights, read.names, len(read.losses), 0),
         Rules(max_task_norm, clip_value, max_norm, nonfinite),
-        shared=None if named is None else [id(param) in named for param in owned],
-        given=given,
+        given,
         retain_graph=retain_graph,
     )
+    return fill_grads(call)

@@ -7,20 +7,20 @@ measured (an all-reduce of T×T numbers), solves the same small problem, merges 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from ..gradients.rows import columns, dtypes_of
 from ..gradients.tasks import Tasks
+from ..merging.call import Call, Part
 from ..merging.layout import NOTHING_REACHED, Layout, find_layout
 from ..merging.merge import merge_rows
 from ..merging.report import Report
-from ..merging.rules import Rules
-from ..methods import CoordinateMethod, Method
+from ..methods import CoordinateMethod
 from ._buckets import make_buckets
 from ._processes import Processes
 from ._scatter import Scatter, reach_of
@@ -70,46 +70,38 @@ class DataParallel(Processes):
         """Any process may lack any task."""
 
     def merge(
-        self,
-        method: Method,
-        rows: Sequence[Tensor | None],
-        params: Sequence[Tensor],
-        weights: Sequence[float],
-        rules: Rules,
-        *,
-        sets: Sequence[int] | None = None,
-        shared: Sequence[bool] | None = None,
-        early: Scatter | None = None,
-        **rest: Any,
+        self, call: Call, rows: Sequence[Tensor | None], early: Scatter | None = None
     ) -> tuple[Report, dict[int, Tensor]]:
         """The merged gradient of each parameter that any task reaches on any process, by its place."""
-        tasks = len(weights)
+        params, tasks = call.params.tensors, len(call.task_weights)
         reached = self.anywhere(rows, params)
-        layout = find_layout(reached, tasks, sets, shared)
+        layout = find_layout(reached, tasks, call.params.sets, call.params.shared)
         flags = tuple(row is not None for row in reached)
         if not any(flags):
             raise ValueError(NOTHING_REACHED)
         if self.mode == "exact":
-            self._flags[_key(params, weights)] = flags
+            self._flags[_key(call)] = flags
             scatter = early
             if scatter is None or scatter.flags != flags:
                 scatter = self._scattered(rows, params, flags, tasks)
-            report, merged = self._merge_shards(method, scatter, weights, rules, layout, rest)
+            report, merged = self._merge_shards(call, scatter, layout)
             return report, dict(zip(scatter.kept, merged, strict=True))
         kept = reach_of(flags, tasks)[0]
         rows = columns(rows, len(params), kept)
         params = [params[p] for p in kept]
-        report, merged = self._merge_locally(method, rows, params, weights, rules, layout, rest)
+        report, merged = self._merge_locally(call, rows, params, layout)
         return report, dict(zip(kept, merged, strict=True))
 
-    def expect(self, params: Sequence[Tensor], weights: Sequence[float]) -> Scatter | None:
+    def expect(self, call: Call) -> Scatter | None:
         """Sums what it is given of each task over the processes, while the other tasks' backwards run.
 
         What goes where depends on which task reaches which parameter in any process, which is known
         only at the end. So it is taken to be as last time, and sent again if it was not.
         """
-        flags = self._flags.get(_key(params, weights))
-        return None if flags is None else Scatter(self.wire, params, flags, len(weights))
+        flags = self._flags.get(_key(call))
+        if flags is None:
+            return None
+        return Scatter(self.wire, call.params.tensors, flags, len(call.task_weights))
 
     def _scattered(
         self,
@@ -137,16 +129,10 @@ class DataParallel(Processes):
         ]
 
     def _merge_shards(
-        self,
-        method: Method,
-        scatter: Scatter,
-        weights: Sequence[float],
-        rules: Rules,
-        layout: Layout,
-        rest: Mapping[str, Any],
+        self, call: Call, scatter: Scatter, layout: Layout
     ) -> tuple[Report, list[Tensor]]:
         """Measures and merges this process's part of the sums, and gathers the others'."""
-        tasks = len(weights)
+        method, tasks = call.method, len(call.task_weights)
         buckets, params = scatter.buckets, scatter.params
         segments = layout.homes(len(params))
         outs = [bucket.empty_shard() for bucket in buckets]
@@ -170,15 +156,11 @@ class DataParallel(Processes):
             out, homes, first = [*out, outs[0][:0]], [*homes, 0], [*first, 0]
             columns_ = [[*column, outs[0][:0]] for column in columns_]
         report = merge_rows(
-            method,
+            call,
             [row for column in columns_ for row in column],
             out,
-            weights,
             replace(layout, kept=None, segments=tuple(homes)),
-            rules,
-            total=self.total,
-            first=first,
-            **rest,
+            part=Part(self.total, first=first),
         )
         merged: list[Tensor | None] = [None] * len(params)
         for bucket, target in zip(buckets, outs, strict=True):
@@ -189,35 +171,24 @@ class DataParallel(Processes):
 
     def _merge_locally(
         self,
-        method: Method,
+        call: Call,
         rows: Sequence[Tensor | None],
         params: Sequence[Tensor],
-        weights: Sequence[float],
-        rules: Rules,
         layout: Layout,
-        rest: Mapping[str, Any],
     ) -> tuple[Report, list[Tensor]]:
         """Merges this process's own gradients with weights from the mean Gram matrix, and sums."""
         out = [
             torch.zeros_like(param, dtype=dtype)
             for param, dtype in zip(params, dtypes_of(rows, params), strict=True)
         ]
-        report = merge_rows(
-            method,
-            rows,
-            out,
-            weights,
-            replace(layout, kept=None),
-            rules,
-            total=lambda gram: self.total(gram * self.world),
-            **rest,
-        )
+        mean = Part(lambda gram: self.total(gram * self.world))
+        report = merge_rows(call, rows, out, replace(layout, kept=None), part=mean)
         merged: list[Tensor | None] = [None] * len(params)
         for bucket in make_buckets(params, [(0, 1)] * len(params), self.world):
             bucket.unflatten(self.total(bucket.flatten(out)), params, merged)
         return report, [gradient for gradient in merged if gradient is not None]
 
 
-def _key(params: Sequence[Tensor], weights: Sequence[float]) -> tuple[int, ...]:
+def _key(call: Call) -> tuple[int, ...]:
     """What all processes know of a step before it."""
-    return (len(params), *(int(weight != 0.0) for weight in weights))
+    return (len(call.params.tensors), *(int(weight != 0.0) for weight in call.weights))

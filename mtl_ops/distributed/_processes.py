@@ -14,9 +14,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..gradients.tasks import Tasks
+from ..merging.call import Call
 from ..merging.report import Report
-from ..merging.rules import Rules
-from ..methods import Method
 from ._collectives import Collectives
 from ._samples import Samples, read_samples
 from ._scatter import Scatter
@@ -67,17 +66,7 @@ class Processes(ABC):
 
     @abstractmethod
     def merge(
-        self,
-        method: Method,
-        rows: Sequence[Tensor | None],
-        params: Sequence[Tensor],
-        weights: Sequence[float],
-        rules: Rules,
-        *,
-        sets: Sequence[int] | None = None,
-        shared: Sequence[bool] | None = None,
-        early: Scatter | None = None,
-        **rest: Any,
+        self, call: Call, rows: Sequence[Tensor | None], early: Scatter | None = None
     ) -> tuple[Report, dict[int, Tensor]]:
         """The merged gradient of each parameter that any task reaches on any process, by its place."""
 
@@ -106,13 +95,8 @@ class Processes(ABC):
         """``rows``, with something where the task reaches the parameter in another process only."""
         return rows
 
-    def expect(self, params: Sequence[Tensor], weights: Sequence[float]) -> Scatter | None:
-        """What can take the gradients of each task before :meth:`merge` gets all of them, if anything.
-
-        Args:
-            params: P parameters.
-            weights: T factors, 0 for a task that takes no part.
-        """
+    def expect(self, call: Call) -> Scatter | None:
+        """What can take the gradients of each task before :meth:`merge` gets all of them, if anything."""
         return None
 
     def _whole(self, tasks: Tasks) -> Tasks:

@@ -19,11 +19,10 @@ from ..gradients.graph import leaf_tensors
 from ..gradients.rows import columns, dtypes_of
 from ..gradients.storage import is_dtensor
 from ..gradients.tasks import Tasks
+from ..merging.call import Call, Part
 from ..merging.layout import NOTHING_REACHED, find_layout
 from ..merging.merge import merge_rows
 from ..merging.report import Report
-from ..merging.rules import Rules
-from ..methods import Method
 from ._placements import check_sharding, first_element, measured_here
 from ._processes import Processes
 from ._scatter import Scatter
@@ -183,23 +182,14 @@ class Sharded(Processes):
     # ---- merging --------------------------------------------------------------------------------
 
     def merge(
-        self,
-        method: Method,
-        rows: Sequence[Tensor | None],
-        params: Sequence[Tensor],
-        weights: Sequence[float],
-        rules: Rules,
-        *,
-        sets: Sequence[int] | None = None,
-        shared: Sequence[bool] | None = None,
-        early: Scatter | None = None,
-        **rest: Any,
+        self, call: Call, rows: Sequence[Tensor | None], early: Scatter | None = None
     ) -> tuple[Report, dict[int, Tensor]]:
         """The merged gradient of each parameter that any task reaches, a DTensor, by its place."""
         assert early is None  # FSDP sends gradients by itself
         for one in self.fsdp:  # or the next forward would not see what the step has changed
             one.reshard()
-        layout = find_layout(rows, len(weights), sets, shared)
+        params = call.params.tensors
+        layout = find_layout(rows, len(call.task_weights), call.params.sets, call.params.shared)
         kept = list(range(len(params))) if layout.kept is None else list(layout.kept)
         if not kept:
             raise ValueError(NOTHING_REACHED)
@@ -209,21 +199,16 @@ class Sharded(Processes):
             torch.empty_like(param.to_local(), dtype=dtype)
             for param, dtype in zip(reached, dtypes_of(rows, reached), strict=True)
         ]
-        report = merge_rows(
-            method,
-            rows,
-            out,
-            weights,
-            layout,
-            rules,
-            total=self.total,
+        numbers = layout.first_numbers(reached)
+        part = Part(
+            self.total,
             measured=[measured_here(param) for param in reached],
             first=[
                 number + first_element(param)
-                for param, number in zip(reached, layout.first_numbers(reached), strict=True)
+                for param, number in zip(reached, numbers, strict=True)
             ],
-            **rest,
         )
+        report = merge_rows(call, rows, out, layout, part=part)
         return report, {
             p: _as_dtensor(local, param) for p, local, param in zip(kept, out, reached, strict=True)
         }

@@ -90,6 +90,11 @@ class Tasks:
         return replace(self, totals=totals, part=tuple(loss is not None for loss in losses))
 
     @property
+    def valued(self) -> bool:
+        """Whether there is a loss to look at."""
+        return self.totals is not None or bool(self.present)
+
+    @property
     def values(self) -> Tensor:
         """``(T,)`` float64, detached; NaN for an absent task."""
         if self.totals is not None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -11,76 +10,71 @@ from torch import Tensor
 from .. import ops
 from ..gradients.rows import columns
 from ..methods import CoordinateMethod
+from .call import Call, Part
 from .layout import Layout
-from .rules import Rules
 
 __all__ = ["clip_merged", "merge_coordinates", "write_coordinates"]
 
 
 def merge_coordinates(
-    method: CoordinateMethod,
+    call: Call,
     rows: Sequence[Tensor | None],
     out: Sequence[Tensor],
     gram: Tensor | None,
     scale: Tensor,
     layout: Layout,
-    rules: Rules,
-    given: Mapping[str, Any],
     accumulate: bool,
-    total: Callable[[Tensor], Tensor] | None,
-    measured: Sequence[bool] | None,
-    first: Sequence[int] | None,
+    part: Part,
 ) -> Tensor | None:
-    """As :func:`merge_rows` for a method that merges coordinate by coordinate.
+    """As :func:`mtl_ops.merging.merge.merge_rows` for a method that merges coordinate by coordinate.
 
     Its merged norm is known only afterwards, so clipping it costs one more pass over the result.
     """
-    clipped = rules.max_norm is not None
-    to = [torch.empty_like(tensor) for tensor in out] if clipped and accumulate else out
-    square = write_coordinates(
-        method, rows, to, scale, layout, rules.clip_value, given, accumulate and not clipped, first
-    )
-    if rules.max_norm is None:
+    max_norm = call.rules.max_norm
+    if max_norm is None:
+        write_coordinates(call, rows, out, scale, layout, accumulate, part.first)
         return None
-    if total is not None:
-        if measured is not None:
+    to = [torch.empty_like(tensor) for tensor in out] if accumulate else out
+    square = write_coordinates(call, rows, to, scale, layout, first=part.first)
+    if part.total is not None:
+        if part.measured is not None:
             home = layout.homes(len(out))
             mine = [
                 tensor.double().square().sum()
-                for tensor, segment, here in zip(to, home, measured, strict=True)
+                for tensor, segment, here in zip(to, home, part.measured, strict=True)
                 if here and segment < layout.shared
             ]
             square = torch.stack([torch.zeros_like(square), *mine]).sum()
-        square = total(square)
+        square = part.total(square)
     assert gram is not None
-    clip_scale = clip_merged(to, square, gram, scale, layout, rules.max_norm)
+    clip_scale = clip_merged(to, square, gram, scale, layout, max_norm)
     if to is not out:
         torch._foreach_add_(list(out), list(to))
     return clip_scale
 
 
 def write_coordinates(
-    method: CoordinateMethod,
+    call: Call,
     rows: Sequence[Tensor | None],
     out: Sequence[Tensor],
     scale: Tensor,
     layout: Layout,
-    clip_value: float | None,
-    given: Mapping[str, Any],
     accumulate: bool = False,
     first: Sequence[int] | None = None,
 ) -> Tensor:
-    """Writes what such a method merges; arguments as of :func:`merge_rows`.
+    """Writes what a :class:`mtl_ops.methods.CoordinateMethod` merges.
 
     Returns:
         The squared norm of the merged gradient of the shared parameters, 0-d float64.
     """
+    method, clip_value = call.method, call.rules.clip_value
+    assert isinstance(method, CoordinateMethod)
     home = layout.homes(len(out))
     shared = [p for p, segment in enumerate(home) if segment < layout.shared]
     own = [p for p, segment in enumerate(home) if segment >= layout.shared]
     square = torch.zeros((), dtype=torch.float64, device=scale.device)
     if shared:
-        places = [home[p] for p in shared]
+        places, given = [home[p] for p in shared], call.given
         if first is not None and method.draws:
             given = {**given, "first": [first[p] for p in shared]}
         square = square + method.merge_(

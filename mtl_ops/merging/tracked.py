@@ -10,13 +10,14 @@ from torch import Tensor
 
 from .. import ops
 from ..methods import TrackingMethod
+from .call import Call
 from .layout import Layout
 
-__all__ = ["Problem", "show"]
+__all__ = ["Tracked", "show"]
 
 
 @dataclass
-class Problem:
+class Tracked:
     """What is weighed and merged.
 
     Attributes:
@@ -45,12 +46,11 @@ class Problem:
 
 def show(
     method: TrackingMethod,
-    problem: Problem,
-    losses: Tensor | None,
+    seen: Tracked,
+    call: Call,
     layout: Layout,
-    grad_scale: Tensor | None,
     alone: bool,
-) -> Problem:
+) -> Tracked:
     """Shows the method the gradients of the shared parameters, and returns what it makes of them.
 
     It sees them as they would be merged: clipped, times the task's weight, and without the tasks that
@@ -65,40 +65,41 @@ def show(
             f"Method {method.name!r} should be used in a single process, because it remembers "
             "gradients. Found several processes."
         )
-    assert problem.gram is not None
-    tasks, shared = problem.scale.shape[1], layout.shared
-    count = len(problem.rows) // tasks
-    rows = list(problem.rows)
-    if problem.clip_value is not None:
-        limit = problem.clip_value
+    assert seen.gram is not None
+    grad_scale = call.scale
+    tasks, shared = seen.scale.shape[1], layout.shared
+    count = len(seen.rows) // tasks
+    rows = list(seen.rows)
+    if seen.clip_value is not None:
+        limit = seen.clip_value
         rows = [None if row is None else row.clamp(-limit, limit) for row in rows]
     home = layout.homes(count)
     picked = [p for p in range(count) if home[p] < shared]
     places = picked if layout.kept is None else [layout.kept[p] for p in picked]
     segments = [home[p] for p in picked]
-    part = problem.scale[:shared] != 0
-    squares = problem.gram[:shared].diagonal(dim1=1, dim2=2)
+    part = seen.scale[:shared] != 0
+    squares = seen.gram[:shared].diagonal(dim1=1, dim2=2)
     usable = torch.where(part, squares, 0.0).isfinite().all()
-    factors = torch.where(usable, problem.scale[:shared].amax(dim=0), 0.0)
+    factors = torch.where(usable, seen.scale[:shared].amax(dim=0), 0.0)
     if grad_scale is not None:
         factors = factors / grad_scale
-    seen = [rows[t * count + p] for t in range(tasks) for p in picked]
-    tracked = method.track(seen, factors, losses, places, segments)
+    shown = [rows[t * count + p] for t in range(tasks) for p in picked]
+    tracked = method.track(shown, factors, call.shown_losses, places, segments)
     if tracked is None:
-        gram = torch.where(usable, problem.gram, torch.nan)
-        return Problem(rows, gram, problem.scale, None)
+        gram = torch.where(usable, seen.gram, torch.nan)
+        return Tracked(rows, gram, seen.scale, None)
     for k, row in enumerate(tracked):
         t, place = divmod(k, len(picked))
         rows[t * count + picked[place]] = row
     gram = torch.where(usable, ops.gram(tracked, tasks, segments), torch.nan)
     unit = None
     if grad_scale is not None:
-        ones = torch.ones_like(problem.scale[:, :1])
+        ones = torch.ones_like(seen.scale[:, :1])
         unit = torch.cat([ones[:shared] * grad_scale, ones[shared:]])
-    return Problem(
+    return Tracked(
         rows,
-        torch.cat([gram, problem.gram[shared:]]),
-        torch.cat([part.double(), problem.scale[shared:]]),
+        torch.cat([gram, seen.gram[shared:]]),
+        torch.cat([part.double(), seen.scale[shared:]]),
         None,
         unit,
     )

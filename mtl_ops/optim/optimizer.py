@@ -17,7 +17,14 @@ from ..gradients.batched import Batching
 from ..gradients.checks import check_names, check_owned
 from ..gradients.differentiate import task_gradients
 from ..gradients.graph import allow_repeated_backward, refuse_reentrant_checkpoints, warn_of_graph
+from ..gradients.parameters import (
+    Granularity,
+    Parameters,
+    check_granularity,
+    find_parameters,
+)
 from ..gradients.tasks import Losses, Tasks
+from ..merging.call import Call
 from ..merging.rules import Nonfinite, Rules, TaskWeights, read_task_weights
 from ..methods import Method, resolve
 from ..step.exact import fill_grads
@@ -29,7 +36,6 @@ from .arguments import (
     check_memory,
 )
 from .checkpoints import CheckpointedOptimizer
-from .parameters import Granularity, Parameters, check_granularity, find_parameters
 from .turns import Groups, Order, make_turns
 
 __all__ = ["MultiTaskOptimizer"]
@@ -274,35 +280,20 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         count = len(read.losses)
         weights = read_task_weights(self.task_weights, read.names, count, memory.steps)
         params = self._parameters()
-        common: dict[str, Any] = {
-            "given": given,
-            "times_skipped": memory.counter(self._device()),
-            "retain_graph": retain_graph,
-        }
+        counter = memory.counter(self._device())
+        call = Call(self.method, read, params, weights, self.rules, given, counter, retain_graph)
         if memory.steps == 0:
             refuse_reentrant_checkpoints(read.losses)
         fresh = all(param.grad is None for param in params.tensors)
         if self._cheap is not None:
-            report = self._cheap.backward(
-                read, features, params.tensors, weights, memory.steps, **common
-            )
+            report = self._cheap.backward(call, features, memory.steps)
         elif features is not None:
             raise ValueError(
                 'Parameter `features` should be given with `gram_on="features"`. Found it without.'
             )
         else:
             accumulated, memory.accumulated = memory.accumulated, None
-            report = fill_grads(
-                self.method,
-                read,
-                params.tensors,
-                weights,
-                self.rules,
-                sets=params.sets,
-                shared=params.shared,
-                accumulated=accumulated,
-                **common,
-            )
+            report = fill_grads(call, accumulated)
         memory.report = report
         memory.unstepped = [report] if fresh else [*memory.unstepped, report]
         if not memory.looked_at_graph and len(read.present) == count:

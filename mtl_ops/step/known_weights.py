@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,8 +16,10 @@ from torch import Tensor
 from .. import ops
 from ..gradients.differentiate import dense, differentiate, joint_backward, joint_gradient
 from ..gradients.graph import leaves, leaves_of_each
+from ..gradients.parameters import Parameters
 from ..gradients.rows import unscaled
 from ..gradients.tasks import Tasks
+from ..merging.call import Call
 from ..merging.merge import raise_if_nonfinite
 from ..merging.report import Report
 from ..merging.rules import Rules
@@ -53,18 +55,14 @@ class Measured:
 
 
 def features_step(
-    weigh: Callable[[Sequence[Tensor | None]], Measured],
-    tasks: Tasks,
-    features: Sequence[Tensor],
-    params: Sequence[Tensor],
-    rules: Rules,
-    retain_graph: bool = False,
+    weigh: Callable[[Sequence[Tensor | None]], Measured], call: Call, features: Sequence[Tensor]
 ) -> tuple[Report, Measured]:
     """One step with G measured on the gradients of the features.
 
     Each loss is differentiated down to the features and no further; the merged gradient of the features is then sent
     through the rest of the network. Together that is what one backward of a sum does.
     """
+    tasks, params, retain_graph = call.tasks, call.params.tensors, call.retain_graph
     count = len(features)
     above = leaves(tasks.losses, features)
     downstream = [leaf for leaf in params if id(leaf) in above]
@@ -82,7 +80,7 @@ def features_step(
         at_features[start + k] for start in range(0, len(at_features), count) for k in reached
     ]
     trunk: Sequence[Tensor | None] = [None] * len(params)
-    landed = _can_land(params, rules, tasks)
+    landed = _can_land(call)
     if reached:
         ops.merge_(merged, picked, measured.weights.unsqueeze(0))
         starts = [features[k] for k in reached]
@@ -99,18 +97,13 @@ def features_step(
         for leaf in params
     ]
     with _taken_back(params if landed else ()):
-        report = _write(measured, heads, trunk, params, rules, tasks, landed)
+        report = _write(measured, heads, trunk, call, landed)
     return report, measured
 
 
-def joint_step(
-    measured: Measured,
-    tasks: Tasks,
-    params: Sequence[Tensor],
-    rules: Rules,
-    retain_graph: bool = False,
-) -> Report:
+def joint_step(measured: Measured, call: Call) -> Report:
     """One step with weights that are known: a backward of ``Σ_t w_t L_t``, and one of each head."""
+    tasks, params, retain_graph = call.tasks, call.params.tensors, call.retain_graph
     reached = leaves_of_each(tasks.losses)
     count = len(params)
     reach = [leaf if id(leaf) in found else None for found in reached for leaf in params]
@@ -127,7 +120,7 @@ def joint_step(
                 if id(params[p]) in found:  # in none, if only another process has the task
                     heads[t * count + p] = row
     trunk: list[Tensor | None] = [None] * len(params)
-    landed = _can_land(params, rules, tasks)
+    landed = _can_land(call)
     if shared:
         weights = torch.where(measured.weights == 0, 0.0, measured.weights)
         common = [params[p] for p in shared]
@@ -138,17 +131,17 @@ def joint_step(
             for p, row in zip(shared, joint, strict=True):
                 trunk[p] = row
     with _taken_back(params if landed else ()):
-        return _write(measured, heads, trunk, params, rules, tasks, landed)
+        return _write(measured, heads, trunk, call, landed)
 
 
-def _can_land(params: Sequence[Tensor], rules: Rules, tasks: Tasks) -> bool:
+def _can_land(call: Call) -> bool:
     """Whether the merged gradient can go to ``.grad`` at once, which saves a pass over it.
 
     Not where it is to be clipped or summed over processes, or is added to what only then could not be
     measured any more.
     """
-    alone = tasks.parallel is None and rules.max_norm is None
-    return alone and all(param.grad is None for param in params)
+    alone = call.tasks.parallel is None and call.rules.max_norm is None
+    return alone and all(param.grad is None for param in call.params.tensors)
 
 
 @contextlib.contextmanager
@@ -166,9 +159,7 @@ def _write(
     measured: Measured,
     heads: Sequence[Tensor | None],
     trunk: Sequence[Tensor | None],
-    params: Sequence[Tensor],
-    rules: Rules,
-    tasks: Tasks,
+    call: Call,
     landed: bool,
 ) -> Report:
     """Writes ``.grad`` but for what landed there: T rows of what a task reaches by itself, one of what is merged.
@@ -176,6 +167,7 @@ def _write(
     A parameter that several tasks reach by themselves takes their gradients with the weights, one that a single task
     reaches with its scale; the row of what is merged already has the factor 1.
     """
+    tasks, params, rules = call.tasks, call.params.tensors, call.rules
     count = len(params)
     rows = [*heads, *trunk]
     reached = _reached(rows, params, tasks)
@@ -190,18 +182,24 @@ def _write(
     report = Report()
     if present or not landed:
         known = torch.stack([factors[name] for name in present])
-        report = merge_into_grads(
-            _Known(known),
-            rows,
-            params,
-            [1.0] * (len(tasks.losses) + 1),
-            Rules(max_norm=rules.max_norm, nonfinite=nonfinite),
-            sets=sets,
-            shared=[True] * count,
-            names=(*names, WEIGHTED_SUM),
-            grad_scale=tasks.scale,
-            parallel=tasks.parallel,
+        ones = [1.0] * (len(tasks.losses) + 1)
+        known_call = replace(
+            call,
+            method=_Known(known),
+            tasks=replace(
+                tasks,
+                names=(*names, WEIGHTED_SUM),
+                losses=(None,) * len(ones),
+                part=(True,) * len(ones),
+                totals=None,
+            ),
+            params=Parameters(params, sets, [True] * count),
+            task_weights=ones,
+            rules=Rules(max_norm=rules.max_norm, nonfinite=nonfinite),
+            given={},
+            times_skipped=None,
         )
+        report = merge_into_grads(known_call, rows)
         if report._gram is not None:
             joint.append(_masked(report._gram, known).sum())
     return Report(

@@ -12,13 +12,12 @@ from .. import ops
 from ..gradients.checks import check_owned
 from ..gradients.differentiate import differentiate
 from ..gradients.rows import unscaled
-from ..gradients.tasks import Tasks
+from ..merging.call import Call
 from ..merging.report import Report
 from ..merging.rules import Rules
 from ..methods import Method
 from .exact import fill_grads
 from .known_weights import Measured, features_step, joint_step
-from .weighted_sum import present_weights
 
 __all__ = ["CheapSteps", "make_cheap_steps"]
 
@@ -75,54 +74,22 @@ class CheapSteps:
         self._measured: Measured | None = None
         self._step, self._present = 0, [0]
 
-    def backward(
-        self,
-        tasks: Tasks,
-        features: Tensor | Sequence[Tensor] | None,
-        params: Sequence[Tensor],
-        task_weights: Sequence[float],
-        step: int,
-        *,
-        given: Mapping[str, Any],
-        times_skipped: Tensor | None,
-        retain_graph: bool,
-    ) -> Report:
+    def backward(self, call: Call, features: Tensor | Sequence[Tensor] | None, step: int) -> Report:
         """One backward to ``.grad``; ``step`` is the number of steps taken so far."""
+        tasks = call.tasks
         fresh = self._step < step < self._step + self.weights_every
         if self._measured is not None and fresh and self._present == tasks.taking_part:
-            return joint_step(self._measured, tasks, params, self.rules, retain_graph)
-        weights = present_weights(task_weights, tasks)
+            return joint_step(self._measured, call)
         if self.gram_on is None:
-            report = fill_grads(
-                self.method,
-                tasks,
-                params,
-                task_weights,
-                self.rules,
-                given=given,
-                times_skipped=times_skipped,
-                retain_graph=retain_graph,
-            )
+            report = fill_grads(call)
             measured = Measured.of(report)
+        elif isinstance(self.gram_on, str):
+            weigh = functools.partial(_measure, call)
+            report, measured = features_step(weigh, call, _as_list(features))
         else:
-            losses = tasks.values if self.method.uses_losses else None
-            weigh = functools.partial(
-                _measure,
-                self.method,
-                weights,
-                self.rules,
-                losses,
-                given,
-                times_skipped,
-                tasks,
-            )
-            if isinstance(self.gram_on, str):
-                report, measured = features_step(
-                    weigh, tasks, _as_list(features), params, self.rules, retain_graph
-                )
-            else:
-                measured = weigh(differentiate(tasks, self.gram_on, retain_graph=True))
-                report = joint_step(measured, tasks, params, self.rules, retain_graph)
+            rows = differentiate(tasks, self.gram_on, retain_graph=True)
+            measured = _measure(call, rows)
+            report = joint_step(measured, call)
         self._measured, self._step, self._present = measured, step, tasks.taking_part
         return report
 
@@ -181,28 +148,20 @@ def make_cheap_steps(
     return CheapSteps(method, rules, gram_on, weights_every)
 
 
-def _measure(
-    method: Method,
-    task_weights: Sequence[float],
-    rules: Rules,
-    losses: Tensor | None,
-    given: Mapping[str, Any],
-    times_skipped: Tensor | None,
-    tasks: Tasks,
-    rows: Sequence[Tensor | None],
-) -> Measured:
+def _measure(call: Call, rows: Sequence[Tensor | None]) -> Measured:
     """Weighs the tasks by some of their gradients, ``T × K`` of them."""
-    count = len(task_weights)
+    tasks, count = call.tasks, len(call.task_weights)
     if any(row is not None for row in rows):
-        gram = unscaled(ops.gram(rows, count), tasks.scale)
+        gram = unscaled(ops.gram(rows, count), call.scale)
     else:  # all tasks are in other processes
         gram = tasks.values.new_zeros(1, count, count)
-    if (
-        tasks.parallel is not None
-    ):  # whose features are of other samples: their products just add up
+    if tasks.parallel is not None:
+        # whose features are of other samples: their products just add up
         gram = tasks.parallel.total(gram)
-    scale = ops.task_scales(gram, task_weights, None, rules.nonfinite == "skip_task", times_skipped)
-    return Measured(gram, scale[0], method.solve(gram, scale, losses, **given)[0])
+    skip = call.rules.nonfinite == "skip_task"
+    scale = ops.task_scales(gram, call.weights, None, skip, call.times_skipped)
+    losses = tasks.values if call.method.uses_losses else None
+    return Measured(gram, scale[0], call.method.solve(gram, scale, losses, **call.given)[0])
 
 
 def _as_list(features: Tensor | Sequence[Tensor] | None) -> list[Tensor]:

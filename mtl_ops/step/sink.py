@@ -3,47 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..distributed import Processes, Scatter
+from ..distributed import Scatter
 from ..gradients.rows import columns, dtypes_of
+from ..merging.call import Call
 from ..merging.layout import NOTHING_REACHED, find_layout
 from ..merging.merge import merge_rows
 from ..merging.report import Report
-from ..merging.rules import Rules
-from ..methods import Method
 
 __all__ = ["add_to_grads", "merge_into_grads"]
 
 
-def merge_into_grads(
-    method: Method,
-    rows: list[Tensor | None],
-    params: Sequence[Tensor],
-    weights: Sequence[float],
-    rules: Rules,
-    *,
-    sets: Sequence[int] | None = None,
-    shared: Sequence[bool] | None = None,
-    parallel: Processes | None = None,
-    early: Scatter | None = None,
-    **rest: Any,
-) -> Report:
-    """Merges ``T × P`` gradients and adds the result to ``.grad``; see :func:`merge_rows`.
+def merge_into_grads(call: Call, rows: list[Tensor | None], early: Scatter | None = None) -> Report:
+    """Merges ``T × P`` gradients and adds the result to ``.grad``.
 
-    The list of gradients is emptied, to free them before what was merged is converted.
+    Args:
+        call: What is asked for.
+        rows: The gradients. The list is emptied, to free them before what was merged is converted.
+        early: What the gradients were handed to already, see :meth:`Processes.expect`.
+
+    Raises:
+        ValueError: If no task reaches any parameter.
     """
-    if parallel is not None:
-        report, merged = parallel.merge(
-            method, rows, params, weights, rules, sets=sets, shared=shared, early=early, **rest
-        )
+    params = call.params.tensors
+    if call.tasks.parallel is not None:
+        report, merged = call.tasks.parallel.merge(call, rows, early)
         add_to_grads(merged, params)
         return report
-    given = rows
-    layout = find_layout(rows, len(weights), sets, shared)
+    whole = rows
+    layout = find_layout(rows, len(call.task_weights), call.params.sets, call.params.shared)
     reached: Sequence[Tensor] = params
     if layout.kept is not None:
         reached = [params[p] for p in layout.kept]
@@ -57,9 +48,9 @@ def merge_into_grads(
         out = [torch.zeros_like(p) if p.grad is None else p.grad for p in reached]
     else:
         out = [torch.empty_like(p, dtype=dtype) for p, dtype in zip(reached, dtypes, strict=True)]
-    report = merge_rows(method, rows, out, weights, layout, rules, accumulate=accumulate, **rest)
+    report = merge_rows(call, rows, out, layout, accumulate=accumulate)
     rows.clear()
-    given.clear()
+    whole.clear()
     if as_stored:
         for param, gradient in zip(reached, out, strict=True):
             param.grad = gradient

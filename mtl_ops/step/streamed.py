@@ -19,7 +19,7 @@ from ..gradients.differentiate import differentiate
 from ..gradients.piecewise import in_pieces, split
 from ..gradients.rows import columns, dtypes_of, unscaled
 from ..gradients.storage import store
-from ..gradients.tasks import Tasks
+from ..merging.call import Call
 from ..merging.coordinates import clip_merged, write_coordinates
 from ..merging.layout import NOTHING_REACHED, Layout, find_layout
 from ..merging.merge import (
@@ -29,56 +29,33 @@ from ..merging.merge import (
 )
 from ..merging.report import Report
 from ..merging.rules import Nonfinite, Rules
-from ..methods import CoordinateMethod, Method
+from ..methods import CoordinateMethod
 
 __all__ = ["merge_streamed"]
 
 
-def merge_streamed(
-    method: Method,
-    tasks: Tasks,
-    params: Sequence[Tensor],
-    task_weights: Sequence[float],
-    rules: Rules,
-    *,
-    sets: Sequence[int] | None = None,
-    shared: Sequence[bool] | None = None,
-    losses: Tensor | None = None,
-    given: Mapping[str, Any] | None = None,
-    times_skipped: Tensor | None = None,
-    retain_graph: bool = False,
-) -> tuple[Report, dict[int, Tensor]]:
+def merge_streamed(call: Call) -> tuple[Report, dict[int, Tensor]]:
     """Differentiates the losses and merges the gradients, of which never more than T - 1 and a piece are held.
-
-    Arguments as of :func:`mtl_ops.engine.fill_grads`, but for those of :func:`mtl_ops.merging.merge_rows`.
 
     Returns:
         What was measured and decided, and the merged gradient of each parameter that a task reaches, by
         its place, in the dtype that gradients are stored in.
     """
+    tasks = call.tasks
     last = max(tasks.present)
     others = tuple(None if t == last else loss for t, loss in enumerate(tasks.losses))
-    step = _Step(
-        method=method,
-        tasks=tasks,
-        params=params,
-        task_weights=task_weights,
-        rules=rules,
-        sets=sets,
-        shared=shared,
-        losses=losses,
-        given=given or {},
-        rows=differentiate(replace(tasks, losses=others), params, retain_graph=True),
-    )
+    others_alone = replace(tasks, losses=others)
+    step = _Step(call, differentiate(others_alone, call.params.tensors, retain_graph=True))
     run = step.in_one_pass if step.needs_no_other_piece else step.in_two_passes
-    return run(times_skipped, retain_graph), step.merged
+    return run(), step.merged
 
 
 @dataclass
 class _Step:
-    """One step; fields as of :func:`merge_streamed`.
+    """One step.
 
     Attributes:
+        call: What is asked for.
         rows: ``T × P`` gradients, of which those of the last task come and go, and those of the others go.
         last: The last task.
         reached: ``T × P``, ``True`` where a task reaches a parameter, or ``None``.
@@ -88,15 +65,7 @@ class _Step:
         square: The squared norm of what a coordinate method has merged.
     """
 
-    method: Method
-    tasks: Tasks
-    params: Sequence[Tensor]
-    task_weights: Sequence[float]
-    rules: Rules
-    sets: Sequence[int] | None
-    shared: Sequence[bool] | None
-    losses: Tensor | None
-    given: Mapping[str, Any]
+    call: Call
     rows: list[Tensor | None]
     last: int = field(init=False)
     reached: list[bool | None] = field(init=False)
@@ -106,14 +75,16 @@ class _Step:
     square: Tensor | float = 0.0
 
     def __post_init__(self) -> None:
-        self.last = max(self.tasks.present)
+        self.last = max(self.call.tasks.present)
         self.reached = [None if row is None else True for row in self.rows]
-        self.before = copy.deepcopy(self.method.state_dict())
+        self.before = copy.deepcopy(self.call.method.state_dict())
+        self.tensors = self.call.params.tensors
+        self.sets = self.call.params.sets
 
     @property
     def needs_no_other_piece(self) -> bool:
         """Whether a piece can be merged as soon as it was measured."""
-        method, rules = self.method, self.rules
+        method, rules = self.call.method, self.call.rules
         unchecked = rules.nonfinite in ("propagate", "raise")
         free = rules.max_norm is None and rules.max_task_norm is None and unchecked
         if isinstance(method, CoordinateMethod):
@@ -122,57 +93,59 @@ class _Step:
         alone = method.segmentwise and not method.uses_losses
         return free and alone and len(set(self.sets or ())) > 1
 
-    def in_one_pass(self, times_skipped: Tensor | None, retain_graph: bool) -> Report:
+    def in_one_pass(self) -> Report:
         """Measures and merges each piece when it arrives."""
         weights: dict[int, Tensor] = {}
-        strict: Nonfinite = "raise" if self.rules.nonfinite == "raise" else "propagate"
+        strict: Nonfinite = "raise" if self.call.rules.nonfinite == "raise" else "propagate"
+        piecewise = replace(self.call, rules=Rules(nonfinite=strict), times_skipped=None)
 
         def take(places: Sequence[int], gradients: list[Tensor | None]) -> None:
             self._hold(places, gradients)
             kept, layout, gram = self._measure(places)
             if not kept:
                 return
-            scale = self._scale(gram, layout, Rules(nonfinite=strict))
+            scale = find_scale(piecewise, gram, layout)
             found = self._weigh(gram, scale, layout)
             if found is not None:
                 weights.update(zip(layout.sets, found, strict=True))
             home = dict(zip(kept, layout.homes(len(kept)), strict=True))
             self._write(home, layout, scale, found)
 
-        sets: Sequence[int] = range(len(self.params))
-        if self.sets is not None and not isinstance(self.method, CoordinateMethod):
+        sets: Sequence[int] = range(len(self.tensors))
+        if self.sets is not None and not isinstance(self.call.method, CoordinateMethod):
             sets = self.sets
-        in_pieces(self.tasks, self.last, self.params, sets, take, retain_graph)
+        in_pieces(self.call.tasks, self.last, self.tensors, sets, take, self.call.retain_graph)
         layout, gram = self._measured()
-        scale = self._scale(gram, layout, self.rules, times_skipped)
+        scale = find_scale(self.call, gram, layout)
         joined = None
-        if not isinstance(self.method, CoordinateMethod):
+        if not isinstance(self.call.method, CoordinateMethod):
             solved = [weights[name] for name in layout.sets[: layout.shared]]
             joined = torch.stack(solved) if solved else scale
-        return self._report(layout, gram, scale, joined, None, times_skipped)
+        return report_of(self.call, layout, gram, scale, joined, None)
 
-    def in_two_passes(self, times_skipped: Tensor | None, retain_graph: bool) -> Report:
+    def in_two_passes(self) -> Report:
         """Measures all pieces, and merges them when they arrive again."""
-        every = range(len(self.params))
+        every = range(len(self.tensors))
 
         def measure(places: Sequence[int], gradients: list[Tensor | None]) -> None:
             self._hold(places, gradients)
             self._measure(places)
             self._free(places, [self.last])
 
-        in_pieces(self.tasks, self.last, self.params, every, measure, retain_graph=True)
+        in_pieces(self.call.tasks, self.last, self.tensors, every, measure, retain_graph=True)
         layout, gram = self._measured()
+        times_skipped = self.call.times_skipped
         counted = None if times_skipped is None else times_skipped.clone()
         try:
-            scale = self._scale(gram, layout, self.rules, times_skipped)
+            scale = find_scale(self.call, gram, layout)
             weights = self._weigh(gram, scale, layout)
-            clip_scale = self._merge(layout, gram, scale, weights, retain_graph)
+            clip_scale = self._merge(layout, gram, scale, weights)
         except BaseException:
-            self.method.load_state_dict(self.before)
+            self.call.method.load_state_dict(self.before)
             if times_skipped is not None and counted is not None:
                 times_skipped.copy_(counted)
             raise
-        return self._report(layout, gram, scale, weights, clip_scale, times_skipped)
+        return report_of(self.call, layout, gram, scale, weights, clip_scale)
 
     def _merge(
         self,
@@ -180,17 +153,16 @@ class _Step:
         gram: Tensor,
         scale: Tensor,
         weights: Tensor | None,
-        retain_graph: bool,
     ) -> Tensor | None:
         """The second pass; returns what the whole merged gradient was clipped by."""
-        max_norm, factors, clip_scale = self.rules.max_norm, weights, None
+        max_norm, factors, clip_scale = self.call.rules.max_norm, weights, None
         if weights is not None and max_norm is not None:
             clip_scale = _clip(weights, gram, max_norm)
             factors = weights * clip_scale
-        every = range(len(self.params))
+        every = range(len(self.tensors))
         kept = every if layout.kept is None else layout.kept
         home = dict(zip(kept, layout.homes(len(kept)), strict=True))
-        numbers = layout.first_numbers([self.params[p] for p in kept])
+        numbers = layout.first_numbers([self.tensors[p] for p in kept])
         first = dict(zip(kept, numbers, strict=True))
 
         def write(places: Sequence[int], gradients: list[Tensor | None]) -> None:
@@ -198,7 +170,7 @@ class _Step:
             found = {p: home[p] for p in places if p in home and self._has(p)}
             self._write(found, layout, scale, factors, first)
 
-        in_pieces(self.tasks, self.last, self.params, every, write, retain_graph)
+        in_pieces(self.call.tasks, self.last, self.tensors, every, write, self.call.retain_graph)
         if weights is None and max_norm is not None:
             merged = list(self.merged.values())
             clip_scale = clip_merged(merged, self.square, gram, scale, layout, max_norm)
@@ -208,7 +180,7 @@ class _Step:
 
     def _hold(self, places: Sequence[int], gradients: list[Tensor | None]) -> None:
         """Takes over gradients of the last task; the list is emptied."""
-        start, dtype = self.last * len(self.params), self.tasks.dtype
+        start, dtype = self.last * len(self.tensors), self.call.tasks.dtype
         if dtype is not None:
             store(gradients, dtype)
         for p, gradient in zip(places, gradients, strict=True):
@@ -220,54 +192,45 @@ class _Step:
     def _free(self, places: Sequence[int], tasks: Sequence[int]) -> None:
         for t in tasks:
             for p in places:
-                self.rows[t * len(self.params) + p] = None
+                self.rows[t * len(self.tensors) + p] = None
 
     def _has(self, place: int) -> bool:
         """Whether there is a gradient of a parameter."""
-        return any(row is not None for row in self.rows[place :: len(self.params)])
+        return any(row is not None for row in self.rows[place :: len(self.tensors)])
 
     def _layout(self, reached: Sequence[object | None], places: Sequence[int]) -> Layout:
         sets = None if self.sets is None else [self.sets[p] for p in places]
-        shared = None if self.shared is None else [self.shared[p] for p in places]
-        return find_layout(reached, len(self.task_weights), sets, shared)
+        named = self.call.params.shared
+        shared = None if named is None else [named[p] for p in places]
+        return find_layout(reached, len(self.call.task_weights), sets, shared)
 
     def _measure(self, places: Sequence[int]) -> tuple[Sequence[int], Layout, Tensor]:
         """Of some parameters: those that a task reaches, their layout and Gram matrices."""
-        rows = columns(self.rows, len(self.params), places)
+        rows = columns(self.rows, len(self.tensors), places)
         layout = self._layout(rows, places)
         if layout.kept is not None:
             rows = columns(rows, len(places), layout.kept)
             places = [places[k] for k in layout.kept]
         if not places:
             return places, layout, torch.empty(0)
-        gram = ops.gram(rows, len(self.task_weights), layout.segments, self.rules.clip_value)
-        gram = unscaled(gram, self.tasks.scale)
+        tasks, clip_value = len(self.call.task_weights), self.call.rules.clip_value
+        gram = unscaled(ops.gram(rows, tasks, layout.segments, clip_value), self.call.scale)
         for name, one in zip(layout.sets, gram, strict=True):
             self.grams.setdefault(name, []).append(one)
         return places, layout, gram
 
     def _measured(self) -> tuple[Layout, Tensor]:
         """Of all parameters: the layout and the Gram matrices."""
-        layout = self._layout(self.reached, range(len(self.params)))
+        layout = self._layout(self.reached, range(len(self.tensors)))
         if layout.total == 0:
             raise ValueError(NOTHING_REACHED)
         sums = [torch.stack(self.grams[name]).sum(dim=0) for name in layout.sets]
         return layout, torch.stack(sums)
 
-    def _scale(
-        self,
-        gram: Tensor,
-        layout: Layout,
-        rules: Rules,
-        times_skipped: Tensor | None = None,
-    ) -> Tensor:
-        names = self.tasks.names
-        return find_scale(gram, self.task_weights, layout, rules, times_skipped, names)
-
     def _weigh(self, gram: Tensor, scale: Tensor, layout: Layout) -> Tensor | None:
-        if isinstance(self.method, CoordinateMethod):
+        if isinstance(self.call.method, CoordinateMethod):
             return None
-        return find_weights(self.method, gram, scale, self.losses, layout.shared, self.given)
+        return find_weights(self.call, gram, scale, layout.shared)
 
     def _write(
         self,
@@ -278,10 +241,10 @@ class _Step:
         first: Mapping[int, int] | None = None,
     ) -> None:
         """Merges the gradients of some parameters, whose segments are given by place, and frees them."""
-        tasks, clip_value = len(self.task_weights), self.rules.clip_value
-        for places in split(list(home), self.params):
-            params = [self.params[p] for p in places]
-            rows = columns(self.rows, len(self.params), places)
+        tasks, clip_value = len(self.call.task_weights), self.call.rules.clip_value
+        for places in split(list(home), self.tensors):
+            params = [self.tensors[p] for p in places]
+            rows = columns(self.rows, len(self.tensors), places)
             out = [
                 torch.empty_like(param, dtype=dtype)
                 for param, dtype in zip(params, dtypes_of(rows, params), strict=True)
@@ -289,39 +252,16 @@ class _Step:
             segments = tuple(home[p] for p in places)
             if weights is None:
                 here = replace(layout, kept=None, segments=segments)
-                assert isinstance(self.method, CoordinateMethod)
                 if any(segment < layout.shared for segment in segments):
-                    self.method.load_state_dict(self.before)  # all pieces are of one call
-                square = write_coordinates(
-                    self.method,
-                    rows,
-                    out,
-                    scale,
-                    here,
-                    clip_value,
-                    self.given,
-                    first=None if first is None else [first[p] for p in places],
-                )
+                    self.call.method.load_state_dict(self.before)  # all pieces are of one call
+                numbers = None if first is None else [first[p] for p in places]
+                square = write_coordinates(self.call, rows, out, scale, here, first=numbers)
                 self.square = square + self.square
             else:
                 ops.merge_(out, rows, weights, None, segments, None, clip_value)
             self.merged.update(zip(places, out, strict=True))
             del rows
             self._free(places, range(tasks))
-
-    def _report(
-        self,
-        layout: Layout,
-        gram: Tensor,
-        scale: Tensor,
-        weights: Tensor | None,
-        clip_scale: Tensor | None,
-        times_skipped: Tensor | None,
-    ) -> Report:
-        names = self.tasks.names
-        return report_of(
-            layout, self.task_weights, gram, scale, weights, clip_scale, times_skipped, names
-        )
 
 
 def _clip(weights: Tensor, gram: Tensor, max_norm: float) -> Tensor:

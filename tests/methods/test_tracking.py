@@ -12,9 +12,11 @@ from resuming import assert_forgets, assert_resumes, take_steps
 from torch import Tensor
 
 import mtl_ops
+from mtl_ops.gradients.parameters import Parameters
+from mtl_ops.gradients.tasks import Tasks
+from mtl_ops.merging.call import Call, Part
 from mtl_ops.merging.layout import Layout
 from mtl_ops.merging.merge import merge_rows
-from mtl_ops.merging.rules import Rules
 from mtl_ops.methods import DBMTL, ExcessMTL, Method, MoCo, TrackingMethod
 
 
@@ -377,14 +379,16 @@ class TestInTheOptimizer:
     def test_refuses_several_processes(self, make: Callable[[], TrackingMethod]) -> None:
         with pytest.raises(ValueError, match="should be used in a single process"):
             merge_rows(
-                make(),
+                Call(
+                    make(),
+                    Tasks(None, (None, None), part=(True, True), totals=torch.ones(2)),
+                    Parameters([torch.zeros(3)]),
+                    [1.0, 1.0],
+                ),
                 [torch.ones(3), torch.ones(3)],
                 [torch.zeros(3)],
-                [1.0, 1.0],
                 Layout(None, (), 1, 1, (True, True), (0,)),
-                Rules(),
-                losses=torch.ones(2),
-                total=lambda gram: gram,
+                part=Part(total=lambda gram: gram),
             )
 
 

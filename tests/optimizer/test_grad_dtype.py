@@ -20,9 +20,12 @@ from multitask import (
 )
 from torch import Tensor
 
-import mtl_ops.merging.rules
-import mtl_ops.step.sink
+import mtl_ops.ops
 from mtl_ops.gradients.differentiate import differentiate
+from mtl_ops.gradients.parameters import Parameters
+from mtl_ops.gradients.tasks import Tasks
+from mtl_ops.merging.call import Call
+from mtl_ops.step.sink import merge_into_grads
 
 BF16 = torch.bfloat16
 
@@ -44,8 +47,9 @@ def test_is_the_merge_of_rounded_gradients(name: str, device: torch.device) -> N
         rows = torch.autograd.grad(loss, params, retain_graph=True, allow_unused=True)
         rounded += [None if row is None else row.to(BF16).float() for row in rows]
     torch.manual_seed(0)
-    rules = mtl_ops.merging.rules.Rules()
-    mtl_ops.step.sink.merge_into_grads(method(name), rounded, params, [1.0] * 3, rules)
+    values = torch.tensor([loss.item() for loss in losses], dtype=torch.float64, device=device)
+    known = Tasks(None, (None,) * 3, part=(True,) * 3, totals=values)
+    merge_into_grads(Call(method(name), known, Parameters(params), [1.0] * 3), rounded)
     found = merged(net, name, grad_dtype=BF16, nonfinite="propagate")
     for one, two in zip(found, grads(like), strict=True):
         assert one is not None
