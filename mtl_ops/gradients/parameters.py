@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from torch import Tensor
 
-__all__ = ["Granularity", "Parameters", "check_granularity", "find_parameters"]
+__all__ = ["Granularity", "Parameters", "find_parameters"]
 
 Granularity = Literal["model", "group", "tensor"]
 
@@ -26,15 +26,6 @@ class Parameters:
     tensors: list[Tensor]
     sets: list[int] | None = None
     shared: list[bool] | None = None
-
-
-def check_granularity(granularity: str) -> None:
-    """Raises a ``ValueError`` if it is an unknown word."""
-    if granularity not in get_args(Granularity):
-        raise ValueError(
-            f"Parameter `granularity` should be one of {', '.join(get_args(Granularity))}. "
-            f"Found `granularity = {granularity!r}`."
-        )
 
 
 def find_parameters(

@@ -15,6 +15,7 @@ from .coordinates import merge_coordinates
 from .layout import Layout
 from .report import Report
 from .rules import Rules
+from .scaled_clip import clip_elements, with_scaled_threshold
 from .tracked import Tracked, show
 
 __all__ = ["find_scale", "find_weights", "merge_rows", "raise_if_nonfinite", "report_of"]
@@ -42,6 +43,8 @@ def merge_rows(
     Raises:
         RuntimeError: If a gradient is not finite and the rules say ``"raise"``.
     """
+    call, limit = with_scaled_threshold(call)
+    rows = clip_elements(rows, limit)
     method, rules = call.method, call.rules
     tasks = len(call.task_weights)
     gram = None

@@ -14,29 +14,24 @@ from torch.optim import Optimizer
 from ..distributed import Distributed, Samples, make_processes
 from ..gradients.accumulation import Accumulated
 from ..gradients.batched import Batching
-from ..gradients.checks import check_names, check_owned
 from ..gradients.differentiate import task_gradients
 from ..gradients.graph import allow_repeated_backward, refuse_reentrant_checkpoints, warn_of_graph
 from ..gradients.parameters import (
     Granularity,
     Parameters,
-    check_granularity,
     find_parameters,
 )
+from ..gradients.storage import is_dtensor
 from ..gradients.tasks import Losses, Tasks
 from ..merging.call import Call
-from ..merging.rules import Nonfinite, Rules, TaskWeights, read_task_weights
-from ..methods import Method, resolve
+from ..merging.rules import Nonfinite, TaskWeights, read_task_weights
+from ..methods import Method
 from ..step.exact import fill_grads
-from ..step.measured_elsewhere import make_cheap_steps
-from .arguments import (
-    check_batched,
-    check_grad_dtype,
-    check_grad_scaler,
-    check_memory,
-)
+from ..step.measured_elsewhere import CheapSteps
 from .checkpoints import CheckpointedOptimizer
-from .turns import Groups, Order, make_turns
+from .facts import Situation, check_together
+from .settings import make_settings
+from .turns import Groups, Order, Turns
 
 __all__ = ["MultiTaskOptimizer"]
 
@@ -186,47 +181,61 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         module: torch.nn.Module | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        rules = Rules(max_task_norm, clip_value, max_norm, nonfinite)
-        super().__init__(optimizer, rules, check_grad_scaler(grad_scaler, rules))
-        check_granularity(granularity)
-        self.method = resolve(method)
-        self.task_weights = task_weights
-        self.granularity = granularity
-        everything = [p for group in optimizer.param_groups for p in group["params"]]
-        owned = everything, "the optimizer"
-        self._shared = None if shared is None else check_owned("shared", shared, *owned)
-        whole = granularity == "model" and shared is None
-        self._cheap = make_cheap_steps(self.method, rules, gram_on, weights_every, *owned, whole)
-        self._turns = make_turns(
-            groups,
-            order,
-            closing_joint,
-            gram_on=gram_on is not None,
-            weights_every=weights_every != 1,
-            grad_scaler=grad_scaler is not None,
+        everything = [
+            p for group in getattr(optimizer, "param_groups", ()) for p in group["params"]
+        ]
+        settings = make_settings(
+            method,
+            everything,
+            tasks=tasks,
+            task_weights=task_weights,
+            max_task_norm=max_task_norm,
+            clip_value=clip_value,
+            max_norm=max_norm,
+            nonfinite=nonfinite,
+            granularity=granularity,
+            shared=shared,
+            gram_on=gram_on,
+            weights_every=weights_every,
+            grad_scaler=grad_scaler,
+            grad_dtype=grad_dtype,
+            memory=memory,
+            batched=batched,
+            groups=groups,
+            order=order,
+            closing_joint=closing_joint,
+            distributed=distributed,
+            process_group=process_group,
+            module=module,
+            generator=generator,
         )
+        super().__init__(optimizer, settings.rules, settings.grad_scaler)
+        check_together(settings, Situation(sharded=any(is_dtensor(p) for p in everything)))
+        self.settings = settings
+        self.method = settings.method
+        self.task_weights = settings.task_weights
+        self.granularity = settings.granularity
+        self._shared = settings.shared
+        self._cheap = None
+        if settings.gram_on is not None or settings.weights_every != 1:
+            self._cheap = CheapSteps(settings.gram_on, settings.weights_every)
+        self._turns = None
+        if settings.groups is not None:
+            self._turns = Turns(settings.groups, settings.order, settings.closing_joint)
         params = [param for param in everything if param.requires_grad]
         self._parallel = make_processes(distributed, process_group, module, params, self._cheap)
         if self._parallel is not None:
             generator = self._parallel.begin(self, generator)
-        check_grad_dtype(grad_dtype, gram_on is not None)
-        self.grad_dtype = grad_dtype
-        sharded = self._parallel is not None and not self._parallel.one_backward
-        check_batched(batched, gram_on is not None, sharded)
+        self.grad_dtype = settings.grad_dtype
         self._batching = Batching() if batched else None
-        self._streamed = check_memory(
-            memory, self.method, rules, batched, gram_on is not None, self._parallel is not None
-        )
+        self._streamed = settings.memory == "stream"
         self.generator = generator
         if generator is not None:
             self.method.generator = generator
-        if tasks is not None:
-            names = check_names(tasks)
-            self._bind(names, len(names))
+        if settings.tasks is not None:
+            self._bind(settings.tasks, len(settings.tasks))
             if self._turns is not None:
-                self._turns.check(names, len(names))
-            if not callable(task_weights):
-                read_task_weights(task_weights, names, len(names), 0)
+                self._turns.check(settings.tasks, len(settings.tasks))
         allow_repeated_backward()
 
     # ---- what a user calls in every step --------------------------------------------------------
@@ -325,11 +334,7 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
                 "Parameters `gram_on` and `weights_every` should be left out to accumulate gradients "
                 f"of single tasks. Found `weights_every = {self._cheap.weights_every}`."
             )
-        if self._streamed:
-            raise ValueError(
-                "Parameter `memory` should be None to accumulate the gradients of every task. "
-                'Found "stream".'
-            )
+        check_together(self.settings, Situation(accumulating=True))
         read = self._read(losses, samples)
         if self._memory.accumulated is None:
             self._memory.accumulated = Accumulated()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..gradients.tasks import Losses, Tasks
 
-__all__ = ["ORDERS", "Groups", "Order", "Turns", "make_turns"]
+__all__ = ["ORDERS", "Groups", "Order", "Turns", "check_groups"]
 
 #: Tasks by name, or by place if the losses have no names.
 Groups = Sequence[Sequence[str | int]]
@@ -146,31 +146,28 @@ class Turns:
         self.losses = None if losses is None else losses.cpu().clone()
 
 
-def make_turns(
-    groups: Groups | None, order: Order, closing_joint: bool, **excluded: bool
-) -> Turns | None:
-    """What the optimizer's arguments ask for; ``None`` if all tasks are merged together.
-
-    Args:
-        groups: See :class:`mtl_ops.MultiTaskOptimizer`.
-        order: See there.
-        closing_joint: See there.
-        excluded: By name, whether another argument is used that cannot be combined with ``groups``.
+def check_groups(groups: Groups | None, order: Order, closing_joint: bool) -> None:
+    """Checks groups by themselves; :meth:`Turns.check` does against the tasks.
 
     Raises:
-        TypeError: If ``groups`` or ``order`` has the wrong type.
-        ValueError: If a group is empty or names a task twice, or an argument cannot be combined.
+        TypeError: If ``groups`` has the wrong type.
+        ValueError: If a group is empty or names a task twice, or there are none to take turns.
     """
-    if not callable(order) and order not in ORDERS:
-        raise ValueError(
-            f"Parameter `order` should be a function or one of {', '.join(ORDERS)}. Found `order = {order!r}`."
-        )
     if groups is None:
-        if order != "fixed" or closing_joint:
-            raise ValueError(
-                "Parameters `order` and `closing_joint` should be used with `groups`. Found `groups = None`."
-            )
-        return None
+        for name, value, usual in (
+            ("order", order, "fixed"),
+            ("closing_joint", closing_joint, False),
+        ):
+            if value != usual:
+                raise ValueError(
+                    f"Parameter `{name}` should be used with `groups`. "
+                    f"Found `{name} = {value!r}` and `groups = None`."
+                )
+        return
+    if isinstance(groups, str) or not isinstance(groups, Sequence):
+        raise TypeError(
+            f"Parameter `groups` should be a sequence of groups of tasks. Found {type(groups).__name__}."
+        )
     for group in groups:
         if isinstance(group, str) or not isinstance(group, Sequence):
             raise TypeError(
@@ -182,13 +179,6 @@ def make_turns(
             )
     if not groups:
         raise ValueError("Parameter `groups` should hold at least one group. Found none.")
-    for name, used in excluded.items():
-        if used:
-            raise ValueError(
-                f"Parameter `{name}` should be left out with `groups`, whose tasks are differentiated "
-                "group by group. Found both."
-            )
-    return Turns(groups, order, closing_joint)
 
 
 def _evaluate(closure: Callable[[], Losses]) -> Losses:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from torch import Tensor
 
 from .. import ops
-from ..gradients.checks import check_owned
 from ..gradients.differentiate import differentiate
 from ..gradients.rows import unscaled
 from ..merging.call import Call
 from ..merging.report import Report
-from ..merging.rules import Rules
-from ..methods import Method
 from .exact import fill_grads
 from .known_weights import Measured, features_step, joint_step
 
-__all__ = ["CheapSteps", "make_cheap_steps"]
+__all__ = ["CheapSteps"]
 
 
 class CheapSteps:
@@ -28,48 +25,11 @@ class CheapSteps:
     Args:
         gram_on: ``"features"``, or parameters, to measure G there; ``None`` to measure it exactly.
         weights_every: In how many steps the weights are solved anew once.
-
-    Raises:
-        ValueError: If ``weights_every`` is less than 1, ``gram_on`` is another word or empty, or the
-            method or the rules need the whole gradient of every task in every step.
     """
 
     def __init__(
-        self,
-        method: Method,
-        rules: Rules,
-        gram_on: Literal["features"] | Sequence[Tensor] | None,
-        weights_every: int,
+        self, gram_on: Literal["features"] | Sequence[Tensor] | None, weights_every: int
     ) -> None:
-        if (
-            isinstance(weights_every, bool)
-            or not isinstance(weights_every, int)
-            or weights_every < 1
-        ):
-            raise ValueError(
-                "Parameter `weights_every` should be a positive integer. "
-                f"Found `weights_every = {weights_every!r}`."
-            )
-        if gram_on is not None and (
-            gram_on != "features" if isinstance(gram_on, str) else not gram_on
-        ):
-            raise ValueError(
-                'Parameter `gram_on` should be None, "features" or parameters. '
-                f"Found `gram_on = {gram_on!r}`."
-            )
-        if method.needs != "gram" or method.tracks:
-            raise ValueError(
-                "Parameters `gram_on` and `weights_every` should be used with a method that needs only the Gram "
-                "matrix. "
-                f"Found method {method.name!r}."
-            )
-        for name in ("clip_value", "max_task_norm")[: 1 if gram_on is None else 2]:
-            if getattr(rules, name) is not None:
-                raise ValueError(
-                    f"Parameter `{name}` should be None where not every step has the gradient of every task. "
-                    f"Found `{name} = {getattr(rules, name)}`."
-                )
-        self.method, self.rules = method, rules
         self.gram_on, self.weights_every = gram_on, weights_every
         self._measured: Measured | None = None
         self._step, self._present = 0, [0]
@@ -111,41 +71,6 @@ class CheapSteps:
     def reset(self) -> None:
         """Forgets the weights."""
         self._measured = None
-
-
-def make_cheap_steps(
-    method: Method,
-    rules: Rules,
-    gram_on: Literal["features"] | Iterable[Tensor] | None,
-    weights_every: int,
-    owned: Sequence[Tensor],
-    owner: str,
-    whole: bool,
-) -> CheapSteps | None:
-    """What the optimizer's arguments ask for; ``None`` for exact steps.
-
-    Args:
-        method: As of :class:`CheapSteps`.
-        rules: As of :class:`CheapSteps`.
-        gram_on: As of :class:`CheapSteps`, not checked yet.
-        weights_every: As of :class:`CheapSteps`.
-        owned: Whose gradients there are.
-        owner: How messages call those.
-        whole: Whether the tasks share what the graph says, and are weighed once for the whole model.
-
-    Raises:
-        ValueError: As :class:`CheapSteps`, or if they are not.
-    """
-    if gram_on is None and weights_every == 1:
-        return None
-    if not whole:
-        raise ValueError(
-            'Parameters `gram_on` and `weights_every` should be used with `granularity = "model"` and without '
-            "`shared`. Found another granularity, or `shared`."
-        )
-    if not (gram_on is None or isinstance(gram_on, str)):
-        gram_on = check_owned("gram_on", gram_on, owned, owner)
-    return CheapSteps(method, rules, gram_on, weights_every)
 
 
 def _measure(call: Call, rows: Sequence[Tensor | None]) -> Measured:

@@ -29,6 +29,7 @@ from ..merging.merge import (
 )
 from ..merging.report import Report
 from ..merging.rules import Nonfinite, Rules
+from ..merging.scaled_clip import clip_elements, with_scaled_threshold
 from ..methods import CoordinateMethod
 
 __all__ = ["merge_streamed"]
@@ -45,7 +46,9 @@ def merge_streamed(call: Call) -> tuple[Report, dict[int, Tensor]]:
     last = max(tasks.present)
     others = tuple(None if t == last else loss for t, loss in enumerate(tasks.losses))
     others_alone = replace(tasks, losses=others)
-    step = _Step(call, differentiate(others_alone, call.params.tensors, retain_graph=True))
+    rows = differentiate(others_alone, call.params.tensors, retain_graph=True)
+    call, limit = with_scaled_threshold(call)
+    step = _Step(call, list(clip_elements(rows, limit)), limit)
     run = step.in_one_pass if step.needs_no_other_piece else step.in_two_passes
     return run(), step.merged
 
@@ -57,6 +60,7 @@ class _Step:
     Attributes:
         call: What is asked for.
         rows: ``T × P`` gradients, of which those of the last task come and go, and those of the others go.
+        limit: Of their elements, if the device alone knows it.
         last: The last task.
         reached: ``T × P``, ``True`` where a task reaches a parameter, or ``None``.
         grams: Of each set the Gram matrices of its pieces, ``(T, T)``.
@@ -67,6 +71,7 @@ class _Step:
 
     call: Call
     rows: list[Tensor | None]
+    limit: Tensor | None
     last: int = field(init=False)
     reached: list[bool | None] = field(init=False)
     before: Mapping[str, Any] = field(init=False)
@@ -183,7 +188,8 @@ class _Step:
         start, dtype = self.last * len(self.tensors), self.call.tasks.dtype
         if dtype is not None:
             store(gradients, dtype)
-        for p, gradient in zip(places, gradients, strict=True):
+        clipped = clip_elements(gradients, self.limit)
+        for p, gradient in zip(places, clipped, strict=True):
             if gradient is not None:
                 self.rows[start + p] = gradient
                 self.reached[start + p] = True

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import mtl_ops.merging.merge
+import mtl_ops.step.streamed
 from mtl_ops import MultiTaskOptimizer
+from mtl_ops.merging.call import Call
 
 
 class Net(nn.Module):
@@ -185,11 +189,26 @@ class TestGradScaler:
         other.step()
         assert torch.equal(net.trunk.weight, plain.trunk.weight)
 
+    @pytest.mark.parametrize("options", [{}, {"memory": "stream"}, {"max_norm": 0.5}], ids=str)
+    def test_elements_are_clipped_as_they_would_be_unscaled(self, options: dict[str, Any]) -> None:
+        scaler = scaled()
+        net, optimizer = make(grad_scaler=scaler, clip_value=0.01, **options)
+        optimizer.backward(net.losses(DATA))
+        scaler.unscale_(optimizer)
+        plain, other = make(clip_value=0.01, **options)
+        other.backward(plain.losses(DATA))
+        assert other.report.gram is not None
+        torch.testing.assert_close(optimizer.report.gram, other.report.gram)
+        for one, two in zip(net.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(one.grad, two.grad)
+        loose, free = make()
+        free.backward(loose.losses(DATA))
+        assert free.report.gram is not None
+        assert not torch.allclose(free.report.gram, other.report.gram, rtol=0.1)
+
     def test_bad_arguments(self) -> None:
         with pytest.raises(TypeError, match="`grad_scaler` should be"):
             make(grad_scaler=1.0)
-        with pytest.raises(ValueError, match="`clip_value` should be None with a `grad_scaler`"):
-            make(grad_scaler=scaled(), clip_value=1.0)
 
 
 def test_autocast_trains() -> None:
@@ -205,3 +224,25 @@ def test_autocast_trains() -> None:
         last = sum(loss.item() for loss in losses.values())
         first = last if step == 0 else first
     assert last < 0.5 * first
+
+
+def test_a_threshold_that_only_the_device_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: elements are clipped before the kernels, without a number on the host."""
+
+    def on_device(call: Call) -> tuple[Call, Tensor | None]:
+        clip_value, scale = call.rules.clip_value, call.scale
+        if clip_value is None or scale is None:
+            return call, None
+        return replace(call, rules=replace(call.rules, clip_value=None)), clip_value * scale
+
+    found = []
+    for patched in (False, True):
+        if patched:
+            for room in (mtl_ops.merging.merge, mtl_ops.step.streamed):
+                monkeypatch.setattr(room, "with_scaled_threshold", on_device)
+        for options in ({}, {"memory": "stream"}):
+            net, optimizer = make(grad_scaler=scaled(), clip_value=0.01, **options)
+            optimizer.backward(net.losses(DATA))
+            found.append([param.grad for param in net.parameters()])
+    for others in found[1:]:
+        torch.testing.assert_close(found[0], others)
