@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .graph import leaves_of_each, node_names, root
+from .graph import node_names
+from .reach import leaves_of_each, root
 from .storage import store
 
 if TYPE_CHECKING:

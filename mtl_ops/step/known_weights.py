@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .. import ops
 from ..gradients.differentiate import dense, differentiate, joint_backward, joint_gradient
-from ..gradients.graph import leaves, leaves_of_each
+from ..gradients.reach import leaves_of_each
 from ..gradients.rows import unscaled
 from ..gradients.tasks import Tasks
 from ..merging.merge import raise_if_nonfinite
