@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .reach import narrowed, root
+from .rows import dense
 from .storage import store
 from .tasks import Tasks
 
 __all__ = [
-    "dense",
     "differentiate",
     "joint_backward",
     "joint_gradient",
@@ -169,19 +169,6 @@ def joint_backward(
     except RuntimeError as error:
         _explain(error, "one of them")
         raise
-
-
-@overload
-def dense(row: Tensor) -> Tensor: ...
-
-
-@overload
-def dense(row: Tensor | None) -> Tensor | None: ...
-
-
-def dense(row: Tensor | None) -> Tensor | None:
-    """A gradient that the kernels can read: sparse ones are filled in."""
-    return row if row is None or row.layout == torch.strided else row.to_dense()
 
 
 def _weighted(tasks: Tasks, weights: Tensor) -> tuple[list[Tensor], list[Tensor]]:

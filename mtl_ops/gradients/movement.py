@@ -37,7 +37,9 @@ Rule = Callable[[Node, Mapping[int, Part]], list[Part | None]]
 def operands(node: Node, rule: Rule, used: Mapping[int, Part]) -> list[Part | None]:
     """The part of each operand of a node that the used parts of its outputs are computed from."""
     try:
-        return [WHOLE if part and not any(map(_is_some, part)) else part for part in rule(node, used)]
+        return [
+            WHOLE if part and not any(map(_is_some, part)) else part for part in rule(node, used)
+        ]
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
         return [WHOLE] * len(node.next_functions)
 
@@ -142,7 +144,9 @@ def _cat(node: Node, used: Mapping[int, Part]) -> list[Part | None]:
             found.append(WHOLE)
         else:
             bits = None if dims[d] is None else (dims[d] or 0) >> start & ((1 << size) - 1)
-            found.append(tidy([*dims[:d], bits, *dims[d + 1 :]], (*shape[:d], size, *shape[d + 1 :])))
+            found.append(
+                tidy([*dims[:d], bits, *dims[d + 1 :]], (*shape[:d], size, *shape[d + 1 :]))
+            )
     return found
 
 
@@ -151,7 +155,9 @@ def _cat_size(node: Node | None, place: int, dim: int) -> int | None:
     if node is None:
         return None
     shape = shape_of(node, place)
-    return shape[dim] if shape != (0,) else 0  # such a tensor is left out, whatever the others' dimensions
+    return (
+        shape[dim] if shape != (0,) else 0
+    )  # such a tensor is left out, whatever the others' dimensions
 
 
 def _starts(sizes: Sequence[int | None], total: int) -> list[int | None]:
@@ -257,7 +263,7 @@ def _picked(part: Part, dim: int, picked: Sequence[int], shape: Sequence[int]) -
 
 
 def _unbind(node: Node, used: Mapping[int, Part]) -> list[Part | None]:
-    outputs = len(node._input_metadata)  # type: ignore[attr-defined]
+    outputs = len(node._input_metadata)
     shape = shape_of(node, 0)
     d = _dim(node, len(shape) + 1)
     found: Part | None = NOTHING
@@ -336,14 +342,20 @@ _ELEMENTWISE = """
     Erf Exp Expm1 Gelu Hardsigmoid Hardswish Hardtanh HuberLoss LeakyRelu Log Log1P LogSigmoid Logit Maximum Minimum
     Mish MseLoss Mul NanToNum NativeDropout Neg Pow Reciprocal Relu Rsqrt Rsub Sigmoid Silu Sin SmoothL1Loss Softplus
     Sqrt Sub Tanh Threshold ToCopy Where
-""".split()
+""".split()  # noqa: SIM905
 
 #: The rule of each kind of node; all others mix what they get.
 RULES: dict[str, Rule] = {
     **{f"{name}Backward{number}": _elementwise for name in _ELEMENTWISE for number in "01"},
     **dict.fromkeys(
-        ["ViewBackward0", "UnsafeViewBackward0", "ReshapeAliasBackward0", "SqueezeBackward0"]
-        + ["SqueezeBackward1", "SqueezeBackward2"],
+        (
+            "ViewBackward0",
+            "UnsafeViewBackward0",
+            "ReshapeAliasBackward0",
+            "SqueezeBackward0",
+            "SqueezeBackward1",
+            "SqueezeBackward2",
+        ),
         _view,
     ),
     **dict.fromkeys(["SumBackward1", "MeanBackward1"], _reduce),

@@ -6,6 +6,7 @@ operation that it calls intercepted: no memory is read and no device is used.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,25 +55,24 @@ class Written:
 def written_part(node: Node) -> Written | None:
     """What an assignment has overwritten; ``None`` if that cannot be told, or something else was done to it."""
     recorder, nothing = _Recorder(), torch.empty(0, device="meta")
-    with torch.no_grad(), recorder:
-        try:
-            node(nothing)  # type: ignore[operator]
-        except _Enough:
-            pass
+    with torch.no_grad(), recorder, contextlib.suppress(_Enough):
+        node(nothing)  # type: ignore[operator]
     if recorder.base is None or recorder.view is None or not recorder.overwrites:
         return None
-    return _find(*recorder.base, *recorder.view)
+    shape, strides = recorder.base
+    sizes, steps, offset = recorder.view
+    return _find(shape, strides, sizes, steps, offset)
 
 
 class _Enough(Exception):
     """All is known."""
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Answers what the node calls until it is known what that was for."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.base: tuple[Sequence[int], Sequence[int]] | None = None
         self.view: tuple[Sequence[int], Sequence[int], int] | None = None
         self.overwrites = False
@@ -112,8 +112,8 @@ def _find(
         if size == 1:
             places.append(None)
             continue
-        d = next((d for d in order if step and step % strides[d] == 0), None)
-        if d is None or d in found:
+        fitting = [d for d in order if step and step % strides[d] == 0]
+        if not fitting or (d := fitting[0]) in found:
             return None
         found[d] = range(starts[d], starts[d] + size * (step // strides[d]), step // strides[d])
         if found[d][-1] >= shape[d]:

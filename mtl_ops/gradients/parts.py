@@ -69,9 +69,7 @@ def union(one: Part, two: Part) -> Part:
     """A part that holds both."""
     if not one or not two:
         return WHOLE
-    joined = tuple(
-        None if a is None or b is None else a | b for a, b in zip(one, two, strict=True)
-    )
+    joined = tuple(None if a is None or b is None else a | b for a, b in zip(one, two, strict=True))
     return WHOLE if all(bits is None for bits in joined) else joined
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .differentiate import dense, raw_gradient
+from .differentiate import raw_gradient
 from .reach import leaves_of_each, root_node
+from .rows import dense
 from .tasks import Tasks
 
 __all__ = ["PIECE", "Take", "in_pieces", "split"]

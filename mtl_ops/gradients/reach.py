@@ -66,7 +66,7 @@ def _is_like(node: Node, place: int, like: Tensor) -> bool:
     if shape_of(node, place) != like.shape:
         return False
     variable = getattr(node, "variable", None)
-    metadata = node._input_metadata[place] if variable is None else variable  # type: ignore[attr-defined]
+    metadata = node._input_metadata[place] if variable is None else variable
     return bool(metadata.dtype == like.dtype)
 
 
@@ -225,9 +225,7 @@ def _start(loss: Tensor | None) -> tuple[Node, int] | None:
     return start.node, start.output_nr
 
 
-def leaves_of_each(
-    losses: Sequence[Tensor | None], trace: Trace | None = None
-) -> list[set[int]]:
+def leaves_of_each(losses: Sequence[Tensor | None], trace: Trace | None = None) -> list[set[int]]:
     """Of each loss the ``id`` of every leaf that it depends on."""
     found = [
         {id(loss)} if loss is not None and loss.is_leaf and loss.requires_grad else set()
