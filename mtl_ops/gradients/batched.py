@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from .graph import leaves_of_each, node_names, root
+from .frontier import Frontier, find_frontier, has_hooks
+from .reach import Trace, leaves_of_each, root
+from .rows import dense
 from .storage import store
 
 if TYPE_CHECKING:
@@ -20,6 +22,9 @@ __all__ = ["Batching"]
 
 class Batching:
     """Differentiates all losses at once where that works, and remembers where it does not.
+
+    Each loss goes by itself down to where sharing begins, from where the gradients of all go on together. What a
+    loss has for itself, or shares in another place than the others, thus is not batched.
 
     A graph is known by the names of its nodes. Before a kind of graph has worked once it is kept, so
     that it can still be differentiated task by task.
@@ -33,24 +38,20 @@ class Batching:
         self, tasks: Tasks, params: Sequence[Tensor], retain_graph: bool
     ) -> list[list[Tensor | None]] | None:
         """P gradients of each of T tasks; ``None`` if they have to be computed one by one."""
-        losses = [loss for loss in tasks.losses if loss is not None]
-        if len(losses) < 2:
+        if len(tasks.present) < 2:
             return None
-        kind = node_names(losses)
+        trace = Trace.of(tasks.losses)
+        kind = frozenset(trace.names.values())
         if kind in self._fails:
             return None
         first = kind not in self._works
         try:
             if "CompiledFunctionBackward" in kind:
                 raise RuntimeError("a compiled function cannot be batched")
-            found = torch.autograd.grad(
-                [root(loss) for loss in losses],  # type: ignore[arg-type]
-                params,
-                _one_hot(tasks),
-                retain_graph=retain_graph or first,
-                allow_unused=True,
-                is_grads_batched=True,
-            )
+            frontier = find_frontier(trace)
+            if frontier is None or has_hooks(frontier.edges):
+                return None
+            rows = _gradients(tasks, params, trace, frontier, retain_graph, first)
         except RuntimeError as error:
             if "second time" in str(error):
                 return None  # the first task's own backward says it in the user's words
@@ -59,7 +60,7 @@ class Batching:
             self._give_up(kind, error)
             return None
         self._works.add(kind)
-        return _split(tasks, params, found)
+        return rows if tasks.dtype is None else [store(row, tasks.dtype) for row in rows]
 
     def _give_up(self, kind: frozenset[str], error: RuntimeError) -> None:
         if not self._fails:
@@ -72,33 +73,78 @@ class Batching:
         self._fails.add(kind)
 
 
-def _one_hot(tasks: Tasks) -> list[Tensor]:
-    """For each loss a batch of factors of its gradient: its own at its place, and zeros."""
-    present = tasks.present
-    batches = []
-    for place, t in enumerate(present):
-        loss, factor = tasks.losses[t], tasks.factor(t)
-        assert loss is not None
-        batch = loss.new_zeros(len(present), *loss.shape)
-        batch[place] = 1.0 if factor is None else factor
-        batches.append(batch)
-    return batches
-
-
-def _split(
-    tasks: Tasks, params: Sequence[Tensor], found: Sequence[Tensor | None]
+def _gradients(
+    tasks: Tasks,
+    params: Sequence[Tensor],
+    trace: Trace,
+    frontier: Frontier,
+    retain_graph: bool,
+    first: bool,
 ) -> list[list[Tensor | None]]:
-    """The gradient of each task by itself, where the graph says that it reaches the parameter."""
-    gradients: list[list[Tensor | None]] = []
-    place = 0
-    for loss, reached in zip(tasks.losses, leaves_of_each(tasks.losses), strict=True):
-        if loss is None:
-            gradients.append([None] * len(params))
-            continue
-        rows = [
-            batch[place] if batch is not None and id(param) in reached else None
-            for param, batch in zip(params, found, strict=True)
+    """P gradients of each of T tasks; the graph of the ``first`` of its kind is kept."""
+    reached = leaves_of_each(tasks.losses, trace)
+    rows: list[list[Tensor | None]] = [[None] * len(params) for _ in tasks.losses]
+    arrived: list[dict[int, Tensor]] = [{} for _ in frontier.edges]  # by task
+    for t in tasks.present:
+        edges = [e for e, users in enumerate(frontier.users) if users >> t & 1]
+        above = [
+            p
+            for p, param in enumerate(params)
+            if id(param) in reached[t] and id(param) not in frontier.below
         ]
-        gradients.append(rows if tasks.dtype is None else store(rows, tasks.dtype))
-        place += 1
-    return gradients
+        inputs: list[Any] = [*(frontier.edges[e] for e in edges), *(params[p] for p in above)]
+        others = not frontier.alone and t != max(tasks.present)
+        found = _differentiate(tasks, t, inputs, retain_graph or first or others)
+        for e, gradient in zip(edges, found, strict=False):
+            if gradient is not None:
+                arrived[e][t] = gradient
+        for p, row in zip(above, found[len(edges) :], strict=True):
+            rows[t][p] = dense(row)
+    below = [p for p, param in enumerate(params) if id(param) in frontier.below]
+    for t, batch in _batch(frontier, arrived, [params[p] for p in below], retain_graph or first):
+        for p, row in zip(below, batch, strict=True):
+            rows[t][p] = row if id(params[p]) in reached[t] else None
+    return rows
+
+
+def _differentiate(
+    tasks: Tasks, task: int, inputs: Sequence[Any], retain_graph: bool
+) -> Sequence[Tensor | None]:
+    """The gradients of one loss by tensors and edges of its graph."""
+    loss = tasks.losses[task]
+    start: Any = None if loss is None else root(loss)
+    assert start is not None
+    if not inputs:
+        return []
+    return torch.autograd.grad(
+        [start], inputs, [tasks.factor(task)], retain_graph=retain_graph, allow_unused=True
+    )
+
+
+def _batch(
+    frontier: Frontier,
+    arrived: Sequence[dict[int, Tensor]],
+    params: Sequence[Tensor],
+    retain_graph: bool,
+) -> Iterator[tuple[int, list[Tensor | None]]]:
+    """The gradients of each task below the frontier, from those that have arrived there."""
+    used = [e for e, gradients in enumerate(arrived) if gradients]
+    tasks = sorted({t for gradients in arrived for t in gradients})
+    if not used or not params:
+        return
+    batches = torch.autograd.grad(
+        [frontier.edges[e] for e in used],
+        params,
+        [_stacked(arrived[e], tasks) for e in used],
+        retain_graph=retain_graph,
+        allow_unused=True,
+        is_grads_batched=True,
+    )
+    for place, t in enumerate(tasks):
+        yield t, [None if batch is None else batch[place] for batch in batches]
+
+
+def _stacked(gradients: dict[int, Tensor], tasks: Sequence[int]) -> Tensor:
+    """One for each task, zeros of those that have none there."""
+    nothing = torch.zeros_like(next(iter(gradients.values())))
+    return torch.stack([gradients.get(t, nothing) for t in tasks])

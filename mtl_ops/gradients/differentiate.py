@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .graph import root
+from .reach import narrowed, root
+from .rows import dense
 from .storage import store
 from .tasks import Tasks
 
 __all__ = [
-    "dense",
     "differentiate",
     "joint_backward",
     "joint_gradient",
@@ -65,34 +65,68 @@ def task_gradients(
             yield from batched
             return
     last = max(tasks.present, default=-1)
+    reached = _narrowed(tasks)
     for t, loss in enumerate(tasks.losses):
         if loss is None:
             yield [None] * len(params)
         else:
-            yield _task_gradient(tasks, t, params, retain_graph or t != last)
+            used = None if reached is None else reached[t]
+            yield _task_gradient(tasks, t, params, retain_graph or t != last, used)
+
+
+def _narrowed(tasks: Tasks) -> list[set[int]] | None:
+    """The leaves of each loss, if autograd would find more; of one that is alone no other can be mistaken."""
+    known = tasks.parallel is None or tasks.parallel.leaves_known
+    return narrowed(tasks.losses) if known and len(tasks.losses) > 1 else None
 
 
 def _task_gradient(
-    tasks: Tasks, t: int, params: Sequence[Tensor], retain_graph: bool
+    tasks: Tasks, t: int, params: Sequence[Tensor], retain_graph: bool, used: set[int] | None
 ) -> list[Tensor | None]:
-    grads = raw_gradient(tasks, t, params, retain_graph)
+    grads = raw_gradient(tasks, t, params, retain_graph, used)
     found = [dense(row) for row in grads]
     del grads
     return found if tasks.dtype is None else store(found, tasks.dtype)
 
 
 def raw_gradient(
-    tasks: Tasks, task: int, params: Sequence[Tensor], retain_graph: bool
+    tasks: Tasks,
+    task: int,
+    params: Sequence[Tensor],
+    retain_graph: bool,
+    used: set[int] | None = None,
 ) -> Sequence[Tensor | None]:
-    """The P gradients of a task that is there, as autograd returns them: they may be sparse."""
+    """The P gradients of a task that is there, as autograd returns them: they may be sparse.
+
+    Args:
+        tasks: The losses.
+        task: Which of them.
+        params: P tensors.
+        retain_graph: Keeps the graph for another backward.
+        used: The ``id`` of the leaves that the loss depends on, see :func:`mtl_ops.gradients.reach.narrowed`;
+            ``None`` for what autograd finds.
+    """
     loss = tasks.losses[task]
     start = None if loss is None else root(loss)
     assert start is not None
+    places = [
+        p
+        for p, param in enumerate(params)
+        if used is None or id(param) in used or not param.is_leaf
+    ]
+    rows: list[Tensor | None] = [None] * len(params)
+    if not places:
+        return rows
     try:
-        return _derive(tasks, [start], params, [tasks.factor(task)], retain_graph)
+        found = _derive(
+            tasks, [start], [params[p] for p in places], [tasks.factor(task)], retain_graph
+        )
     except RuntimeError as error:
         _explain(error, tasks.label(task))
         raise
+    for p, row in zip(places, found, strict=True):
+        rows[p] = row
+    return rows
 
 
 def joint_gradient(
@@ -135,19 +169,6 @@ def joint_backward(
     except RuntimeError as error:
         _explain(error, "one of them")
         raise
-
-
-@overload
-def dense(row: Tensor) -> Tensor: ...
-
-
-@overload
-def dense(row: Tensor | None) -> Tensor | None: ...
-
-
-def dense(row: Tensor | None) -> Tensor | None:
-    """A gradient that the kernels can read: sparse ones are filled in."""
-    return row if row is None or row.layout == torch.strided else row.to_dense()
 
 
 def _weighted(tasks: Tasks, weights: Tensor) -> tuple[list[Tensor], list[Tensor]]:

@@ -10,91 +10,22 @@ import torch._functorch.config as compiler_config
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
+from .reach import leaves_of_each, root
+
 __all__ = [
     "allow_repeated_backward",
     "hidden_by_compiler",
     "leaf_tensors",
-    "leaves",
-    "leaves_of_each",
     "node_names",
     "refuse_reentrant_checkpoints",
-    "root",
-    "root_node",
     "warn_of_graph",
 ]
 
 
-def root(loss: Tensor) -> Tensor | GradientEdge | None:
-    """What to differentiate: of an element of stacked losses the loss that was stacked.
-
-    The backward of a stack hands zeros to all other losses, whose parameters would all seem to be
-    reached. ``None`` for a stacked loss that does not require a gradient.
-    """
-    node = loss.grad_fn
-    if node is None or node.name() != "UnbindBackward0":
-        return loss if loss.requires_grad else None
-    stack = node.next_functions[0][0]
-    if stack is None or stack.name() != "StackBackward0":
-        return loss
-    before, place = stack.next_functions[loss.output_nr]
-    return None if before is None else GradientEdge(before, place)
-
-
-def root_node(loss: Tensor | None) -> Node | None:
-    """The first node of a loss's backward; ``None`` for a leaf."""
-    start = None if loss is None else root(loss)
-    if start is None or isinstance(start, Tensor):
-        return None if start is None else start.grad_fn
-    return start.node
-
-
-def leaves(losses: Sequence[Tensor | None], stop: Sequence[Tensor] = ()) -> set[int]:
-    """The ``id`` of every leaf that a loss reaches without passing through one of ``stop``."""
-    return set(leaf_tensors(losses, stop))
-
-
-def leaves_of_each(losses: Sequence[Tensor | None]) -> list[set[int]]:
-    """As :func:`leaves` of each loss by itself; nodes that several losses share are looked at once."""
-    starts = [root_node(loss) for loss in losses]
-    found = [
-        {id(loss)} if loss is not None and loss.is_leaf and loss.requires_grad else set()
-        for loss in losses
-    ]
-    order: list[Node] = []  # every node after all that it leads to
-    following: dict[Node, list[Node]] = {}
-    for start in starts:
-        waiting = [] if start is None else [(start, False)]
-        while waiting:
-            node, done = waiting.pop()
-            if done:
-                order.append(node)
-            elif node not in following:
-                following[node] = [after for after, _ in node.next_functions if after is not None]
-                waiting.append((node, True))
-                waiting.extend((after, False) for after in following[node])
-    reached_by = dict.fromkeys(order, 0)  # bits of the losses
-    for t, start in enumerate(starts):
-        if start is not None:
-            reached_by[start] |= 1 << t
-    for node in reversed(order):
-        bits = reached_by[node]
-        for after in following[node]:
-            reached_by[after] |= bits
-        variable = None if following[node] else getattr(node, "variable", None)
-        if variable is not None:
-            for t in range(len(losses)):
-                if bits >> t & 1:
-                    found[t].add(id(variable))
-    return found
-
-
-def leaf_tensors(
-    losses: Sequence[Tensor | GradientEdge | None], stop: Sequence[Tensor] = ()
-) -> dict[int, Tensor]:
-    """Every leaf that a loss reaches without passing through one of ``stop``, by its ``id``."""
-    halt = {tensor.grad_fn for tensor in stop if tensor.grad_fn is not None}
+def leaf_tensors(losses: Sequence[Tensor | GradientEdge | None]) -> dict[int, Tensor]:
+    """Every leaf that autograd goes to from a loss, by its ``id``; see :mod:`.reach` for what is used of them."""
     found = {id(t): t for t in losses if isinstance(t, Tensor) and t.is_leaf and t.requires_grad}
-    for node, _ in _edges(losses, halt):
+    for node, _ in _edges(losses):
         variable = getattr(node, "variable", None)
         if variable is not None:
             found[id(variable)] = variable
@@ -122,7 +53,7 @@ def warn_of_graph(
     losses: Sequence[Tensor | None], params: Sequence[Tensor], shared_known: bool
 ) -> None:
     """Warns the caller of `MultiTaskOptimizer.backward` of what has no gradient, and of what a compiler hides."""
-    reached = leaves(losses)
+    reached = set().union(*leaves_of_each(losses))
     unreached = [tuple(param.shape) for param in params if id(param) not in reached]
     if unreached:
         warnings.warn(
@@ -157,9 +88,7 @@ def refuse_reentrant_checkpoints(losses: Sequence[Tensor | None]) -> None:
         )
 
 
-def _edges(
-    losses: Sequence[Tensor | GradientEdge | None], halt: set[Node] | frozenset[Node] = frozenset()
-) -> Iterator[tuple[Node, int]]:
+def _edges(losses: Sequence[Tensor | GradientEdge | None]) -> Iterator[tuple[Node, int]]:
     """Every output of a node that the losses are computed from, once."""
     waiting: list[tuple[Node | None, int]] = []
     for loss in losses:
@@ -169,10 +98,10 @@ def _edges(
         elif start is not None:
             waiting.append((start.node, start.output_nr))
     seen: set[tuple[Node, int]] = set()
-    followed: set[Node] = set(halt)
+    followed: set[Node] = set()
     while waiting:
         node, place = waiting.pop()
-        if node is None or node in halt or (node, place) in seen:
+        if node is None or (node, place) in seen:
             continue
         seen.add((node, place))
         yield node, place

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .differentiate import dense, raw_gradient
-from .graph import leaves, root_node
+from .differentiate import raw_gradient
+from .reach import leaves_of_each, root_node
+from .rows import dense
 from .tasks import Tasks
 
 __all__ = ["PIECE", "Take", "in_pieces", "split"]
@@ -49,7 +50,7 @@ def in_pieces(
         RuntimeError: If the graph of the loss was freed by an earlier backward.
     """
     loss = tasks.losses[task]
-    reached = leaves([loss])
+    (reached,) = leaves_of_each([loss])
     expected = [p for p, param in enumerate(params) if id(param) in reached]
     pieces = _Pieces(params, sets, expected, take)
     pieces.take_unreached()
@@ -59,7 +60,7 @@ def in_pieces(
         for p in expected:
             hook = functools.partial(pieces.arrive, p)
             hooks.append(params[p].register_hook(hook))  # type: ignore[no-untyped-call]
-        raw_gradient(tasks, task, params, retain_graph)
+        raw_gradient(tasks, task, params, retain_graph, reached)
     finally:
         for handle in hooks:
             handle.remove()

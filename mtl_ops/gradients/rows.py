@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import overload
 
 import torch
 from torch import Tensor
 
 from .. import ops
 
-__all__ = ["columns", "dtypes_of", "measured_rows", "on_device", "unscaled"]
+__all__ = ["columns", "dense", "dtypes_of", "measured_rows", "on_device", "unscaled"]
 
 
 def columns(
@@ -47,3 +48,16 @@ def on_device(values: Sequence[float], device: torch.device) -> Tensor:
     """Numbers as float64 on a device, without the wait that copying a tensor there would be."""
     nothing = torch.zeros(1, len(values), len(values), dtype=torch.float64, device=device)
     return ops.task_scales(nothing, values)[0]
+
+
+@overload
+def dense(row: Tensor) -> Tensor: ...
+
+
+@overload
+def dense(row: Tensor | None) -> Tensor | None: ...
+
+
+def dense(row: Tensor | None) -> Tensor | None:
+    """A gradient that the kernels can read: sparse ones are filled in."""
+    return row if row is None or row.layout == torch.strided else row.to_dense()

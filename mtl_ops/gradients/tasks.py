@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .graph import root
+from .reach import root
 
 if TYPE_CHECKING:
     from ..distributed import Processes

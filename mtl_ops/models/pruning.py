@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from ..gradients.graph import leaves_of_each
+from ..gradients.reach import leaves_of_each
 
 __all__ = ["Pruned", "prune_shared"]
 

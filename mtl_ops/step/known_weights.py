@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..gradients.differentiate import dense, differentiate, joint_backward, joint_gradient
-from ..gradients.graph import leaves, leaves_of_each
+from ..gradients.differentiate import differentiate, joint_backward, joint_gradient
+from ..gradients.frontier import leaves_above
 from ..gradients.parameters import Parameters
-from ..gradients.rows import unscaled
+from ..gradients.reach import leaves_of_each
+from ..gradients.rows import dense, unscaled
 from ..gradients.tasks import Tasks
 from ..merging.call import Call
 from ..merging.merge import raise_if_nonfinite
@@ -60,20 +61,25 @@ def features_step(
     """One step with G measured on the gradients of the features.
 
     Each loss is differentiated down to the features and no further; the merged gradient of the features is then sent
-    through the rest of the network. Together that is what one backward of a sum does.
+    through the rest of the network. Together that is what one backward of a sum does, if nothing goes past the
+    features and through them to the same parameter. If something does, in any process, the gradients at the features
+    only measure G, and the losses are differentiated once more, as one weighted sum.
     """
     tasks, params, retain_graph = call.tasks, call.params.tensors, call.retain_graph
+    above = leaves_above(tasks.losses, features)
+    if _anywhere(above is None, features, tasks):
+        rows = differentiate(tasks, features, retain_graph=True)
+        _check_features(rows, tasks)
+        measured = weigh(rows)
+        return joint_step(measured, call), measured
+    assert above is not None
     count = len(features)
-    above = leaves(tasks.losses, features)
     downstream = [leaf for leaf in params if id(leaf) in above]
     both = [*features, *downstream]
     rows = differentiate(tasks, both, retain_graph=True)
     at_features = [row for t in range(len(tasks.losses)) for row in rows[t * len(both) :][:count]]
     reached = [k for k in range(count) if any(row is not None for row in at_features[k::count])]
-    if not reached and tasks.present:
-        raise ValueError(
-            "Parameter `features` should be what the losses are computed from. Found no loss that reaches it."
-        )
+    _check_features(at_features, tasks)
     measured = weigh(at_features)
     merged = [torch.empty_like(features[k]) for k in reached]
     picked = [
@@ -99,6 +105,21 @@ def features_step(
     with _taken_back(params if landed else ()):
         report = _write(measured, heads, trunk, call, landed)
     return report, measured
+
+
+def _anywhere(here: bool, features: Sequence[Tensor], tasks: Tasks) -> bool:
+    """Whether something is so in any process."""
+    if tasks.parallel is None:
+        return here
+    place = features[:1]
+    return tasks.parallel.anywhere([place[0] if here else None], place)[0] is not None
+
+
+def _check_features(rows: Sequence[Tensor | None], tasks: Tasks) -> None:
+    if tasks.present and all(row is None for row in rows):
+        raise ValueError(
+            "Parameter `features` should be what the losses are computed from. Found no loss that reaches it."
+        )
 
 
 def joint_step(measured: Measured, call: Call) -> Report:

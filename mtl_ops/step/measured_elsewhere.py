@@ -96,4 +96,10 @@ def _as_list(features: Tensor | Sequence[Tensor] | None) -> list[Tensor]:
             'Parameter `features` should be a tensor that requires a gradient, or several, with `gram_on="features"`. '
             f"Found {'None' if features is None else 'something else'}."
         )
-    return tensors
+    return list({_place(tensor): tensor for tensor in tensors}.values())
+
+
+def _place(tensor: Tensor) -> tuple[object, int]:
+    """The same for two tensors that are one in the graph: a tensor given twice is measured once."""
+    node = tensor.grad_fn
+    return (id(tensor), 0) if node is None else (node, tensor.output_nr)
