@@ -18,7 +18,8 @@ from .merging.merge import merge_rows
 from .merging.report import Report
 from .merging.rules import Nonfinite, Rules, TaskWeights, read_task_weights
 from .methods import Method, resolve
-from .step.exact import fill_grads
+from .step.exact import Exact
+from .step.weighted_sum import WeightedSum
 
 __all__ = ["backward", "merge"]
 
@@ -212,4 +213,5 @@ def backward(
         given,
         retain_graph=retain_graph,
     )
-    return fill_grads(call)
+    step = WeightedSum() if call.method.needs == "losses" and not call.rules.per_task else Exact()
+    return step.backward(call)

@@ -7,7 +7,7 @@ measured (an all-reduce of T×T numbers), solves the same small problem, merges 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
@@ -20,6 +20,7 @@ from ..merging.call import Call, Part
 from ..merging.layout import NOTHING_REACHED, Layout, find_layout
 from ..merging.merge import merge_rows
 from ..merging.report import Report
+from ..merging.sink import Early
 from ..methods import CoordinateMethod
 from ._buckets import make_buckets
 from ._processes import Processes
@@ -69,8 +70,8 @@ class DataParallel(Processes):
     def _check_table(self, tasks: Tasks, table: list[list[list[float]]]) -> None:
         """Any process may lack any task."""
 
-    def merge(
-        self, call: Call, rows: Sequence[Tensor | None], early: Scatter | None = None
+    def merged(
+        self, call: Call, rows: Sequence[Tensor | None], early: Early | None
     ) -> tuple[Report, dict[int, Tensor]]:
         """The merged gradient of each parameter that any task reaches on any process, by its place."""
         params, tasks = call.params.tensors, len(call.task_weights)
@@ -79,10 +80,13 @@ class DataParallel(Processes):
         flags = tuple(row is not None for row in reached)
         if not any(flags):
             raise ValueError(NOTHING_REACHED)
+        if call.method.tracks:
+            return self._merge_whole(call, self.summed(rows, params), layout)
         if self.mode == "exact":
             self._flags[_key(call)] = flags
-            scatter = early
-            if scatter is None or scatter.flags != flags:
+            if isinstance(early, Scatter) and early.flags == flags:
+                scatter = early
+            else:
                 scatter = self._scattered(rows, params, flags, tasks)
             report, merged = self._merge_shards(call, scatter, layout)
             return report, dict(zip(scatter.kept, merged, strict=True))
@@ -92,16 +96,44 @@ class DataParallel(Processes):
         report, merged = self._merge_locally(call, rows, params, layout)
         return report, dict(zip(kept, merged, strict=True))
 
-    def expect(self, call: Call) -> Scatter | None:
+    def expect(self, call: Call, reached: Sequence[Tensor | None] = ()) -> Scatter | None:
         """Sums what it is given of each task over the processes, while the other tasks' backwards run.
 
         What goes where depends on which task reaches which parameter in any process, which is known
         only at the end. So it is taken to be as last time, and sent again if it was not.
         """
-        flags = self._flags.get(_key(call))
-        if flags is None:
+        if call.method.tracks:
             return None
-        return Scatter(self.wire, call.params.tensors, flags, len(call.task_weights))
+        params, flags = call.params.tensors, self._flags.get(_key(call))
+        if reached:
+            flags = tuple(row is not None for row in self.anywhere(reached, params))
+        return None if flags is None else Scatter(self.wire, params, flags, len(call.task_weights))
+
+    def measure(
+        self,
+        rows: list[Tensor | None],
+        params: Sequence[Tensor],
+        gram: Callable[[Sequence[Tensor | None]], Tensor],
+    ) -> Tensor:
+        """``(S, T, T)``: of the sums of all processes, or the mean of theirs with ``"mean_gram"``."""
+        if self.mode == "mean_gram":
+            return self.total(gram(rows) * self.world)
+        return gram(self.summed(rows, params))
+
+    def summed(
+        self, rows: Sequence[Tensor | None], params: Sequence[Tensor]
+    ) -> list[Tensor | None]:
+        """The gradients of the joint batch, whole in every process: 2·T·N numbers on the wire."""
+        count = len(params)
+        reached = self.anywhere(rows, params)
+        dtypes = dtypes_of(rows, params)
+        whole: list[Tensor | None] = [None] * len(rows)
+        for place, (row, flag) in enumerate(zip(rows, reached, strict=True)):
+            if flag is not None:
+                param, dtype = params[place % count], dtypes[place % count]
+                mine = torch.zeros_like(param, dtype=dtype) if row is None else row
+                whole[place] = self.total(mine.clone(memory_format=torch.contiguous_format))
+        return whole
 
     def _scattered(
         self,
@@ -127,6 +159,24 @@ class DataParallel(Processes):
             (params[place % len(params)] if row is None else row) if flag else None
             for place, (row, flag) in enumerate(zip(rows, flags, strict=True))
         ]
+
+    def _merge_whole(
+        self, call: Call, rows: Sequence[Tensor | None], layout: Layout
+    ) -> tuple[Report, dict[int, Tensor]]:
+        """Merges the sums in every process by itself, for methods that remember gradients.
+
+        So each remembers the same, and its memory is written and read as that of one process.
+        """
+        params = call.params.tensors
+        kept = range(len(params)) if layout.kept is None else layout.kept
+        reached = [params[p] for p in kept]
+        rows = columns(rows, len(params), list(kept))
+        out = [
+            torch.empty_like(param, dtype=dtype)
+            for param, dtype in zip(reached, dtypes_of(rows, reached), strict=True)
+        ]
+        report = merge_rows(call, rows, out, layout)
+        return report, dict(zip(kept, out, strict=True))
 
     def _merge_shards(
         self, call: Call, scatter: Scatter, layout: Layout

@@ -17,8 +17,6 @@ from ._sharded import Sharded, fsdp_modules
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-    from ..step.measured_elsewhere import CheapSteps
-
 __all__ = ["Distributed", "make_processes"]
 
 Distributed = Literal["auto", "exact", "mean_gram"]
@@ -29,7 +27,6 @@ def make_processes(
     group: ProcessGroup | None,
     module: torch.nn.Module | None,
     params: Sequence[Tensor],
-    cheap: CheapSteps | None,
 ) -> Processes | None:
     """The processes to merge over; ``None`` for a single process.
 
@@ -61,11 +58,6 @@ def make_processes(
             raise ValueError(
                 "Parameter `optimizer` should hold DTensors only while a process group is initialised. Found one."
             )
-        if cheap is not None:
-            raise ValueError(
-                "Parameters `gram_on` and `weights_every` should be left out for DTensors, whose gradients are reduced "
-                f"task by task. Found `weights_every = {cheap.weights_every}`."
-            )
         processes = Sharded(params, group, wrapped)
     elif wrapped is not None:
         raise ValueError(
@@ -75,11 +67,6 @@ def make_processes(
     elif mode is None or not running or dist.get_world_size(group) == 1:
         return None
     else:
-        if cheap is not None and not (cheap.gram_on is None or isinstance(cheap.gram_on, str)):
-            raise ValueError(
-                "Parameter `gram_on` should be None or 'features' with several processes, whose gradients of "
-                "single parameters are not summed before the weights are known. Found parameters."
-            )
         processes = DataParallel("exact" if mode == "auto" else mode, group)
     processes.check_parameters(params)
     return processes

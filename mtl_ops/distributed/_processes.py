@@ -16,14 +16,12 @@ from torch import Tensor
 from ..gradients.tasks import Tasks
 from ..merging.call import Call
 from ..merging.report import Report
+from ..merging.sink import Early, Sink, add_to_grads
 from ._collectives import Collectives
 from ._samples import Samples, read_samples
-from ._scatter import Scatter
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
-
-    from ..optim.optimizer import MultiTaskOptimizer
 
 __all__ = ["Processes"]
 
@@ -33,7 +31,7 @@ __all__ = ["Processes"]
 _COUNT, _LOSS, _HAS, _REACH, _FAILED, _GIVEN = FACTS = range(6)
 
 
-class Processes(ABC):
+class Processes(Sink, ABC):
     """The processes of a group, seen from one of them.
 
     Args:
@@ -45,6 +43,7 @@ class Processes(ABC):
         reads: How often losses were read.
     """
 
+    alone = False
     one_backward = True
     leaves_known = True
 
@@ -65,10 +64,17 @@ class Processes(ABC):
         """
 
     @abstractmethod
-    def merge(
-        self, call: Call, rows: Sequence[Tensor | None], early: Scatter | None = None
+    def merged(
+        self, call: Call, rows: Sequence[Tensor | None], early: Early | None
     ) -> tuple[Report, dict[int, Tensor]]:
         """The merged gradient of each parameter that any task reaches on any process, by its place."""
+
+    def merge(self, call: Call, rows: list[Tensor | None], early: Early | None = None) -> Report:
+        """Merges ``T × P`` gradients of this process, adds the result to ``.grad``, and empties the list."""
+        report, merged = self.merged(call, rows, early)
+        rows.clear()
+        add_to_grads(merged, call.params.tensors)
+        return report
 
     def derive(
         self,
@@ -89,16 +95,6 @@ class Processes(ABC):
             outputs, params, factors, retain_graph=retain_graph, allow_unused=True
         )
 
-    def anywhere(
-        self, rows: Sequence[Tensor | None], params: Sequence[Tensor]
-    ) -> Sequence[Tensor | None]:
-        """``rows``, with something where the task reaches the parameter in another process only."""
-        return rows
-
-    def expect(self, call: Call) -> Scatter | None:
-        """What can take the gradients of each task before :meth:`merge` gets all of them, if anything."""
-        return None
-
     def _whole(self, tasks: Tasks) -> Tasks:
         """The tasks with losses that are plain tensors."""
         return tasks
@@ -118,35 +114,25 @@ class Processes(ABC):
     # ---- the same on all processes --------------------------------------------------------------
 
     def begin(
-        self, optimizer: MultiTaskOptimizer, generator: torch.Generator | None
+        self,
+        facts: Mapping[str, Any],
+        generator: torch.Generator | None,
+        device: torch.device,
     ) -> torch.Generator:
         """Checks what the optimizer was made with, and returns what all of them draw numbers from.
+
+        Args:
+            facts: Everything that has to be the same.
+            generator: What this process would draw from; ``None`` for one with the seed of rank 0.
+            device: Of the parameters.
 
         Raises:
             ValueError: On every process, if it is not the same.
         """
-        weights, cheap, turns = optimizer.task_weights, optimizer._cheap, optimizer._turns
-        settings = {
-            "method": optimizer.method.name,
-            "granularity": optimizer.granularity,
-            "task_weights": "a function" if callable(weights) else weights,
-            "weights_every": 1 if cheap is None else cheap.weights_every,
-            "gram_on": None if cheap is None else cheap.gram_on,
-            "groups": None if turns is None else turns.groups,
-            "order": None
-            if turns is None
-            else "a function"
-            if callable(turns.order)
-            else turns.order,
-            "closing_joint": turns is not None and turns.closing_joint,
-            **vars(optimizer.rules),
-        }
-        device = optimizer._device()
-        self.check_same(settings, device)
-        given = generator or optimizer.method.generator
-        if given is not None:
-            self.check_same({"generator": given.get_state()}, device)
-            return given
+        self.check_same(facts, device)
+        if generator is not None:
+            self.check_same({"generator": generator.get_state()}, device)
+            return generator
         seeds = self.wire.gather(torch.initial_seed(), device)
         return torch.Generator(device).manual_seed(seeds[0])
 
@@ -231,7 +217,6 @@ class Processes(ABC):
             shares=self._shares(counts, total),
             part=tuple(t > 0 for t in total),
             totals=sums[_LOSS] / sums[_COUNT],
-            parallel=self,
         )
 
     def _check_names(self, tasks: Tasks, problem: Exception | None, device: torch.device) -> None:

@@ -23,9 +23,9 @@ from ..merging.call import Call, Part
 from ..merging.layout import NOTHING_REACHED, find_layout
 from ..merging.merge import merge_rows
 from ..merging.report import Report
+from ..merging.sink import Early
 from ._placements import check_sharding, first_element, measured_here
 from ._processes import Processes
-from ._scatter import Scatter
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -181,8 +181,8 @@ class Sharded(Processes):
 
     # ---- merging --------------------------------------------------------------------------------
 
-    def merge(
-        self, call: Call, rows: Sequence[Tensor | None], early: Scatter | None = None
+    def merged(
+        self, call: Call, rows: Sequence[Tensor | None], early: Early | None
     ) -> tuple[Report, dict[int, Tensor]]:
         """The merged gradient of each parameter that any task reaches, a DTensor, by its place."""
         assert early is None  # FSDP sends gradients by itself

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,10 +12,7 @@ from torch import Tensor
 from .frontier import Frontier, find_frontier, has_hooks
 from .reach import Trace, leaves_of_each, root
 from .rows import dense
-from .storage import store
-
-if TYPE_CHECKING:
-    from .tasks import Tasks
+from .tasks import Tasks
 
 __all__ = ["Batching"]
 
@@ -60,7 +57,7 @@ class Batching:
             self._give_up(kind, error)
             return None
         self._works.add(kind)
-        return rows if tasks.dtype is None else [store(row, tasks.dtype) for row in rows]
+        return rows
 
     def _give_up(self, kind: frozenset[str], error: RuntimeError) -> None:
         if not self._fails:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from .reach import narrowed, root
 from .rows import dense
+from .source import PLAIN, Source
 from .storage import store
 from .tasks import Tasks
 
@@ -27,11 +27,12 @@ def differentiate(
     params: Sequence[Tensor],
     retain_graph: bool = False,
     each: Callable[[int, Sequence[Tensor | None]], None] | None = None,
+    source: Source = PLAIN,
 ) -> list[Tensor | None]:
     """Gradients of each loss with respect to each parameter, one backward a loss.
 
     The graph is freed by the last loss, unless ``retain_graph`` is set. Nothing is copied, and no
-    ``.grad`` is touched. Where ``tasks.dtype`` is another than a parameter's, its gradients are
+    ``.grad`` is touched. Where ``source.dtype`` is another than a parameter's, its gradients are
     converted after each backward, one by one, so that the last copy of a gradient is freed before the
     next is converted.
 
@@ -40,6 +41,7 @@ def differentiate(
         params: P parameters.
         retain_graph: Keeps the graph for another backward.
         each: Called with each task and its P gradients, before the next task's backward.
+        source: How to differentiate.
 
     Returns:
         ``T × P`` gradients, row-major; ``None`` where a loss does not reach a parameter.
@@ -48,7 +50,7 @@ def differentiate(
         RuntimeError: If the graph of a loss was freed by an earlier backward.
     """
     rows: list[Tensor | None] = []
-    for t, found in enumerate(task_gradients(tasks, params, retain_graph)):
+    for t, found in enumerate(task_gradients(tasks, params, retain_graph, source)):
         rows += found
         if each is not None:
             each(t, found)
@@ -56,37 +58,43 @@ def differentiate(
 
 
 def task_gradients(
-    tasks: Tasks, params: Sequence[Tensor], retain_graph: bool = False
+    tasks: Tasks, params: Sequence[Tensor], retain_graph: bool = False, source: Source = PLAIN
 ) -> Iterator[list[Tensor | None]]:
     """The P gradients of each task in turn, each computed when it is asked for; see :func:`differentiate`."""
-    if tasks.batching is not None:
-        batched = tasks.batching.gradients(tasks, params, retain_graph)
+    if source.batching is not None:
+        batched = source.batching.gradients(tasks, params, retain_graph)
         if batched is not None:
-            yield from batched
+            for row in batched:
+                yield row if source.dtype is None else store(row, source.dtype)
             return
     last = max(tasks.present, default=-1)
-    reached = _narrowed(tasks)
+    reached = _narrowed(tasks, source)
     for t, loss in enumerate(tasks.losses):
         if loss is None:
             yield [None] * len(params)
         else:
             used = None if reached is None else reached[t]
-            yield _task_gradient(tasks, t, params, retain_graph or t != last, used)
+            kept = retain_graph or t != last
+            yield _task_gradient(tasks, t, params, kept, used, source)
 
 
-def _narrowed(tasks: Tasks) -> list[set[int]] | None:
+def _narrowed(tasks: Tasks, source: Source) -> list[set[int]] | None:
     """The leaves of each loss, if autograd would find more; of one that is alone no other can be mistaken."""
-    known = tasks.parallel is None or tasks.parallel.leaves_known
-    return narrowed(tasks.losses) if known and len(tasks.losses) > 1 else None
+    return narrowed(tasks.losses) if source.leaves_known and len(tasks.losses) > 1 else None
 
 
 def _task_gradient(
-    tasks: Tasks, t: int, params: Sequence[Tensor], retain_graph: bool, used: set[int] | None
+    tasks: Tasks,
+    t: int,
+    params: Sequence[Tensor],
+    retain_graph: bool,
+    used: set[int] | None,
+    source: Source,
 ) -> list[Tensor | None]:
-    grads = raw_gradient(tasks, t, params, retain_graph, used)
+    grads = raw_gradient(tasks, t, params, retain_graph, used, source)
     found = [dense(row) for row in grads]
     del grads
-    return found if tasks.dtype is None else store(found, tasks.dtype)
+    return found if source.dtype is None else store(found, source.dtype)
 
 
 def raw_gradient(
@@ -95,6 +103,7 @@ def raw_gradient(
     params: Sequence[Tensor],
     retain_graph: bool,
     used: set[int] | None = None,
+    source: Source = PLAIN,
 ) -> Sequence[Tensor | None]:
     """The P gradients of a task that is there, as autograd returns them: they may be sparse.
 
@@ -105,6 +114,7 @@ def raw_gradient(
         retain_graph: Keeps the graph for another backward.
         used: The ``id`` of the leaves that the loss depends on, see :func:`mtl_ops.gradients.reach.narrowed`;
             ``None`` for what autograd finds.
+        source: How to differentiate.
     """
     loss = tasks.losses[task]
     start = None if loss is None else root(loss)
@@ -118,9 +128,8 @@ def raw_gradient(
     if not places:
         return rows
     try:
-        found = _derive(
-            tasks, [start], [params[p] for p in places], [tasks.factor(task)], retain_graph
-        )
+        chosen = [params[p] for p in places]
+        found = source.derive([start], chosen, [tasks.factor(task)], retain_graph)
     except RuntimeError as error:
         _explain(error, tasks.label(task))
         raise
@@ -130,33 +139,22 @@ def raw_gradient(
 
 
 def joint_gradient(
-    tasks: Tasks, weights: Tensor, params: Sequence[Tensor], retain_graph: bool = False
+    tasks: Tasks,
+    weights: Tensor,
+    params: Sequence[Tensor],
+    retain_graph: bool = False,
+    source: Source = PLAIN,
 ) -> list[Tensor | None]:
     """The gradient of ``Σ_t w_t L_t`` with respect to each parameter, in one backward."""
     losses, factors = _weighted(tasks, weights)
     if not losses:
         return [None] * len(params)
     try:
-        rows = _derive(tasks, losses, params, factors, retain_graph)
+        rows = source.derive(losses, params, factors, retain_graph)
     except RuntimeError as error:
         _explain(error, "one of them")
         raise
     return [dense(row) for row in rows]
-
-
-def _derive(
-    tasks: Tasks,
-    outputs: Sequence[Any],
-    params: Sequence[Tensor],
-    factors: Sequence[Tensor | None],
-    retain_graph: bool,
-) -> Sequence[Tensor | None]:
-    """The gradient of ``Σ factor · output`` by each parameter; ``None`` where none reaches it."""
-    if tasks.parallel is not None:
-        return tasks.parallel.derive(outputs, params, factors, retain_graph)
-    return torch.autograd.grad(
-        outputs, params, factors, retain_graph=retain_graph, allow_unused=True
-    )
 
 
 def joint_backward(

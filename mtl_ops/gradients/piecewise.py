@@ -13,6 +13,7 @@ from torch import Tensor
 from .differentiate import raw_gradient
 from .reach import leaves_of_each, root_node
 from .rows import dense
+from .source import PLAIN, Source
 from .tasks import Tasks
 
 __all__ = ["PIECE", "Take", "in_pieces", "split"]
@@ -31,6 +32,7 @@ def in_pieces(
     sets: Sequence[int],
     take: Take,
     retain_graph: bool = False,
+    source: Source = PLAIN,
 ) -> None:
     """Differentiates one loss; its gradients are handed over as soon as they are there.
 
@@ -45,6 +47,7 @@ def in_pieces(
         take: Is called with every place once, in the caller's stream and grad mode. Sets without a
             parameter that the loss reaches come before the backward begins.
         retain_graph: Keeps the graph for another backward.
+        source: How to differentiate.
 
     Raises:
         RuntimeError: If the graph of the loss was freed by an earlier backward.
@@ -60,7 +63,7 @@ def in_pieces(
         for p in expected:
             hook = functools.partial(pieces.arrive, p)
             hooks.append(params[p].register_hook(hook))  # type: ignore[no-untyped-call]
-        raw_gradient(tasks, task, params, retain_graph, reached)
+        raw_gradient(tasks, task, params, retain_graph, reached, source)
     finally:
         for handle in hooks:
             handle.remove()

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from .reach import root
-
-if TYPE_CHECKING:
-    from ..distributed import Processes
-    from .batched import Batching
 
 __all__ = ["Losses", "Tasks", "read_losses"]
 
@@ -32,10 +27,6 @@ class Tasks:
         shares: What the gradients of this process count for in those of the joint batch.
         part: Whether any process has the task; ``None`` if there is only this one.
         totals: ``(T,)`` float64, the losses of the joint batch.
-        parallel: The processes that the joint batch is spread over.
-        dtype: What the gradients of single tasks are stored in; ``None`` for the parameters' own.
-        batching: Differentiates all losses at once; ``None`` to do so one by one.
-        streamed: Whether the gradients of the last task are freed piece by piece.
     """
 
     names: tuple[str, ...] | None
@@ -44,10 +35,6 @@ class Tasks:
     shares: tuple[float, ...] | None = None
     part: tuple[bool, ...] | None = None
     totals: Tensor | None = None
-    parallel: Processes | None = None
-    dtype: torch.dtype | None = None
-    batching: Batching | None = None
-    streamed: bool = False
 
     def label(self, task: int) -> str:
         """How messages name a task."""

@@ -32,6 +32,8 @@ class Call:
         given: What the method otherwise draws or remembers.
         times_skipped: ``(T,)`` int64, counts gradients that are not finite; ``None`` if nobody asks.
         retain_graph: Keeps the graph for another backward.
+        features: What the heads are computed from, if G is measured there.
+        step: How many steps were taken before.
     """
 
     method: Method
@@ -42,6 +44,8 @@ class Call:
     given: Mapping[str, Any] = field(default_factory=dict)
     times_skipped: Tensor | None = None
     retain_graph: bool = False
+    features: Sequence[Tensor] = ()
+    step: int = 0
 
     @property
     def scale(self) -> Tensor | None:

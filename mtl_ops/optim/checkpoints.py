@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from ..step.measured_elsewhere import CheapSteps
 from .learned_group import add_group, state_with_group
 from .stepping import SteppingOptimizer
 from .turns import Turns
@@ -23,7 +22,6 @@ class CheckpointedOptimizer(SteppingOptimizer):
     """
 
     generator: torch.Generator | None
-    _cheap: CheapSteps | None
     _turns: Turns | None
 
     def state_dict(self) -> dict[str, Any]:
@@ -36,7 +34,7 @@ class CheckpointedOptimizer(SteppingOptimizer):
             **self._memory.state_dict(),
             "method": self.method.name,
             "method_state": self.method.state_dict(),
-            "cheap_steps": None if self._cheap is None else self._cheap.state_dict(),
+            "step": self._step.state_dict(),
             "turns": None if self._turns is None else self._turns.state_dict(),
             "generator": None if self.generator is None else self.generator.get_state(),
         }
@@ -55,8 +53,7 @@ class CheckpointedOptimizer(SteppingOptimizer):
         if tasks is None:
             self._load_inner(state)
             self.method.reset()
-            if self._cheap is not None:
-                self._cheap.reset()
+            self._step.reset()
             if self._turns is not None:
                 self._turns.reset()
             self._memory.steps, self._memory.times_skipped = 0, None
@@ -68,8 +65,9 @@ class CheckpointedOptimizer(SteppingOptimizer):
         self._load_inner(state)
         self._memory.load(tasks, self._device())
         self.method.load_state_dict(tasks["method_state"])
-        if self._cheap is not None and tasks["cheap_steps"] is not None:
-            self._cheap.load_state_dict(tasks["cheap_steps"])
+        step = tasks["step"] if "step" in tasks else tasks["cheap_steps"]
+        if step:
+            self._step.load_state_dict(step)
         if self._turns is not None and tasks["turns"] is not None:
             self._turns.load_state_dict(tasks["turns"])
         if self.generator is not None and tasks["generator"] is not None:

@@ -12,22 +12,22 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..distributed import Distributed, Samples, make_processes
-from ..gradients.accumulation import Accumulated
 from ..gradients.batched import Batching
-from ..gradients.differentiate import task_gradients
 from ..gradients.graph import allow_repeated_backward, refuse_reentrant_checkpoints, warn_of_graph
 from ..gradients.parameters import (
     Granularity,
     Parameters,
     find_parameters,
 )
+from ..gradients.source import Source
 from ..gradients.storage import is_dtensor
 from ..gradients.tasks import Losses, Tasks
 from ..merging.call import Call
 from ..merging.rules import Nonfinite, TaskWeights, read_task_weights
+from ..merging.sink import GRADS
 from ..methods import Method
-from ..step.exact import fill_grads
-from ..step.measured_elsewhere import CheapSteps
+from ..step.make import Plan, make_step
+from ..step.step import Step
 from .checkpoints import CheckpointedOptimizer
 from .facts import Situation, check_together
 from .settings import make_settings
@@ -216,19 +216,16 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         self.task_weights = settings.task_weights
         self.granularity = settings.granularity
         self._shared = settings.shared
-        self._cheap = None
-        if settings.gram_on is not None or settings.weights_every != 1:
-            self._cheap = CheapSteps(settings.gram_on, settings.weights_every)
         self._turns = None
         if settings.groups is not None:
             self._turns = Turns(settings.groups, settings.order, settings.closing_joint)
         params = [param for param in everything if param.requires_grad]
-        self._parallel = make_processes(distributed, process_group, module, params, self._cheap)
+        self._parallel = make_processes(distributed, process_group, module, params)
         if self._parallel is not None:
-            generator = self._parallel.begin(self, generator)
-        self.grad_dtype = settings.grad_dtype
-        self._batching = Batching() if batched else None
-        self._streamed = settings.memory == "stream"
+            drawn = generator or self.method.generator
+            facts = settings.compared(everything)
+            generator = self._parallel.begin(facts, drawn, self._device())
+        self._step = self._make_step()
         self.generator = generator
         if generator is not None:
             self.method.generator = generator
@@ -289,20 +286,22 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         count = len(read.losses)
         weights = read_task_weights(self.task_weights, read.names, count, memory.steps)
         params = self._parameters()
-        counter = memory.counter(self._device())
-        call = Call(self.method, read, params, weights, self.rules, given, counter, retain_graph)
+        call = Call(
+            self.method,
+            read,
+            params,
+            weights,
+            self.rules,
+            given,
+            memory.counter(self._device()),
+            retain_graph,
+            _as_features(features, self._step),
+            memory.steps,
+        )
         if memory.steps == 0:
             refuse_reentrant_checkpoints(read.losses)
         fresh = all(param.grad is None for param in params.tensors)
-        if self._cheap is not None:
-            report = self._cheap.backward(call, features, memory.steps)
-        elif features is not None:
-            raise ValueError(
-                'Parameter `features` should be given with `gram_on="features"`. Found it without.'
-            )
-        else:
-            accumulated, memory.accumulated = memory.accumulated, None
-            report = fill_grads(call, accumulated)
+        report = self._step.backward(call)
         memory.report = report
         memory.unstepped = [report] if fresh else [*memory.unstepped, report]
         if not memory.looked_at_graph and len(read.present) == count:
@@ -310,40 +309,43 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
             if self._parallel is None or self._parallel.leaves_known:
                 warn_of_graph(read.losses, params.tensors, params.shared is not None)
 
-    def accumulate(self, losses: Losses, *, samples: Samples = 1.0) -> None:
+    def accumulate(
+        self,
+        losses: Losses,
+        *,
+        features: Tensor | Sequence[Tensor] | None = None,
+        samples: Samples = 1.0,
+    ) -> None:
         """Adds up the gradients of each task over micro-batches; the next :meth:`backward` merges.
 
         Nothing is merged and no ``.grad`` changes, so ``k - 1`` calls of this and one of
         :meth:`backward`, each with the losses divided by k, equal one large batch (whose losses are
         means). The sums take the memory of T gradients. :meth:`zero_grad` forgets them.
 
+        With ``gram_on`` and ``weights_every`` weights are measured on the first micro-batch, if they are due, and
+        the others take theirs from it: each costs about one backward, and the sums take the memory of one
+        gradient. A micro-batch with other tasks than those before is measured by itself.
+
         Args:
             losses: As of :meth:`backward`.
+            features: As of :meth:`backward`.
             samples: As of :meth:`backward`.
 
         Raises:
             TypeError: As :meth:`backward`.
-            ValueError: As :meth:`backward`, or with ``gram_on``, ``weights_every`` or ``memory``, whose
-                steps do not have the gradient of every task.
+            ValueError: As :meth:`backward`, or with ``memory``, which does not hold the gradients of all tasks.
             RuntimeError: If the graph of a loss was freed. All sums are forgotten then.
         """
         if self._turns is not None:
             raise RuntimeError(_TURNS)
-        if self._cheap is not None:
-            raise ValueError(
-                "Parameters `gram_on` and `weights_every` should be left out to accumulate gradients "
-                f"of single tasks. Found `weights_every = {self._cheap.weights_every}`."
-            )
         check_together(self.settings, Situation(accumulating=True))
         read = self._read(losses, samples)
-        if self._memory.accumulated is None:
-            self._memory.accumulated = Accumulated()
-        gradients = task_gradients(read, self._parameters().tensors)
-        try:
-            self._memory.accumulated.add(gradients, read.detached)
-        except BaseException:
-            self._memory.accumulated = None  # a part of it may have been added
-            raise
+        count = len(read.losses)
+        weights = read_task_weights(self.task_weights, read.names, count, self._memory.steps)
+        params, counter = self._parameters(), self._memory.counter(self._device())
+        call = Call(self.method, read, params, weights, self.rules, times_skipped=counter)
+        chosen = _as_features(features, self._step)
+        self._step.accumulate(replace(call, step=self._memory.steps, features=chosen))
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """The inner optimizer's step, unless the gradients are lost (see ``nonfinite``).
@@ -394,14 +396,45 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
             read = self._parallel.read(own, count, samples, self._device(), given)
         if self._memory.count is None:
             self._bind(read.names, len(read.losses))
-        read = replace(
-            read, dtype=self.grad_dtype, batching=self._batching, streamed=self._streamed
-        )
         if self._grad_scaler is not None:
             one = torch.ones((), device=self._device())
             read = replace(read, scale=self._grad_scaler.scale(one))
         return read
 
+    def _make_step(self) -> Step:
+        settings, parallel = self.settings, self._parallel
+        source = Source(settings.grad_dtype, Batching() if settings.batched else None)
+        if parallel is not None:
+            source = replace(source, derive=parallel.derive, leaves_known=parallel.leaves_known)
+        plan = Plan(
+            self.method.needs == "losses" and not self.rules.per_task,
+            settings.memory == "stream",
+            settings.gram_on,
+            settings.weights_every,
+        )
+        return make_step(plan, source, GRADS if parallel is None else parallel)
+
     def _parameters(self) -> Parameters:
         groups, learnable = self.optimizer.param_groups, self._memory.learnable
         return find_parameters(groups, self.granularity, self._shared, learnable)
+
+
+def _as_features(features: Tensor | Sequence[Tensor] | None, step: Step) -> list[Tensor]:
+    """The features of a step that takes any.
+
+    Raises:
+        ValueError: If they are something else, missing, or of no use.
+    """
+    if not step.takes_features:
+        if features is not None:
+            raise ValueError(
+                'Parameter `features` should be given with `gram_on="features"`. Found it without.'
+            )
+        return []
+    tensors = [features] if isinstance(features, Tensor) else list(features or ())
+    if not tensors or not all(isinstance(f, Tensor) and f.requires_grad for f in tensors):
+        raise ValueError(
+            'Parameter `features` should be a tensor that requires a gradient, or several, with `gram_on="features"`. '
+            f"Found {'None' if features is None else 'something else'}."
+        )
+    return list({id(tensor): tensor for tensor in tensors}.values())

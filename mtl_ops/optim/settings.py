@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
@@ -71,7 +72,9 @@ class Settings:
         for name in ("task_weights", "order"):
             if callable(values[name]):
                 values[name] = "a function"
-        values["method"] = repr(self.method)
+        values["method"] = self.method.name
+        # without the addresses of functions, which are another in every process
+        values["arguments of method"] = re.sub(r" at 0x[0-9a-f]+", "", repr(self.method))
         values["grad_scaler"] = self.grad_scaler is not None
         values["grad_dtype"] = None if self.grad_dtype is None else str(self.grad_dtype)
         return values

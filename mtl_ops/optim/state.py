@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from ..gradients.accumulation import Accumulated
 from ..merging.report import Report
 
 __all__ = ["Memory"]
@@ -29,7 +28,6 @@ class Memory:
         steps: How many steps were taken.
         times_skipped: ``(T,)`` int64, see :class:`Report`.
         learnable: The method's own parameters.
-        accumulated: The gradients of micro-batches that are not merged yet.
         report: Of the last backward.
         unstepped: The reports of the backwards whose gradients are in ``.grad``, not stepped with yet.
         looked_at_graph: Whether the losses' graph was searched for what a user should know.
@@ -40,7 +38,6 @@ class Memory:
     steps: int = 0
     times_skipped: Tensor | None = None
     learnable: list[Parameter] = field(default_factory=list)
-    accumulated: Accumulated | None = None
     report: Report = field(default_factory=Report)
     unstepped: list[Report] = field(default_factory=list)
     looked_at_graph: bool = False
@@ -62,12 +59,11 @@ class Memory:
 
     def forget_gradients(self) -> None:
         """As ``zero_grad`` does."""
-        self.accumulated = None
         self.unstepped.clear()
 
     def without_gradients(self) -> Memory:
         """What a copy of the optimizer starts with: not the last losses and measurements."""
-        return replace(self, accumulated=None, report=Report(), unstepped=[])
+        return replace(self, report=Report(), unstepped=[])
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds."""

@@ -16,6 +16,7 @@ from ..gradients.tasks import Losses, Tasks, read_losses
 from ..merging.report import Report
 from ..merging.rules import Rules
 from ..methods import Method
+from ..step.step import Step
 from .state import Memory
 from .wrapper import OptimizerWrapper, Remembered, tell_grad_scaler
 
@@ -35,6 +36,7 @@ class SteppingOptimizer(OptimizerWrapper):
     """
 
     method: Method
+    _step: Step
     _parallel: Processes | None = None
 
     def __init__(
@@ -53,6 +55,7 @@ class SteppingOptimizer(OptimizerWrapper):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As ``torch.optim.Optimizer.zero_grad``; forgets accumulated gradients, too."""
         self._memory.forget_gradients()
+        self._step.forget()
         super().zero_grad(set_to_none)
 
     def observe(self, losses: Losses, *, samples: Samples = 1.0) -> None:

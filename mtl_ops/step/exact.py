@@ -4,55 +4,49 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from torch import Tensor
+
 from ..gradients.accumulation import Accumulated
 from ..gradients.differentiate import differentiate, task_gradients
 from ..gradients.tasks import Tasks
 from ..merging.call import Call
 from ..merging.report import Report
-from .sink import add_to_grads, merge_into_grads
-from .streamed import merge_streamed
-from .weighted_sum import one_backward
+from .step import Step, finish
 
-__all__ = ["fill_grads"]
+__all__ = ["Exact", "weighty"]
 
 
-def fill_grads(call: Call, accumulated: Accumulated | None = None) -> Report:
-    """Differentiates the losses, merges the gradients and adds the result to ``.grad``.
+class Exact(Step):
+    """Holds the gradients of all tasks, measures and merges them."""
 
-    Args:
-        call: What is asked for.
-        accumulated: Gradients of other micro-batches, to be added before they are merged.
-    """
-    method, tasks = call.method, call.tasks
-    losses = call.shown_losses
-    if method.needs == "losses" and not call.rules.per_task and accumulated is None:
-        losses = call.losses
-        report = one_backward(call)
-    else:
-        part = _weighty(call)
-        if tasks.streamed and len(part.present) > 1:
-            report, merged = merge_streamed(replace(call, tasks=part))
-            add_to_grads(merged, call.params.tensors)
-        elif accumulated is None:
-            early = None if tasks.parallel is None else tasks.parallel.expect(call)
+    def backward(self, call: Call) -> Report:
+        """Differentiates each loss, merges and adds to ``.grad``."""
+        params, sums = call.params.tensors, self.take_sums()
+        if sums is None:
+            early = self.sink.expect(call)
             each = None if early is None else early.launch
-            rows = differentiate(part, call.params.tensors, call.retain_graph, each)
-            report = merge_into_grads(call, rows, early)
-        else:
-            gradients = task_gradients(part, call.params.tensors, call.retain_graph)
-            rows, totals = accumulated.add(gradients, tasks.detached)
-            tasks = tasks.summed(totals)
-            call = replace(call, tasks=tasks)
-            losses = call.shown_losses
-            report = merge_into_grads(call, rows)
-    if method.learns and losses is not None:
-        method.add_grads(losses, tasks.scale)
-    report._losses = tasks.detached
-    return report
+            rows = differentiate(weighty(call), params, call.retain_graph, each, self.source)
+            return finish(call, self.sink.merge(call, rows, early))
+        rows, losses = self._added(call, weighty(call), sums)
+        call = replace(call, tasks=call.tasks.summed(losses))
+        return finish(call, self.sink.merge(call, rows))
+
+    def accumulate(self, call: Call) -> None:
+        """Holds the sums of each task's gradients."""
+        sums = self.take_sums() or Accumulated()
+        self._added(call, call.tasks, sums)
+        self.sums = sums  # not before: a part of it may have been added
+
+    def _added(
+        self, call: Call, tasks: Tasks, sums: Accumulated
+    ) -> tuple[list[Tensor | None], list[Tensor | None]]:
+        params, keep = call.params.tensors, call.retain_graph
+        gradients = task_gradients(tasks, params, keep, self.source)
+        return sums.add(gradients, call.tasks.detached)
 
 
-def _weighty(call: Call) -> Tasks:
-    """Without tasks of weight 0: they take no part, and are not worth a backward."""
+def weighty(call: Call) -> Tasks:
+    """The tasks without those of weight 0, which take no part, and are not worth a backward."""
     tasks, task_weights = call.tasks, call.task_weights
     if all(task_weights):
         return tasks

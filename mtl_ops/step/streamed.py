@@ -15,10 +15,13 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from ..gradients.differentiate import differentiate
-from ..gradients.piecewise import in_pieces, split
+from ..gradients.differentiate import differentiate, task_gradients
+from ..gradients.piecewise import Take, in_pieces, split
+from ..gradients.reach import leaves_of_each
 from ..gradients.rows import columns, dtypes_of, unscaled
+from ..gradients.source import PLAIN, Source
 from ..gradients.storage import store
+from ..gradients.tasks import Tasks
 from ..merging.call import Call
 from ..merging.coordinates import clip_merged, write_coordinates
 from ..merging.layout import NOTHING_REACHED, Layout, find_layout
@@ -30,35 +33,71 @@ from ..merging.merge import (
 from ..merging.report import Report
 from ..merging.rules import Nonfinite, Rules
 from ..merging.scaled_clip import clip_elements, with_scaled_threshold
+from ..merging.sink import GRADS, Sink, add_to_grads
 from ..methods import CoordinateMethod
+from .exact import Exact, weighty
+from .step import Step, finish
 
-__all__ = ["merge_streamed"]
+__all__ = ["Streamed"]
 
 
-def merge_streamed(call: Call) -> tuple[Report, dict[int, Tensor]]:
-    """Differentiates the losses and merges the gradients, of which never more than T - 1 and a piece are held.
+class Streamed(Step):
+    """Holds the gradients of T - 1 tasks and a piece; of several processes, those of one task at a time.
 
-    Returns:
-        What was measured and decided, and the merged gradient of each parameter that a task reaches, by
-        its place, in the dtype that gradients are stored in.
+    With several processes what counts are the sums, of which each has a part: the gradients of a task are sent as
+    soon as they are there, and freed. Which task reaches what has to be known before, and is read off the graph.
     """
-    tasks = call.tasks
-    last = max(tasks.present)
-    others = tuple(None if t == last else loss for t, loss in enumerate(tasks.losses))
-    others_alone = replace(tasks, losses=others)
-    rows = differentiate(others_alone, call.params.tensors, retain_graph=True)
-    call, limit = with_scaled_threshold(call)
-    step = _Step(call, list(clip_elements(rows, limit)), limit)
-    run = step.in_one_pass if step.needs_no_other_piece else step.in_two_passes
-    return run(), step.merged
+
+    def __init__(self, source: Source = PLAIN, sink: Sink = GRADS) -> None:
+        super().__init__(source, sink)
+        self.exact = Exact(source, sink)
+
+    def backward(self, call: Call) -> Report:
+        """Differentiates each loss, merges and adds to ``.grad``."""
+        part = weighty(call)
+        if not self.sink.alone:
+            return finish(call, self._sent(call, part))
+        if len(part.present) < 2:
+            return self.exact.backward(call)
+        report, merged = self._by_pieces(replace(call, tasks=part))
+        add_to_grads(merged, call.params.tensors)
+        return finish(call, report)
+
+    def accumulate(self, call: Call) -> None:
+        """Refused before it gets here: :mod:`mtl_ops.optim.facts`."""
+        raise NotImplementedError
+
+    def _by_pieces(self, call: Call) -> tuple[Report, dict[int, Tensor]]:
+        """What was measured, and the merged gradients by place, in the dtype that gradients are stored in."""
+        tasks, params = call.tasks, call.params.tensors
+        last = max(tasks.present)
+        others = tuple(None if t == last else loss for t, loss in enumerate(tasks.losses))
+        others_alone = replace(tasks, losses=others)
+        rows = differentiate(others_alone, params, retain_graph=True, source=self.source)
+        call, limit = with_scaled_threshold(call)
+        step = _Pass(call, self.source, list(clip_elements(rows, limit)), limit)
+        run = step.in_one_pass if step.needs_no_other_piece else step.in_two_passes
+        return run(), step.merged
+
+    def _sent(self, call: Call, part: Tasks) -> Report:
+        params = call.params.tensors
+        reached = leaves_of_each(part.losses)
+        markers = [param if id(param) in found else None for found in reached for param in params]
+        early = self.sink.expect(call, markers)
+        assert early is not None
+        gradients = task_gradients(part, params, call.retain_graph, self.source)
+        for t in range(len(part.losses)):
+            early.launch(t, next(gradients))
+        return self.sink.merge(call, markers, early)
 
 
 @dataclass
-class _Step:
+class _Pass:
     """One step.
 
     Attributes:
         call: What is asked for.
+        source: Where gradients come from.
         rows: ``T × P`` gradients, of which those of the last task come and go, and those of the others go.
         limit: Of their elements, if the device alone knows it.
         last: The last task.
@@ -70,6 +109,7 @@ class _Step:
     """
 
     call: Call
+    source: Source
     rows: list[Tensor | None]
     limit: Tensor | None
     last: int = field(init=False)
@@ -119,7 +159,7 @@ class _Step:
         sets: Sequence[int] = range(len(self.tensors))
         if self.sets is not None and not isinstance(self.call.method, CoordinateMethod):
             sets = self.sets
-        in_pieces(self.call.tasks, self.last, self.tensors, sets, take, self.call.retain_graph)
+        self._run(sets, take, self.call.retain_graph)
         layout, gram = self._measured()
         scale = find_scale(self.call, gram, layout)
         joined = None
@@ -137,7 +177,7 @@ class _Step:
             self._measure(places)
             self._free(places, [self.last])
 
-        in_pieces(self.call.tasks, self.last, self.tensors, every, measure, retain_graph=True)
+        self._run(every, measure, retain_graph=True)
         layout, gram = self._measured()
         times_skipped = self.call.times_skipped
         counted = None if times_skipped is None else times_skipped.clone()
@@ -175,17 +215,22 @@ class _Step:
             found = {p: home[p] for p in places if p in home and self._has(p)}
             self._write(found, layout, scale, factors, first)
 
-        in_pieces(self.call.tasks, self.last, self.tensors, every, write, self.call.retain_graph)
+        self._run(every, write, self.call.retain_graph)
         if weights is None and max_norm is not None:
             merged = list(self.merged.values())
             clip_scale = clip_merged(merged, self.square, gram, scale, layout, max_norm)
         return clip_scale
 
+    def _run(self, sets: Sequence[int], take: Take, retain_graph: bool) -> None:
+        """The backward of the last task."""
+        call, params = self.call, self.tensors
+        in_pieces(call.tasks, self.last, params, sets, take, retain_graph, self.source)
+
     # ---- what both do ---------------------------------------------------------------------------
 
     def _hold(self, places: Sequence[int], gradients: list[Tensor | None]) -> None:
         """Takes over gradients of the last task; the list is emptied."""
-        start, dtype = self.last * len(self.tensors), self.call.tasks.dtype
+        start, dtype = self.last * len(self.tensors), self.source.dtype
         if dtype is not None:
             store(gradients, dtype)
         clipped = clip_elements(gradients, self.limit)

@@ -9,39 +9,61 @@ import torch
 from ..gradients.differentiate import joint_backward, joint_gradient
 from ..gradients.parameters import Parameters
 from ..gradients.rows import on_device
+from ..gradients.source import PLAIN, Source
 from ..merging.call import Call
 from ..merging.report import Report
+from ..merging.sink import GRADS, Sink
 from ..methods.linear import Sum
-from .sink import merge_into_grads
+from .exact import Exact
+from .step import Step, finish
 
-__all__ = ["WEIGHTED_SUM", "as_one_task", "one_backward"]
+__all__ = ["WEIGHTED_SUM", "WeightedSum", "as_one_task"]
 
 #: How messages call the gradient that all tasks have a part in.
 WEIGHTED_SUM = "weighted sum of all"
 
 
-def one_backward(call: Call) -> Report:
-    """The gradient of the weighted sum; a task whose loss is not finite gets the weight 0.
+class WeightedSum(Step):
+    """One backward of the weighted losses; a task whose loss is not finite gets the weight 0.
 
     There is no gradient of a single task, so only the sum can be checked and clipped: as the one
-    row of a problem with one task.
+    row of a problem with one task. Gradients of micro-batches are another matter: their tasks are weighed
+    when all are there, so each is kept by itself.
     """
-    tasks, rules, losses = call.tasks, call.rules, call.losses
-    params = call.params.tensors
-    factors = on_device(call.weights, losses.device)
-    part = losses.isfinite()
-    w = torch.where(part, factors * call.method.weights(None, losses, **call.given), 0.0)
-    clip_scale = joint = None
-    unchecked = rules.max_norm is None and rules.nonfinite in ("propagate", "skip_task")
-    if unchecked and tasks.parallel is None:
-        joint_backward(tasks, w, params, call.retain_graph)
-        if rules.nonfinite == "skip_task":
-            joint = torch.where(part.any(), w, torch.nan)
-    else:
-        rows = joint_gradient(tasks, w, params, call.retain_graph)
-        report = merge_into_grads(as_one_task(call), rows)
-        clip_scale, joint = report.clip_scale, report._gram
-    return Report(names=tasks.names, weights=w.unsqueeze(0), clip_scale=clip_scale, _joint=joint)
+
+    def __init__(self, source: Source = PLAIN, sink: Sink = GRADS) -> None:
+        super().__init__(source, sink)
+        self.exact = Exact(source, sink)
+
+    def backward(self, call: Call) -> Report:
+        """One backward to ``.grad``."""
+        self.exact.sums = self.take_sums()
+        if self.exact.sums is not None:
+            return self.exact.backward(call)
+        tasks, rules, losses = call.tasks, call.rules, call.losses
+        params = call.params.tensors
+        factors = on_device(call.weights, losses.device)
+        part = losses.isfinite()
+        w = torch.where(part, factors * call.method.weights(None, losses, **call.given), 0.0)
+        clip_scale = joint = None
+        unchecked = rules.max_norm is None and rules.nonfinite in ("propagate", "skip_task")
+        if unchecked and self.sink.alone:
+            joint_backward(tasks, w, params, call.retain_graph)
+            if rules.nonfinite == "skip_task":
+                joint = torch.where(part.any(), w, torch.nan)
+        else:
+            rows = joint_gradient(tasks, w, params, call.retain_graph, self.source)
+            report = self.sink.merge(as_one_task(call), rows)
+            clip_scale, joint = report.clip_scale, report._gram
+        weights = w.unsqueeze(0)
+        report = Report(names=tasks.names, weights=weights, clip_scale=clip_scale, _joint=joint)
+        return finish(call, report)
+
+    def accumulate(self, call: Call) -> None:
+        """Holds the sums of each task's gradients."""
+        self.exact.sums = self.take_sums()
+        self.exact.accumulate(call)
+        self.sums = self.exact.take_sums()
 
 
 def as_one_task(call: Call) -> Call:

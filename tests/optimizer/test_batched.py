@@ -115,8 +115,3 @@ def test_recurrent_networks_and_autocast(cell: type[nn.RNNBase], autocast: bool)
         optimizer.backward(losses)
         found.append(grads(net))
     assert_same(*found, rtol=0.05 if autocast else 1e-4, atol=1e-3 if autocast else 1e-6)
-
-
-def test_not_with_gram_on() -> None:
-    with pytest.raises(ValueError, match="Parameter `batched` should be False with `gram_on`"):
-        wrap(Net(), batched=True, gram_on="features")

@@ -25,7 +25,7 @@ from mtl_ops.gradients.differentiate import differentiate
 from mtl_ops.gradients.parameters import Parameters
 from mtl_ops.gradients.tasks import Tasks
 from mtl_ops.merging.call import Call
-from mtl_ops.step.sink import merge_into_grads
+from mtl_ops.merging.sink import GRADS
 
 BF16 = torch.bfloat16
 
@@ -49,7 +49,7 @@ def test_is_the_merge_of_rounded_gradients(name: str, device: torch.device) -> N
     torch.manual_seed(0)
     values = torch.tensor([loss.item() for loss in losses], dtype=torch.float64, device=device)
     known = Tasks(None, (None,) * 3, part=(True,) * 3, totals=values)
-    merge_into_grads(Call(method(name), known, Parameters(params), [1.0] * 3), rounded)
+    GRADS.merge(Call(method(name), known, Parameters(params), [1.0] * 3), rounded)
     found = merged(net, name, grad_dtype=BF16, nonfinite="propagate")
     for one, two in zip(found, grads(like), strict=True):
         assert one is not None
@@ -97,7 +97,7 @@ def test_micro_batches_are_stored_that_way_too() -> None:
     optimizer = wrap(net, "sum", grad_dtype=BF16)
     halves = [batch(0, like=net), batch(1, like=net)]
     optimizer.accumulate({k: v / 2 for k, v in net.losses(halves[0]).items()})
-    stored = optimizer._memory.accumulated
+    stored = optimizer._step.sums
     assert stored is not None
     assert {row.dtype for rows in stored._rows for row in rows if row is not None} == {BF16}
     optimizer.backward({k: v / 2 for k, v in net.losses(halves[1]).items()})
@@ -131,7 +131,7 @@ def test_what_autograd_returned_is_freed_as_it_is_converted() -> None:
     net.trunk[0].weight.register_hook(lambda gradient: alive.append(weakref.ref(gradient)))
     optimizer = wrap(net, "sum", grad_dtype=BF16)
     tasks = optimizer._read(net.losses(batch(like=net)), 1.0)
-    rows = differentiate(tasks, list(net.parameters()))
+    rows = differentiate(tasks, list(net.parameters()), source=optimizer._step.source)
     assert len(alive) == 3
     assert all(reference() is None for reference in alive)
     assert {row.dtype for row in rows if row is not None} == {BF16}
@@ -142,7 +142,6 @@ def test_what_autograd_returned_is_freed_as_it_is_converted() -> None:
     [
         ({"grad_dtype": "bfloat16"}, TypeError, "should be a torch.dtype or None. Found str"),
         ({"grad_dtype": torch.int8}, ValueError, "should be float32, float64, bfloat16 or float16"),
-        ({"grad_dtype": BF16, "gram_on": "features"}, ValueError, "None with `gram_on`"),
     ],
     ids=str,
 )

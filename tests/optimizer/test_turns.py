@@ -231,7 +231,6 @@ def test_steps_are_counted_whatever_the_number_of_turns(net: Net) -> None:
         ({"order": "random"}, ValueError, "used with `groups`"),
         ({"closing_joint": True}, ValueError, "used with `groups`"),
         ({"groups": SINGLES, "order": "worst"}, ValueError, "fixed, random, loss"),
-        ({"groups": SINGLES, "weights_every": 2}, ValueError, "`weights_every` should be left out"),
         ({"groups": SINGLES, "gram_on": "features"}, ValueError, "`gram_on` should be left out"),
     ],
 )

@@ -1,0 +1,52 @@
+"""Where rows of J come from: how losses are differentiated, and what their gradients are stored in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .batched import Batching
+
+__all__ = ["PLAIN", "Source"]
+
+#: Computes the gradient of ``Σ factor · output`` by each of several tensors or edges of the graph; ``None``
+#: where none reaches it. Takes the outputs, what to differentiate by, the factors, and whether to keep the graph.
+Derive = Callable[
+    [Sequence[Any], Sequence[Tensor], Sequence[Tensor | None], bool], Sequence[Tensor | None]
+]
+
+
+def _derive(
+    outputs: Sequence[Any],
+    inputs: Sequence[Tensor],
+    factors: Sequence[Tensor | None],
+    retain_graph: bool,
+) -> Sequence[Tensor | None]:
+    return torch.autograd.grad(
+        outputs, inputs, factors, retain_graph=retain_graph, allow_unused=True
+    )
+
+
+@dataclass(frozen=True)
+class Source:
+    """How to differentiate.
+
+    Attributes:
+        dtype: What the gradients of single tasks are stored in; ``None`` for the parameters' own.
+        batching: Differentiates all losses at once; ``None`` to do so one by one.
+        derive: One backward.
+        leaves_known: Whether the parameters are the leaves of the losses' graph.
+    """
+
+    dtype: torch.dtype | None = None
+    batching: Batching | None = None
+    derive: Derive = _derive
+    leaves_known: bool = True
+
+
+#: One by one, in the parameters' own dtype.
+PLAIN = Source()

@@ -1,0 +1,52 @@
+"""From the options to the step that is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from ..gradients.source import Source
+from ..merging.sink import Sink
+from .exact import Exact
+from .measured_elsewhere import MeasuredElsewhere
+from .step import Step
+from .streamed import Streamed
+from .weighted_sum import WeightedSum
+
+__all__ = ["Plan", "make_step"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What decides which step is taken.
+
+    Attributes:
+        one_backward: Whether the method weighs losses, and nobody asks for a gradient of a single task.
+        streamed: Whether gradients are freed piece by piece.
+        gram_on: Where G is measured; ``None`` for all shared parameters.
+        weights_every: In how many steps the weights are solved anew once.
+    """
+
+    one_backward: bool = False
+    streamed: bool = False
+    gram_on: Literal["features"] | Sequence[Tensor] | None = None
+    weights_every: int = 1
+
+
+def make_step(plan: Plan, source: Source, sink: Sink) -> Step:
+    """The one place that knows all kinds of steps.
+
+    Args:
+        plan: What is asked for.
+        source: Where gradients come from.
+        sink: Where the merged gradient lands.
+    """
+    if plan.one_backward:
+        return WeightedSum(source, sink)
+    exact = Streamed(source, sink) if plan.streamed else Exact(source, sink)
+    if plan.gram_on is None and plan.weights_every == 1:
+        return exact
+    return MeasuredElsewhere(exact, plan.gram_on, plan.weights_every)

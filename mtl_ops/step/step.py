@@ -1,0 +1,70 @@
+"""What every way of taking a step has in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+from ..gradients.accumulation import Accumulated
+from ..gradients.source import PLAIN, Source
+from ..merging.call import Call
+from ..merging.report import Report
+from ..merging.sink import GRADS, Sink
+
+__all__ = ["Step", "finish"]
+
+
+class Step(ABC):
+    """One way of taking a step, chosen once: which backwards are run, and in which order.
+
+    Args:
+        source: Where gradients come from.
+        sink: Where the merged gradient lands.
+
+    Attributes:
+        takes_features: Whether a call brings features.
+        sums: The gradients of micro-batches that are not merged yet.
+    """
+
+    takes_features = False
+
+    def __init__(self, source: Source = PLAIN, sink: Sink = GRADS) -> None:
+        self.source, self.sink = source, sink
+        self.sums: Accumulated | None = None
+
+    @abstractmethod
+    def backward(self, call: Call) -> Report:
+        """Differentiates the losses and adds the merged gradient to ``.grad``, with :attr:`sums`, which it takes."""
+
+    @abstractmethod
+    def accumulate(self, call: Call) -> None:
+        """Differentiates the losses of a micro-batch and adds to :attr:`sums`; no ``.grad`` changes."""
+
+    def take_sums(self) -> Accumulated | None:
+        """The sums, which are this step's no more."""
+        sums, self.sums = self.sums, None
+        return sums
+
+    def forget(self) -> None:
+        """As ``zero_grad`` does."""
+        self.sums = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it remembers from step to step, in types that ``torch.load(weights_only=True)`` reads."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
+        """Restores what :meth:`state_dict` returned."""
+
+    def reset(self) -> None:  # noqa: B027
+        """Forgets what it remembers."""
+
+
+def finish(call: Call, report: Report) -> Report:
+    """The end of a step: what the method learns itself, and the losses in the report."""
+    losses = call.shown_losses
+    if call.method.learns and losses is not None:
+        call.method.add_grads(losses, call.scale)
+    report._losses = call.tasks.detached
+    return report
