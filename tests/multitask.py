@@ -48,6 +48,18 @@ class Net(nn.Module):
         }
 
 
+def through(net: Net, data: Tensor, factor: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
+    """The features, and the losses computed from them."""
+    features = net.trunk(data)
+    narrow = net.neck(features)
+    places = {"a": features, "b": narrow, "c": narrow}
+    outputs = {name: head(places[name]) for name, head in net.heads.items()}
+    targets = {"a": 1.0, "b": -1.0, "c": 0.3}
+    return features, {
+        name: factor * (output - targets[name]).square().mean() for name, output in outputs.items()
+    }
+
+
 def batch(step: int = 0, size: int = 8, like: nn.Module | None = None) -> Tensor:
     """The same input for the same step, of the dtype and on the device of a network."""
     data = torch.randn(size, 5, generator=torch.Generator().manual_seed(step), dtype=torch.float64)

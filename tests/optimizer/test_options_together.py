@@ -6,25 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from multitask import NAMES, Fixed, Net, assert_same, batch, grads, wrap
-from torch import Tensor
+from multitask import NAMES, Fixed, Net, assert_same, batch, grads, through, wrap
 
 import mtl_ops
 from mtl_ops import MultiTaskOptimizer
 
 GROUPS = [["a", "b"], ["c"]]
-
-
-def through(net: Net, data: Tensor, factor: float = 1.0) -> tuple[Tensor, dict[str, Tensor]]:
-    """The features, and the losses computed from them."""
-    features = net.trunk(data)
-    narrow = net.neck(features)
-    places = {"a": features, "b": narrow, "c": narrow}
-    outputs = {name: head(places[name]) for name, head in net.heads.items()}
-    targets = {"a": 1.0, "b": -1.0, "c": 0.3}
-    return features, {
-        name: factor * (output - targets[name]).square().mean() for name, output in outputs.items()
-    }
 
 
 def measured_on(net: Net, where: str | None) -> dict[str, Any]:
