@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import platform
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +24,7 @@ from ..optim.turns import ORDERS
 from .checkpoint import save_json
 from .config import ALL, DEFAULT_METHODS, Config, Run
 from .experiment import load_data, run_all, run_timing
-from .files import DEFAULT_FOLDER, FolderError, Layout, find_folder, open_folder, read_config
+from .files import DEFAULT_FOLDER, Layout, find_folder, open_folder, read_config
 from .given import (
     ALTERNATING,
     read_choice,
@@ -41,6 +43,7 @@ from .summary import Row, summarize
 from .table import render
 from .timing import Timing
 from .trainer import History
+from .writer import FolderError, write_file
 
 __all__ = ["train"]
 
@@ -196,6 +199,7 @@ def train(
         _check_problem(given, resume=resume)
         config = read_config(layout, given, resume=resume)
         with _data_errors():
+            _check_stored(layout, config)
             first = load_data(config, config.seeds[0])
         try:
             chosen, left_out = select(config, first)
@@ -243,11 +247,12 @@ def _run(
 def _print_table(
     layout: Layout, config: Config, rows: Sequence[Row], left_out: Mapping[str, str]
 ) -> None:
+    text = io.StringIO()
+    plain = Console(file=text, width=PLAIN_WIDTH, no_color=True, force_terminal=False)
+    plain.print(render(config, rows, left_out, plain))
+    write_file(layout.table, text.getvalue().encode())
     console = for_results(PLAIN_WIDTH)
     console.print(render(config, rows, left_out, console))
-    with layout.table.open("w", encoding="utf-8") as file:
-        plain = Console(file=file, width=PLAIN_WIDTH, no_color=True, force_terminal=False)
-        plain.print(render(config, rows, left_out, plain))
 
 
 def _headline(config: Config, chosen: Sequence[str]) -> str:
@@ -304,10 +309,17 @@ def _interrupts(layout: Layout) -> Iterator[None]:
 
 @contextmanager
 def _folder_errors() -> Iterator[None]:
+    """What the folder or the system refuses is one sentence."""
     try:
         yield
     except FolderError as error:
         refuse("--out", str(error))
+    except OSError as error:
+        # A reader of standard output that has gone is no error; the command line knows what to do.
+        if error.errno == errno.EPIPE:
+            raise
+        what = f"File {error.filename}" if error.filename else "Standard output, or another file,"
+        refuse("--out", f"{what} cannot be used: {error.strerror or error}.")
 
 
 @contextmanager
@@ -317,6 +329,27 @@ def _data_errors() -> Iterator[None]:
         yield
     except (DataError, ImportError) as error:
         refuse("--data" if isinstance(error, DataError) else "--example", str(error))
+    except OSError as error:
+        refuse("--data", f"{error.filename} cannot be read: {error.strerror or error}.")
+
+
+def _check_stored(layout: Layout, config: Config) -> None:
+    """Whether the example has what the options name, which another program may have altered."""
+    try:
+        example = config.problem
+    except DataError:
+        raise
+    except ValueError as error:
+        raise FolderError(f"File {layout.config} does not fit its example: {error}") from error
+    named = [*config.tasks, *(task for group in config.groups or () for task in group)]
+    unknown = [task for task in named if task not in example.tasks]
+    if config.architecture not in (None, *example.architectures):
+        unknown.append(str(config.architecture))
+    if unknown:
+        raise FolderError(
+            f"File {layout.config} names '{unknown[0]}', which example '{example.name}' has not; "
+            "choose another folder."
+        )
 
 
 def _check_problem(given: dict[str, Any], *, resume: bool) -> None:

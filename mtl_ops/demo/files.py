@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import fcntl
 import itertools
-import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from .. import examples
-from .checkpoint import load_json, save_json
+from .checkpoint import DamagedError, load_json, save_json
 from .config import EXTENT, Config, Run
+from .stored import read_options
+from .writer import FolderError
 
 __all__ = ["FolderError", "Layout", "find_folder", "open_folder", "read_config"]
 
 #: Where experiments go whose folder nobody named: here by the example's name, then with -2, -3, ...
 DEFAULT_FOLDER = Path("runs")
-
-
-class FolderError(ValueError):
-    """A folder cannot be used as asked; the message is one sentence for the user."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +143,8 @@ def _check_free(layout: Layout, stored: Config | None) -> None:
             f"Folder {layout.root} holds an experiment already; go on with it by `--resume`, or "
             "choose another folder."
         )
+    if os.path.lexists(layout.root) and not layout.root.is_dir():
+        raise FolderError(f"File {layout.root} is in the way; choose another folder.")
     # Hidden files are what a process leaves that was killed before it had written its options.
     if layout.root.is_dir() and any(path.name[0] != "." for path in layout.root.iterdir()):
         raise FolderError(f"Folder {layout.root} is not empty; choose an empty or a new one.")
@@ -154,15 +154,17 @@ def _stored_config(layout: Layout) -> Config | None:
     """The options of the experiment in the folder; ``None`` if there is none."""
     try:
         values = load_json(layout.config)
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        values = {}
+    except DamagedError as error:
+        raise FolderError(
+            f"File {layout.config} {error} and holds no options of this experiment; choose another "
+            "folder."
+        ) from error
     if values is None:
         return None
-    if not isinstance(values, dict) or set(values) != {field.name for field in fields(Config)}:
-        raise FolderError(
-            f"File {layout.config} holds no options of this experiment; choose another folder."
-        )
-    return Config.from_json(values)
+    try:
+        return read_options(values)
+    except ValueError as error:
+        raise FolderError(f"File {layout.config} {error}; choose another folder.") from error
 
 
 def _next_free(example: str) -> Path:
@@ -205,7 +207,9 @@ def _explained(layout: Layout) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise FolderError(f"Folder {layout.root} cannot be used: {error.strerror}.") from error
+        raise FolderError(
+            f"Folder {layout.root} cannot be used: {error.strerror or error}."
+        ) from error
 
 
 def _plain(value: Any) -> Any:

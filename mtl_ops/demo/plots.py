@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from .config import PLAIN, SINGLE, Config, Run
 from .files import Layout
 from .timing import Timing
 from .trainer import History
+from .writer import write_file
 
 __all__ = ["draw", "draw_cosines", "draw_curves", "draw_overhead"]
 
@@ -75,7 +77,9 @@ def draw(
                 path.unlink(missing_ok=True)
                 continue
             FigureCanvasAgg(figure)
-            figure.savefig(path)
+            drawing = io.BytesIO()
+            figure.savefig(drawing)
+            write_file(path, drawing.getbuffer())
             drawn.append(name)
     return drawn
 

@@ -9,9 +9,9 @@ from rich.table import Table
 
 from ..data import Split
 from ..models import Pruned, prune_shared
-from .checkpoint import load_checkpoint
 from .config import SINGLE, Config
 from .files import Layout
+from .restored import restore_model
 from .trainer import Trainer
 
 __all__ = ["prune_all", "render_pruned"]
@@ -29,10 +29,8 @@ def prune_all(
     for run in config.runs(methods):
         if run.seed != config.seeds[0] or run.method == SINGLE:
             continue
-        state = load_checkpoint(layout.checkpoint(run), config.device)
-        assert state is not None  # it has just been trained
         trainer = Trainer(config, run, first)
-        trainer.model.load_state_dict(state["model"])
+        restore_model(trainer, layout)
         batch = next(trainer.batches())
         found[run.label] = prune_shared(trainer.model, amount, batch, evaluated(trainer))
     return found
