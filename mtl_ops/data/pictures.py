@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 import warnings
 from collections.abc import Iterator
@@ -86,8 +87,8 @@ def celeba(folder: Path, counts: tuple[int, int] = CELEBA_COUNTS) -> Split:
         parts = line.split()
         if len(parts) != 2 or parts[1] not in ("0", "1", "2") or parts[0] not in values:
             raise DataError(
-                f"File {paths[1]} should hold the name of a photograph and 0, 1 or 2 in each line, "
-                f"and does not in line {number}."
+                f"File {paths[1]} should hold the name of a photograph that {ATTRIBUTES} has, and "
+                f"0, 1 or 2, in each line, and does not in line {number}."
             )
         if parts[0] in chosen:
             raise DataError(f"File {paths[1]}, line {number}, names {parts[0]!r} once more.")
@@ -193,7 +194,8 @@ def _picture(path: Path) -> Tensor:
         with warnings.catch_warnings():
             # Of too many pixels we speak ourselves, and less are too many.
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=FORMATS) as file:
+            # From memory, where a length that a chunk claims costs nothing.
+            with Image.open(io.BytesIO(path.read_bytes()), formats=FORMATS) as file:
                 # Nothing is decoded yet: this is what the head says.
                 if file.width * file.height > PIXELS:
                     raise DataError(
