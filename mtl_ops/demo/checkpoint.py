@@ -123,11 +123,14 @@ def load_json(path: Path) -> Any:
     if path.stat().st_size > JSON_LIMIT:
         raise DamagedError("is far too large")
     try:
-        return json.loads(path.read_bytes().decode())
+        values = json.loads(path.read_bytes().decode())
     except OSError as error:
         raise DamagedError(f"cannot be read ({error.strerror or error})") from error
     except (ValueError, RecursionError):
         raise DamagedError("is damaged, or no JSON") from None
+    if values is None:
+        raise DamagedError("holds nothing")
+    return values
 
 
 def _check_regular(path: Path) -> None:

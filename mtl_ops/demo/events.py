@@ -38,14 +38,16 @@ class Events:
     def __init__(self, folder: Path, run: Run, history: History) -> None:
         self.run = run
         self.folder = folder / run.folder / f"seed{run.seed}"
+        epochs = range(1, len(history["loss"]) + 1)
+        self._write(history, epochs)
         try:
             for old in self.folder.glob("events.out.tfevents.*"):
-                old.unlink()
+                if not epochs or old != self._path(epochs):
+                    old.unlink()
         except OSError as error:
             raise FolderError(
                 f"Folder {self.folder} cannot be cleared: {error.strerror or error}."
             ) from error
-        self._write(history, range(1, len(history["loss"]) + 1))
 
     def log(self, history: History) -> None:
         """Write the latest epoch of the history."""
@@ -63,7 +65,10 @@ class Events:
             for tag, value in self._scalars(history, epoch):
                 event = Event(wall_time=now, step=epoch, summary=_summary(tag, value))
                 records.write(event.SerializeToString())
-        write_file(self.folder / f"events.out.tfevents.{epochs[-1]:010d}", buffer.getbuffer())
+        write_file(self._path(epochs), buffer.getbuffer())
+
+    def _path(self, epochs: range) -> Path:
+        return self.folder / f"events.out.tfevents.{epochs[-1]:010d}"
 
     def _scalars(self, history: History, epoch: int) -> list[tuple[str, float]]:
         pairs = [f"{first}/{second}" for first, second in combinations(self.run.tasks, 2)]

@@ -66,23 +66,24 @@ def restore(
     return last_good(layout.checkpoint(run), read, say)
 
 
-def restore_model(
-    trainer: Trainer, layout: Layout, say: Callable[[str], None] = lambda text: None
-) -> None:
-    """The weights of a trained run; no other state is touched.
+def restore_model(trainer: Trainer, layout: Layout) -> None:
+    """The weights of a run that is finished; no other state is touched.
 
     Raises:
-        FolderError: As :func:`restore`.
+        FolderError: If there is no checkpoint of them that is whole.
     """
 
     def read(path: Path) -> bool | None:
         state = _state(trainer.config, trainer.run, path)
         if state is None:
             return None
+        if state["epoch"] < trainer.config.epochs:
+            raise DamagedError("is not of a finished training")
         _take(trainer.model.load_state_dict, state["model"])
         return True
 
-    last_good(layout.checkpoint(trainer.run), read, say)
+    # Nothing is said: what is kept from before is of an earlier epoch, and so never taken.
+    last_good(layout.checkpoint(trainer.run), read, lambda text: None)
 
 
 def _state(config: Config, run: Run, path: Path) -> dict[str, Any] | None:
