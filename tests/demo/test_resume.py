@@ -127,7 +127,7 @@ def test_an_epoch_logged_but_not_saved_is_trained_again_and_counted_once(
     assert [each.step for each in events.Scalars("loss/digit")] == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("moment", [1, 3, 7, 14, 20, 40])
+@pytest.mark.parametrize("moment", [1, 7, 20])
 def test_killed_at_a_change_of_the_folder(
     whole: Path,
     invoke: Invoke,
