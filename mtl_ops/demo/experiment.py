@@ -11,7 +11,7 @@ from ..data import Loader, Split, move
 from .checkpoint import save_checkpoint, save_json
 from .config import PLAIN, SINGLE, Config, Run
 from .events import Events
-from .files import Layout
+from .files import RunFolder
 from .restored import restore, state_to_save
 from .timing import WARM_UP, Timing, measure, stored_timing
 from .trainer import History, Trainer
@@ -45,7 +45,7 @@ def load_data(config: Config, seed: int) -> Split:
 
 
 def run_all(
-    config: Config, methods: Sequence[str], first: Split, layout: Layout, listener: Listener
+    config: Config, methods: Sequence[str], first: Split, folder: RunFolder, listener: Listener
 ) -> dict[Run, History]:
     """Train what is not trained yet.
 
@@ -53,7 +53,7 @@ def run_all(
         config: What the user asks for.
         methods: Those that are trained.
         first: The data of the first seed.
-        layout: Where everything is written.
+        folder: Where everything is written.
         listener: Who watches.
 
     Returns:
@@ -66,11 +66,11 @@ def run_all(
     timing_work = sum((WARM_UP + ROUNDS) * _cost(run) for run in runs if run.seed == runs[0].seed)
     work = (_steps(config, run, splits[run.seed]) * config.epochs * _cost(run) for run in runs)
     listener.start(sum(work) + timing_work)
-    return {run: _train(config, run, splits[run.seed], layout, listener) for run in runs}
+    return {run: _train(config, run, splits[run.seed], folder, listener) for run in runs}
 
 
 def run_timing(
-    config: Config, methods: Sequence[str], first: Split, layout: Layout, listener: Listener
+    config: Config, methods: Sequence[str], first: Split, folder: RunFolder, listener: Listener
 ) -> Timing:
     """Time the steps, unless the folder holds the times of all these methods already.
 
@@ -79,7 +79,7 @@ def run_timing(
     """
     runs = [run for run in config.runs(methods) if run.seed == config.seeds[0]]
     work = [_cost(run) for run in runs]
-    stored = stored_timing(layout.timing, listener.say)
+    stored = stored_timing(folder.timing, listener.say)
     if stored is not None and all(run.label in stored for run in runs):
         listener.advance((WARM_UP + ROUNDS) * sum(work), skipped=True)
         return stored
@@ -87,15 +87,17 @@ def run_timing(
     share = sum(work) / len(work)
     with _fork(config):
         times = measure(config, methods, first, ROUNDS, lambda: listener.advance(share))
-    save_json(layout.timing, times)
+    save_json(folder.timing, times)
     return times
 
 
-def _train(config: Config, run: Run, split: Split, layout: Layout, listener: Listener) -> History:
+def _train(
+    config: Config, run: Run, split: Split, folder: RunFolder, listener: Listener
+) -> History:
     """One run from its checkpoint, or from the start, to its last epoch."""
-    path = layout.checkpoint(run)
+    path = folder.checkpoint(run)
     with _fork(config):
-        earlier = restore(config, run, split, layout, listener.say)
+        earlier = restore(config, run, split, folder, listener.say)
         if earlier is not None:
             done = len(earlier.history["steps"]) * _steps(config, run, split)
             listener.advance(done * _cost(run), skipped=True)
@@ -104,7 +106,7 @@ def _train(config: Config, run: Run, split: Split, layout: Layout, listener: Lis
             trainer = earlier.trainer
         else:
             trainer = Trainer(config, run, split)
-        events = Events(layout.tensorboard, run, trainer.history)
+        events = Events(folder.tensorboard, run, trainer.history)
         while trainer.epoch < config.epochs:
             listener.describe(
                 f"{run.label}, seed {run.seed}, epoch {trainer.epoch + 1} of {config.epochs}"

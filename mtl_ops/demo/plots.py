@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from .config import PLAIN, SINGLE, Config, Run
-from .files import Layout
+from .files import RunFolder
 from .timing import Timing
 from .trainer import History
 from .writer import write_file
@@ -53,7 +53,7 @@ SNAPSHOTS = 5
 
 
 def draw(
-    layout: Layout,
+    folder: RunFolder,
     config: Config,
     methods: Sequence[str],
     histories: Mapping[Run, History],
@@ -71,7 +71,7 @@ def draw(
             ("cosines", draw_cosines(config, methods, histories)),
             ("overhead", draw_overhead(config, methods, timing)),
         ):
-            path = layout.picture(name)
+            path = folder.picture(name)
             if figure is None:
                 # One of an earlier session with other methods would be taken for this one's.
                 path.unlink(missing_ok=True)

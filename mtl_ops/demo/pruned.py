@@ -10,7 +10,7 @@ from rich.table import Table
 from ..data import Split
 from ..models import Pruned, prune_shared
 from .config import SINGLE, Config
-from .files import Layout
+from .files import RunFolder
 from .restored import restore_model
 from .trainer import Trainer
 
@@ -18,7 +18,7 @@ __all__ = ["prune_all", "render_pruned"]
 
 
 def prune_all(
-    config: Config, methods: Sequence[str], first: Split, layout: Layout, amount: float
+    config: Config, methods: Sequence[str], first: Split, folder: RunFolder, amount: float
 ) -> dict[str, list[Pruned]]:
     """Prunes the trained models of the first seed; their checkpoints stay as they are.
 
@@ -30,7 +30,7 @@ def prune_all(
         if run.seed != config.seeds[0] or run.method == SINGLE:
             continue
         trainer = Trainer(config, run, first)
-        restore_model(trainer, layout)
+        restore_model(trainer, folder)
         batch = next(trainer.batches())
         found[run.label] = prune_shared(trainer.model, amount, batch, evaluated(trainer))
     return found

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ..data import Split
 from .checkpoint import DamagedError, last_good, load_checkpoint
 from .config import Config, Run
-from .files import Layout
+from .files import RunFolder
 from .trainer import History, Trainer
 
 __all__ = ["Restored", "restore", "restore_model", "state_to_save"]
@@ -36,7 +36,7 @@ def state_to_save(trainer: Trainer) -> dict[str, Any]:
 
 
 def restore(
-    config: Config, run: Run, split: Split, layout: Layout, say: Callable[[str], None]
+    config: Config, run: Run, split: Split, folder: RunFolder, say: Callable[[str], None]
 ) -> Restored | None:
     """The training from its newest whole checkpoint; ``None`` if there is none.
 
@@ -46,7 +46,7 @@ def restore(
         config: What the user asks for.
         run: The training.
         split: Its data, on the device already.
-        layout: Where the checkpoints are.
+        folder: Where the checkpoints are.
         say: Gets a sentence if the newest is damaged and the one before is taken.
 
     Raises:
@@ -63,10 +63,10 @@ def restore(
         _take(trainer.load_state_dict, state)
         return Restored(trainer.history, trainer)
 
-    return last_good(layout.checkpoint(run), read, say)
+    return last_good(folder.checkpoint(run), read, say)
 
 
-def restore_model(trainer: Trainer, layout: Layout) -> None:
+def restore_model(trainer: Trainer, folder: RunFolder) -> None:
     """The weights of a run that is finished; no other state is touched.
 
     Raises:
@@ -83,7 +83,7 @@ def restore_model(trainer: Trainer, layout: Layout) -> None:
         return True
 
     # Nothing is said: what is kept from before is of an earlier epoch, and so never taken.
-    last_good(layout.checkpoint(trainer.run), read, lambda text: None)
+    last_good(folder.checkpoint(trainer.run), read, lambda text: None)
 
 
 def _state(config: Config, run: Run, path: Path) -> dict[str, Any] | None:

@@ -20,7 +20,7 @@ from mtl_ops.demo import writer
 from mtl_ops.demo.checkpoint import load_checkpoint, save_checkpoint
 from mtl_ops.demo.config import Config, Run
 from mtl_ops.demo.experiment import load_data
-from mtl_ops.demo.files import Layout
+from mtl_ops.demo.files import RunFolder
 from mtl_ops.demo.restored import restore, state_to_save
 from mtl_ops.demo.trainer import Trainer
 from mtl_ops.demo.writer import FolderError, backup_of
@@ -61,12 +61,12 @@ def states(split: Split) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def layout(tmp_path: Path, states: list[dict[str, Any]]) -> Layout:
-    """A folder with the newest state and the one before."""
-    layout = Layout(tmp_path)
+def run_folder(tmp_path: Path, states: list[dict[str, Any]]) -> RunFolder:
+    """A run_folder with the newest state and the one before."""
+    run_folder = RunFolder(tmp_path)
     for state in states:
-        save_checkpoint(layout.checkpoint(RUN), state)
-    return layout
+        save_checkpoint(run_folder.checkpoint(RUN), state)
+    return run_folder
 
 
 def _flipped(path: Path) -> None:
@@ -100,7 +100,7 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
     "one bit": (_flipped, "is damaged, or no checkpoint"),
     "text": (lambda path: path.write_text("weights"), "is damaged, or no checkpoint"),
     "no dict": (lambda path: torch.save([1, 2], path), "is damaged, or no checkpoint"),
-    "folder": (_folder, "is no regular file"),
+    "run_folder": (_folder, "is no regular file"),
     "link to itself": (_loop, "is no regular file"),
     "missing": (lambda path: path.unlink(), "is missing"),
     "another model": (lambda path: torch.save({"model": {}}, path), "is not of this training"),
@@ -117,13 +117,15 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("kind", SPOILED)
-def test_the_state_before_a_damaged_one_is_taken(kind: str, layout: Layout, split: Split) -> None:
+def test_the_state_before_a_damaged_one_is_taken(
+    kind: str, run_folder: RunFolder, split: Split
+) -> None:
     spoil, message = SPOILED[kind]
-    path = layout.checkpoint(RUN)
+    path = run_folder.checkpoint(RUN)
     spoil(path)
     there = os.path.lexists(path)
     said: list[str] = []
-    found = restore(CONFIG, RUN, split, layout, said.append)
+    found = restore(CONFIG, RUN, split, run_folder, said.append)
     assert found is not None
     assert found.trainer is not None
     assert found.trainer.epoch == len(found.history["loss"]) == 1
@@ -133,7 +135,7 @@ def test_the_state_before_a_damaged_one_is_taken(kind: str, layout: Layout, spli
     assert os.path.lexists(f"{path}.damaged") == there
     found.trainer.train_epoch()
     save_checkpoint(path, state_to_save(found.trainer))
-    again = restore(CONFIG, RUN, split, layout, said.append)
+    again = restore(CONFIG, RUN, split, run_folder, said.append)
     assert again is not None
     assert len(again.history["loss"]) == 2
     assert len(said) == 1
@@ -141,14 +143,14 @@ def test_the_state_before_a_damaged_one_is_taken(kind: str, layout: Layout, spli
 
 @pytest.mark.parametrize("kind", [kind for kind in SPOILED if kind != "missing"])
 def test_without_a_state_before_it_nothing_is_trained(
-    kind: str, layout: Layout, split: Split
+    kind: str, run_folder: RunFolder, split: Split
 ) -> None:
     spoil, message = SPOILED[kind]
-    path = layout.checkpoint(RUN)
+    path = run_folder.checkpoint(RUN)
     backup_of(path).unlink()
     spoil(path)
     with pytest.raises(FolderError) as caught:
-        restore(CONFIG, RUN, split, layout, lambda text: None)
+        restore(CONFIG, RUN, split, run_folder, lambda text: None)
     _matches(rf"File {path} {message}.* no earlier state .* remove it", str(caught.value))
     assert os.path.lexists(path)
 
