@@ -17,6 +17,7 @@ from .merging.report import Report
 from .merging.rules import Nonfinite, Rules, TaskWeights, read_task_weights
 from .methods import Method, resolve
 from .step.exact import fill_grads
+from .step.unchanged import Before
 
 __all__ = ["backward", "merge"]
 
@@ -185,7 +186,8 @@ def backward(
         TypeError: If an argument has the wrong type.
         ValueError: If an argument is out of range.
         RuntimeError: If the graph of a loss was freed, or if a gradient is not finite and
-            ``nonfinite="raise"``.
+            ``nonfinite="raise"``. After any error, and after Ctrl+C, ``.grad`` and what the method
+            remembers are as before.
 
     Example:
         >>> import torch, mtl_ops
@@ -207,13 +209,26 @@ def backward(
             "Parameter `params` should hold a tensor that requires a gradient. Found none."
         )
     named = None if chosen is None else {id(param) for param in chosen}
-    return fill_grads(
-        resolve(method),
-        read,
-        owned,
-        read_task_weights(task_weights, read.names, len(read.losses), 0),
-        Rules(max_task_norm, clip_value, max_norm, nonfinite),
-        shared=None if named is None else [id(param) in named for param in owned],
-        given=given,
-        retain_graph=retain_graph,
-    )
+    resolved = resolve(method)
+    weights = read_task_weights(task_weights, read.names, len(read.losses), 0)
+    rules = Rules(max_task_norm, clip_value, max_norm, nonfinite)
+    before = Before([resolved], resolved.generator, owned[0].device)
+    try:
+        before.set_aside(owned)
+        learned = resolved.learnable(len(read.losses), owned[0].device)
+        before.set_aside(learned)
+        report = fill_grads(
+            resolved,
+            read,
+            owned,
+            weights,
+            rules,
+            shared=None if named is None else [id(param) in named for param in owned],
+            given=given,
+            retain_graph=retain_graph,
+        )
+        before.add()
+    except BaseException:
+        before.put_back()
+        raise
+    return report

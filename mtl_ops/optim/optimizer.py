@@ -22,6 +22,7 @@ from ..merging.rules import Nonfinite, Rules, TaskWeights, read_task_weights
 from ..methods import Method, resolve
 from ..step.exact import fill_grads
 from ..step.measured_elsewhere import make_cheap_steps
+from ..step.unchanged import Before
 from .arguments import (
     check_batched,
     check_grad_dtype,
@@ -253,7 +254,10 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
             ValueError: If they are not scalars that require a gradient, lie on several devices,
                 are not those of the first call, or if there is none.
             RuntimeError: If their graph was freed, or with ``nonfinite="raise"`` if a gradient is
-                not finite. ``.grad`` is unchanged after any of these.
+                not finite.
+
+        After any error, and after Ctrl+C, ``.grad``, what the method remembers, counters and random
+        generators are as before; only sums of :meth:`accumulate` that were added to are forgotten.
         """
         if self._turns is not None:
             raise RuntimeError(_TURNS)
@@ -270,6 +274,27 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         retain_graph: bool = False,
         **given: Any,
     ) -> None:
+        groups = len(self.optimizer.param_groups)
+        before = self._before()
+        try:
+            self._merge(before, losses, features, samples, retain_graph, given)
+            before.add()
+        except BaseException:
+            before.put_back()
+            if self._memory.count is None:  # again
+                del self.optimizer.param_groups[groups:]
+            raise
+
+    def _merge(
+        self,
+        before: Before,
+        losses: Losses,
+        features: Tensor | Sequence[Tensor] | None,
+        samples: Samples,
+        retain_graph: bool,
+        given: dict[str, Any],
+    ) -> None:
+        """What :meth:`backward` does where no gradient is there yet."""
         read, memory = self._read(losses, samples, **given), self._memory
         count = len(read.losses)
         weights = read_task_weights(self.task_weights, read.names, count, memory.steps)
@@ -281,7 +306,8 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         }
         if memory.steps == 0:
             refuse_reentrant_checkpoints(read.losses)
-        fresh = all(param.grad is None for param in params.tensors)
+        before.set_aside(memory.learnable)
+        fresh = before.set_aside(params.tensors)
         if self._cheap is not None:
             report = self._cheap.backward(
                 read, features, params.tensors, weights, memory.steps, **common
@@ -292,6 +318,7 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
             )
         else:
             accumulated, memory.accumulated = memory.accumulated, None
+            before.forget(memory, "accumulated")  # they are added to
             report = fill_grads(
                 self.method,
                 read,
@@ -405,6 +432,11 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
             one = torch.ones((), device=self._device())
             read = replace(read, scale=self._grad_scaler.scale(one))
         return read
+
+    def _before(self) -> Before:
+        """What is put back after an error."""
+        changed = (self._memory, self.method, self._cheap)
+        return Before(changed, self.generator or self.method.generator, self._device())
 
     def _parameters(self) -> Parameters:
         groups, learnable = self.optimizer.param_groups, self._memory.learnable

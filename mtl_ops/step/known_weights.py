@@ -6,8 +6,7 @@ backward instead of T. What is left to do for each task by itself is cheap: the 
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -98,8 +97,7 @@ def features_step(
         for t in range(len(tasks.losses))
         for leaf in params
     ]
-    with _taken_back(params if landed else ()):
-        report = _write(measured, heads, trunk, params, rules, tasks, landed)
+    report = _write(measured, heads, trunk, params, rules, tasks, landed)
     return report, measured
 
 
@@ -137,8 +135,7 @@ def joint_step(
             joint = joint_gradient(tasks, weights, common, retain_graph)
             for p, row in zip(shared, joint, strict=True):
                 trunk[p] = row
-    with _taken_back(params if landed else ()):
-        return _write(measured, heads, trunk, params, rules, tasks, landed)
+    return _write(measured, heads, trunk, params, rules, tasks, landed)
 
 
 def _can_land(params: Sequence[Tensor], rules: Rules, tasks: Tasks) -> bool:
@@ -149,17 +146,6 @@ def _can_land(params: Sequence[Tensor], rules: Rules, tasks: Tasks) -> bool:
     """
     alone = tasks.parallel is None and rules.max_norm is None
     return alone and all(param.grad is None for param in params)
-
-
-@contextlib.contextmanager
-def _taken_back(params: Sequence[Tensor]) -> Iterator[None]:
-    """After an error no parameter has a ``.grad``."""
-    try:
-        yield
-    except BaseException:
-        for param in params:
-            param.grad = None
-        raise
 
 
 def _write(
