@@ -18,6 +18,7 @@ from ..gradients.checks import check_names, check_owned
 from ..gradients.differentiate import task_gradients
 from ..gradients.graph import allow_repeated_backward, refuse_reentrant_checkpoints, warn_of_graph
 from ..gradients.tasks import Losses, Tasks
+from ..merging.report import Report
 from ..merging.rules import Nonfinite, Rules, TaskWeights, read_task_weights
 from ..methods import Method, resolve
 from ..step.exact import fill_grads
@@ -30,6 +31,7 @@ from .arguments import (
     check_memory,
 )
 from .checkpoints import CheckpointedOptimizer
+from .closures import Remembered
 from .parameters import Granularity, Parameters, check_granularity, find_parameters
 from .turns import Groups, Order, make_turns
 
@@ -274,15 +276,12 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         retain_graph: bool = False,
         **given: Any,
     ) -> None:
-        groups = len(self.optimizer.param_groups)
-        before = self._before()
+        groups, before = len(self.optimizer.param_groups), self._before()
         try:
             self._merge(before, losses, features, samples, retain_graph, given)
             before.add()
         except BaseException:
-            before.put_back()
-            if self._memory.count is None:  # again
-                del self.optimizer.param_groups[groups:]
+            self._put_back(before, groups)
             raise
 
     def _merge(
@@ -330,7 +329,7 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
                 accumulated=accumulated,
                 **common,
             )
-        memory.report = report
+        memory.report, memory.unmerged = report, None
         memory.unstepped = [report] if fresh else [*memory.unstepped, report]
         if not memory.looked_at_graph and len(read.present) == count:
             memory.looked_at_graph = True
@@ -366,15 +365,21 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
                 "Parameter `memory` should be None to accumulate the gradients of every task. "
                 'Found "stream".'
             )
-        read = self._read(losses, samples)
-        if self._memory.accumulated is None:
-            self._memory.accumulated = Accumulated()
-        gradients = task_gradients(read, self._parameters().tensors)
+        groups, before = len(self.optimizer.param_groups), self._before()
         try:
-            self._memory.accumulated.add(gradients, read.detached)
+            self._accumulate(before, losses, samples)
         except BaseException:
-            self._memory.accumulated = None  # a part of it may have been added
+            self._put_back(before, groups)
             raise
+
+    def _accumulate(self, before: Before, losses: Losses, samples: Samples) -> None:
+        read, memory = self._read(losses, samples), self._memory
+        if memory.accumulated is None:
+            memory.accumulated = Accumulated()
+        gradients = task_gradients(read, self._parameters().tensors)
+        before.forget(memory, "accumulated")  # a part may have been added after an error
+        memory.accumulated.add(gradients, read.detached)
+        memory.unmerged = None
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """The inner optimizer's step, unless the gradients are lost (see ``nonfinite``).
@@ -404,12 +409,18 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         memory.steps = steps + 1  # however many turns it has
         return first
 
-    def _take_turn(self, losses: Losses, steps: int) -> Tensor | None:
+    def _take_turn(self, evaluate: Callable[[], Losses], steps: int) -> Tensor | None:
         """One update with the losses of a group; returns those of the joint batch, ``(T,)``."""
+
+        def closure() -> Tensor:
+            self.zero_grad()
+            self._backward(evaluate())
+            return _total(self._memory.report)
+
         self._memory.steps = steps
-        self.zero_grad()
-        self._backward(losses)
-        super().step()
+        first = closure()
+        params = self._parameters().tensors
+        super().step(Remembered(closure, first, params))
         return self._memory.report.losses
 
     def __repr__(self) -> str:
@@ -438,6 +449,18 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         changed = (self._memory, self.method, self._cheap)
         return Before(changed, self.generator or self.method.generator, self._device())
 
+    def _put_back(self, before: Before, groups: int) -> None:
+        """After an error; ``groups`` is how many parameter groups there were."""
+        before.put_back()
+        if self._memory.count is None:  # again: the method has no group yet
+            del self.optimizer.param_groups[groups:]
+
     def _parameters(self) -> Parameters:
         groups, learnable = self.optimizer.param_groups, self._memory.learnable
         return find_parameters(groups, self.granularity, self._shared, learnable)
+
+
+def _total(report: Report) -> Tensor:
+    """The sum of the losses that are there."""
+    assert report.losses is not None
+    return report.losses.nansum()
