@@ -165,7 +165,7 @@ def find_weights(
     shared: int,
     given: Mapping[str, Any],
 ) -> Tensor:
-    """``(total, T)``: the method's answer in the shared segments, the scales in the last one."""
+    """``(total, T)``: the method's answer in the shared segments, what it scales heads with in the last one."""
     if method.needs == "losses":
         if losses is None and not method.uses_losses:
             losses = torch.zeros_like(scale[0])
@@ -176,9 +176,9 @@ def find_weights(
     if shared == len(scale):
         return method.solve(gram, scale, losses, **given)  # type: ignore[arg-type]
     if shared == 0:
-        return scale
+        return method.scale_heads(scale, losses)
     solved = method.solve(gram[:shared], scale[:shared], losses, **given)  # type: ignore[index]
-    return torch.cat([solved, scale[shared:]])
+    return torch.cat([solved, method.scale_heads(scale[shared:], losses)])
 
 
 def raise_if_nonfinite(

@@ -93,7 +93,9 @@ class Earlier:
             params = [p for group in optimizer.param_groups for p in group["params"]]
             found = [value for values in self.state.values() for value in values.values()]
             tensors = [*params, *(value for value in found if isinstance(value, Tensor))]
-            self.tensors = [(t, v, t.detach().clone()) for t, v in zip(tensors, versions(tensors), strict=True)]
+            self.tensors = [
+                (t, v, t.detach().clone()) for t, v in zip(tensors, versions(tensors), strict=True)
+            ]
 
     def forget(self) -> None:
         """Frees the copies: the step goes on."""

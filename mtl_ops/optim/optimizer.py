@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..distributed import Distributed, Samples, make_processes
+from ..distributed import Distributed, Samples, make_processes, read_samples
 from ..gradients.accumulation import Accumulated
 from ..gradients.batched import Batching
 from ..gradients.checks import check_names, check_owned
@@ -19,7 +19,7 @@ from ..gradients.differentiate import task_gradients
 from ..gradients.graph import allow_repeated_backward, refuse_reentrant_checkpoints, warn_of_graph
 from ..gradients.tasks import Losses, Tasks
 from ..merging.report import Report
-from ..merging.rules import Nonfinite, Rules, TaskWeights, read_task_weights
+from ..merging.rules import Nonfinite, Rules, TaskWeights, check_task_weights, read_task_weights
 from ..methods import Method, resolve
 from ..step.exact import fill_grads
 from ..step.measured_elsewhere import make_cheap_steps
@@ -186,6 +186,7 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         rules = Rules(max_task_norm, clip_value, max_norm, nonfinite)
         super().__init__(optimizer, rules, check_grad_scaler(grad_scaler, rules))
         check_granularity(granularity)
+        check_task_weights(task_weights)
         self.method = resolve(method)
         self.task_weights = task_weights
         self.granularity = granularity
@@ -431,6 +432,7 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
     def _read(self, losses: Losses, samples: Samples, **given: Any) -> Tasks:
         if self._parallel is None:
             read = self._read_own(losses)
+            read_samples(samples, read)  # of one process they change nothing, but are checked
         else:
             own, count = functools.partial(self._read_own, losses), self._memory.count
             read = self._parallel.read(own, count, samples, self._device(), given)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..distributed import Processes, Samples
+from ..distributed import Processes, Samples, read_samples
 from ..gradients.tasks import Losses, Tasks, read_losses
 from ..merging.report import Report
 from ..merging.rules import Rules
@@ -74,6 +74,7 @@ class SteppingOptimizer(OptimizerWrapper):
         read = functools.partial(self._read_own, losses, differentiable=False)
         if self._parallel is None:
             tasks = read()
+            read_samples(samples, tasks)
         else:
             tasks = self._parallel.read(read, self._memory.count, samples, self._device())
         self.method.observe(tasks.values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from torch import Tensor
@@ -18,7 +19,7 @@ from ..merging.rules import Rules
 from ..methods import Method
 from .exact import fill_grads
 from .known_weights import Measured, features_step, joint_step
-from .weighted_sum import present_weights
+from .weighted_sum import present_weights, taking_part
 
 __all__ = ["CheapSteps", "make_cheap_steps"]
 
@@ -58,7 +59,7 @@ class CheapSteps:
                 'Parameter `gram_on` should be None, "features" or parameters. '
                 f"Found `gram_on = {gram_on!r}`."
             )
-        if method.needs != "gram" or method.tracks:
+        if method.needs != "gram" or method.tracks or method.learns:
             raise ValueError(
                 "Parameters `gram_on` and `weights_every` should be used with a method that needs only the Gram "
                 "matrix. "
@@ -104,6 +105,11 @@ class CheapSteps:
                 retain_graph=retain_graph,
             )
             measured = Measured.of(report)
+            if measured is not None:
+                scale = measured.scale.unsqueeze(0)
+                losses = taking_part(tasks, weights) if self.method.uses_losses else None
+                heads = self.method.scale_heads(scale, losses)
+                measured = replace(measured, scale=heads[0])
         else:
             losses = tasks.values if self.method.uses_losses else None
             weigh = functools.partial(
@@ -169,7 +175,7 @@ def make_cheap_steps(
     Raises:
         ValueError: As :class:`CheapSteps`, or if they are not.
     """
-    if gram_on is None and weights_every == 1:
+    if gram_on is None and type(weights_every) is int and weights_every == 1:
         return None
     if not whole:
         raise ValueError(
@@ -202,7 +208,8 @@ def _measure(
     ):  # whose features are of other samples: their products just add up
         gram = tasks.parallel.total(gram)
     scale = ops.task_scales(gram, task_weights, None, rules.nonfinite == "skip_task", times_skipped)
-    return Measured(gram, scale[0], method.solve(gram, scale, losses, **given)[0])
+    heads = method.scale_heads(scale, losses)
+    return Measured(gram, heads[0], method.solve(gram, scale, losses, **given)[0])
 
 
 def _as_list(features: Tensor | Sequence[Tensor] | None) -> list[Tensor]:

@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import mtl_ops
-from mtl_ops import MultiTaskOptimizer
 
 PACKAGE = str(Path(mtl_ops.__file__).parent)
 
@@ -36,7 +35,11 @@ class FailAt(TorchDispatchMode):
         self.left, self.after = k, after
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         self.left -= 1
         if self.left == -1 and not self.after:
