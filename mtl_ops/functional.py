@@ -19,6 +19,7 @@ from .merging.report import Report
 from .merging.rules import Nonfinite, Rules, TaskWeights, read_task_weights
 from .methods import Method, resolve
 from .step.exact import Exact
+from .step.unchanged import Before
 from .step.weighted_sum import WeightedSum
 
 __all__ = ["backward", "merge"]
@@ -181,7 +182,8 @@ def backward(
         TypeError: If an argument has the wrong type.
         ValueError: If an argument is out of range.
         RuntimeError: If the graph of a loss was freed, or if a gradient is not finite and
-            ``nonfinite="raise"``.
+            ``nonfinite="raise"``. After any error, and after Ctrl+C, ``.grad`` and what the method
+            remembers are as before, but for memories of the gradients' size.
 
     Example:
         >>> import torch, mtl_ops
@@ -204,8 +206,9 @@ def backward(
         )
     named = None if chosen is None else {id(param) for param in chosen}
     flags = None if named is None else [id(param) in named for param in owned]
+    resolved = resolve(method)
     call = Call(
-        resolve(method),
+        resolved,
         read,
         Parameters(owned, shared=flags),
         read_task_weights(task_weights, read.names, len(read.losses), 0),
@@ -214,4 +217,13 @@ def backward(
         retain_graph=retain_graph,
     )
     step = WeightedSum() if call.method.needs == "losses" and not call.rules.per_task else Exact()
-    return step.backward(call)
+    before = Before([resolved], resolved.generator, owned[0].device)
+    try:
+        before.set_aside(owned)
+        before.set_aside(resolved.learnable(len(read.losses), owned[0].device))
+        report = step.backward(call)
+        before.add()
+    except BaseException:
+        before.put_back()
+        raise
+    return report

@@ -450,3 +450,43 @@ def test_a_package_that_is_not_built_says_how_to_build_it(module: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
     assert "ImportError: mtl_ops is not built for this Python and torch: run `pip" in done.stderr
+
+
+class TestOptionsThatOneProcessHardlyUses:
+    @pytest.mark.parametrize(
+        "samples", [-1, "x", float("nan"), [1.0], {"d": 2.0}, None, [1, 2, "3"], True], ids=repr
+    )
+    def test_samples(self, samples: Any) -> None:
+        net = Net()
+        optimizer = wrap(net, "famo")
+        for call in (optimizer.backward, optimizer.accumulate, optimizer.observe):
+            with pytest.raises(ValueError, match="Parameter `samples` should"):
+                call(dict(zip(NAMES, net.losses(batch()).values(), strict=True)), samples=samples)
+        assert all(param.grad is None for param in net.parameters())
+
+    @pytest.mark.parametrize(
+        "weights", [3, "abc", [1.0, "2"], {"a": None}, [0.0, 0.0], [-1.0]], ids=repr
+    )
+    def test_task_weights(self, weights: Any) -> None:
+        with pytest.raises((TypeError, ValueError), match="Parameter `task_weights` should"):
+            wrap(Net(), task_weights=weights)
+
+    def test_task_weights_that_are_fine_so_far(self) -> None:
+        for weights in ({"a": 0.0}, {}, (1, 2, 3), None, lambda step: 3):
+            wrap(Net(), task_weights=weights)
+
+    @pytest.mark.parametrize("every", [True, 1.0, 0, "2"], ids=repr)
+    def test_weights_every(self, every: Any) -> None:
+        with pytest.raises(ValueError, match="Parameter `weights_every` should be a positive"):
+            wrap(Net(), "upgrad", weights_every=every)
+
+    @pytest.mark.parametrize("leak", [0.5, [0.1, 0.2, 0.3]], ids=str)
+    def test_leak_of_graddrop_as_a_tensor(self, leak: Any) -> None:
+        rows = torch.randn(3, 20, generator=torch.Generator().manual_seed(0))
+        uniforms = torch.rand(20, generator=torch.Generator().manual_seed(1))
+        tensor = torch.tensor(leak, dtype=torch.float64)
+        found = mtl_ops.merge(rows, mtl_ops.methods.GradDrop(leak=tensor), uniforms=uniforms)
+        same = mtl_ops.methods.GradDrop(leak=leak)
+        assert torch.equal(found, mtl_ops.merge(rows, same, uniforms=uniforms))
+        with pytest.raises(ValueError, match="`leak` should be"):
+            mtl_ops.methods.GradDrop(leak=tensor + 1)

@@ -10,7 +10,7 @@ from ._checkpoint import TrainingState
 from ._data_parallel import DataParallel
 from ._make import Distributed, make_processes
 from ._processes import Processes
-from ._samples import Samples
+from ._samples import Samples, read_samples
 from ._scatter import Scatter
 from ._sharded import Sharded
 
@@ -24,4 +24,5 @@ __all__ = [
     "TrainingState",
     "is_dtensor",
     "make_processes",
+    "read_samples",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 
 from ..gradients.tasks import Tasks
 
@@ -25,11 +26,13 @@ def read_samples(samples: Samples, tasks: Tasks) -> list[float]:
             raise ValueError(
                 f"Parameter `samples` should name tasks out of {list(names)}. Found {unknown[0]!r}."
             )
-        counts = [float(samples.get(name, 1.0)) for name in names]
-    elif isinstance(samples, Sequence):
-        counts = [float(count) for count in samples]
+        given: list[object] = [samples.get(name, 1.0) for name in names]
+    elif isinstance(samples, Sequence) and not isinstance(samples, str):
+        given = list(samples)
     else:
-        counts = [float(samples)] * len(tasks.losses)
+        given = [samples] * len(tasks.losses)
+    numbers = [c for c in given if isinstance(c, Real) and not isinstance(c, bool)]
+    counts = [float(count) for count in numbers]
     if len(counts) != len(tasks.losses) or not all(0.0 <= c < float("inf") for c in counts):
         raise ValueError(
             f"Parameter `samples` should hold {len(tasks.losses)} numbers of at least 0. Found {samples!r}."

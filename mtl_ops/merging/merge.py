@@ -111,7 +111,7 @@ def find_scale(call: Call, gram: Tensor, layout: Layout) -> Tensor:
 
 
 def find_weights(call: Call, gram: Tensor | None, scale: Tensor, shared: int) -> Tensor:
-    """``(total, T)``: the method's answer in the shared segments, the scales in the last one."""
+    """``(total, T)``: the method's answer in the shared segments, what it scales heads with in the last one."""
     method, losses = call.method, call.shown_losses
     if method.needs == "losses":
         if losses is None and not method.uses_losses:
@@ -123,9 +123,9 @@ def find_weights(call: Call, gram: Tensor | None, scale: Tensor, shared: int) ->
     if shared == len(scale):
         return method.solve(gram, scale, losses, **call.given)  # type: ignore[arg-type]
     if shared == 0:
-        return scale
+        return method.scale_heads(scale, losses)
     solved = method.solve(gram[:shared], scale[:shared], losses, **call.given)  # type: ignore[index]
-    return torch.cat([solved, scale[shared:]])
+    return torch.cat([solved, method.scale_heads(scale[shared:], losses)])
 
 
 def raise_if_nonfinite(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-__all__ = ["Nonfinite", "Rules", "TaskWeights", "read_task_weights"]
+__all__ = ["Nonfinite", "Rules", "TaskWeights", "check_task_weights", "read_task_weights"]
 
 Nonfinite = Literal["skip_task", "skip_step", "raise", "propagate"]
 
@@ -54,6 +54,21 @@ class Rules:
     def per_task(self) -> bool:
         """Whether the gradient of each single task is needed whatever the method."""
         return self.max_task_norm is not None or self.clip_value is not None
+
+
+def check_task_weights(weights: TaskWeights | None) -> None:
+    """Checks what can be checked while the tasks are not known.
+
+    Raises:
+        TypeError: As :func:`read_task_weights`.
+        ValueError: As :func:`read_task_weights`.
+    """
+    if isinstance(weights, Mapping):
+        # all that it names, and one more with the weight 1
+        read_task_weights(weights, [*weights, ""], len(weights) + 1, 0)
+    elif weights is not None and not callable(weights):
+        known = isinstance(weights, Sequence)
+        read_task_weights(weights, None, len(weights) if known else 0, 0)
 
 
 def read_task_weights(

@@ -28,6 +28,7 @@ from .geometric import Geometric
 from .graddrop import GradDrop
 from .gradnorm import GradNorm
 from .gradvac import GradVac
+from .imtl import IMTL
 from .imtl_g import IMTLG
 from .imtl_l import IMTLL
 from .krum import Krum
@@ -56,6 +57,7 @@ __all__ = [
     "DWA",
     "FAMO",
     "FORUM",
+    "IMTL",
     "IMTLG",
     "IMTLL",
     "MGDA",

@@ -88,6 +88,18 @@ class Method(ABC):
             losses = torch.where(part.any(dim=0), losses, torch.nan)
         return torch.where(part, scale * self.weights(scaled, losses), 0.0)
 
+    def scale_heads(self, scale: Tensor, losses: Tensor | None) -> Tensor:
+        """Factors of the gradients of what one task alone reaches, such as its head; by default ``scale``.
+
+        Args:
+            scale: ``(S, T)`` float64, weights of tasks and clip factors.
+            losses: ``(T,)`` or ``None``.
+
+        Returns:
+            ``(S, T)`` float64; 0 where ``scale`` is.
+        """
+        return scale
+
     def learnable(self, tasks: int, device: torch.device) -> list[Parameter]:
         """Parameters of the method's own, for T tasks; always the same ones. By default none.
 

@@ -38,6 +38,9 @@ class ConFIG(NativeMethod):
             ``None`` stands for ``32 k ε`` with k tasks, right for gradients that are exact; with
             noise of relative size δ, take ``10 k δ``.
 
+    In float32 the paper's own package, conflictfree, takes a least-squares solution of the long unit
+    gradients, which for three tasks was wrong by up to 1.7 times the length; in float64 it agrees.
+
     Degenerate cases: a zero gradient has the weight 0 and changes nothing for the others. If p is
     orthogonal to the range of C (all gradients are zero, or they cancel exactly), there is no such
     direction, and the weights are 0; other implementations answer with the direction of the

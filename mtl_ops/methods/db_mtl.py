@@ -31,6 +31,9 @@ class DBMTL(MovingAverage):
     **Memory of J's size:** B, T gradients of the shared parameters. In a single process only. Besides
     it, k. With ``beta=0`` there is none: then ``w_i = max_j(n_j / L_j) / n_i`` with n the norms.
 
+    A parameter that one task alone reaches gets the gradient of that task's ``log(L_i + 1e-8)``, too,
+    as in the paper's algorithm: ``g_i / (L_i + 1e-8)``.
+
     Guarantees: all weighted averages have the same length, and no weight but that length depends on
     the scale of any single loss.
 
@@ -106,6 +109,11 @@ class DBMTL(MovingAverage):
         longest = torch.where(part, relative, 0.0).max()
         weights = torch.where(norms == 0, 0.0 * longest, longest / norms)
         return torch.where(present, scale * weights, 0.0)
+
+    def scale_heads(self, scale: Tensor, losses: Tensor | None) -> Tensor:
+        """With the derivative of the logarithm."""
+        part = (scale != 0).any(dim=0)
+        return torch.where(scale != 0, scale * self._inverse(losses, part), 0.0)
 
     def _inverse(self, losses: Tensor | None, part: Tensor) -> Tensor:
         """``1 / (L + 1e-8)``; NaN where there is no logarithm."""

@@ -43,6 +43,9 @@ class ExcessMTL(TrackingMethod):
     TorchJD's weights sum to 1, and its first step multiplies them by ``exp(η e)``: with many
     parameters that leaves one task for ever.
 
+    LibMTL multiplies the gradients of heads with the weights, too; here each head gets its own
+    gradient.
+
     Degenerate cases: a task that takes no part in a step has the weight 0, and its S and w stay. A
     task with ``e⁰ = 0`` counts as if ``e = 0`` (others divide by it). If a gradient that takes part
     is not finite, everything stays, and the answer is NaN.

@@ -37,6 +37,9 @@ class FairGrad(NativeMethod):
             equation has no solution, and the ridge is what keeps the answer finite. Take 1e-6 or
             more for gradients that are measured with noise.
 
+    LibMTL multiplies the gradients of heads with the weights, too; here each head gets its own
+    gradient.
+
     Degenerate cases: a zero gradient has the weight 0 and changes nothing for the others. T = 1:
     ``w = |g|^{-2α/(1+α)}``. With α far from 1 and norms over 12 decades, sums ``G w`` cancel, and
     the equation holds to 1e-5 only.

@@ -31,7 +31,8 @@ class GradDrop(CoordinateMethod):
     where all signs agree, d is the sum. The expectation of d over U keeps the sign of ``Σg``.
 
     Args:
-        leak: l, in [0, 1], for all tasks or one for each.
+        leak: l, in [0, 1], for all tasks or one for each: a number, a sequence, or a tensor of shape
+            ``()`` or ``(T,)``.
 
     The random numbers come from a counter, not from a stream: the seed is that of the generator (or
     ``torch.manual_seed``), and each call uses the next counters, so that a checkpoint resumes with
@@ -44,7 +45,7 @@ class GradDrop(CoordinateMethod):
 
     Raises:
         ValueError: If ``leak`` is out of range, or has not T numbers.
-        TypeError: If ``leak`` is not a number or a sequence of them.
+        TypeError: If ``leak`` is not a number, a sequence or a tensor of them.
 
     Zhao Chen, Jiquan Ngiam, Yanping Huang, Thang Luong, Henrik Kretzschmar, Yuning Chai, Dragomir
     Anguelov, "Just Pick a Sign: Optimizing Deep Multitask Models with Gradient Sign Dropout",
@@ -60,9 +61,10 @@ class GradDrop(CoordinateMethod):
     state_names = ("calls",)
     draws = True
 
-    def __init__(self, *, leak: float | Sequence[float] = 0.0) -> None:
-        single = not isinstance(leak, (Sequence, Tensor))
-        values: list[Any] = [leak] if single else list(leak)  # type: ignore[arg-type]
+    def __init__(self, *, leak: float | Sequence[float] | Tensor = 0.0) -> None:
+        read: Any = leak.tolist() if isinstance(leak, Tensor) else leak
+        single = not isinstance(read, Sequence)
+        values: list[Any] = [read] if single else list(read)
         self.leak = tuple(closed_share("leak", value) for value in values)
         self._single = single
         if not values:

@@ -41,6 +41,8 @@ class IMTLG(NativeMethod):
             ``None`` stands for ``32 k ε`` with k tasks, right for gradients that are exact; with
             noise of relative size δ, take ``10 k δ``.
 
+    LibMTL's ``IMTL`` is this and ``imtl_l`` together: here ``imtl``.
+
     Degenerate cases: a zero gradient has the weight 0 and changes nothing for the others. If all
     are zero, or ``|Σv|`` is less than 1e-12 of ``Σ|v|``, the weights are 0 (with ``"config"``, they
     are ConFIG's). T = 1: ``w = 1``.

@@ -39,6 +39,9 @@ class NashMTL(NativeMethod):
             equation has no solution, and the ridge is what keeps the answer finite. Take 1e-6 or
             more for gradients that are measured with noise.
 
+    LibMTL multiplies the gradients of heads with the weights, too; here each head gets its own
+    gradient.
+
     Degenerate cases: a zero gradient has the weight 0 and changes nothing for the others. Two
     opposite gradients cancel, and the others proceed. If all tasks conflict, ``|d|`` goes to 0 with
     ``√reg_eps``. T = 1: ``w = 1/|g|``.

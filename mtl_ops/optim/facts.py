@@ -104,7 +104,7 @@ TRAITS: tuple[Trait, ...] = (
     ),
     Trait(
         "method",
-        lambda s, _: s.method.needs != "gram" or s.method.tracks,
+        lambda s, _: s.method.needs != "gram" or s.method.tracks or s.method.learns,
         takes={Fact.GRAM_ALONE: "because it is not one that needs only the Gram matrix"},
     ),
     Trait(

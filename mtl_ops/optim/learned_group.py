@@ -33,12 +33,17 @@ def add_group(optimizer: Optimizer, params: Sequence[Parameter], method: str) ->
 def state_with_group(
     optimizer: Optimizer, params: Sequence[Parameter], state: dict[str, Any]
 ) -> dict[str, Any]:
-    """The state of an optimizer that never had the group, as if it had, with no state in it yet."""
+    """The state of an optimizer that never had the group, as if it had, with no state in it yet.
+
+    Some optimizers that wrap others have no groups in their state: it is then left as it is.
+    """
+    if not params or "param_groups" not in state:
+        return state
     own = {id(param) for param in params}
     missing = [
         (place, group)
         for place, group in enumerate(optimizer.param_groups)
-        if own and {id(param) for param in group["params"]} <= own
+        if {id(param) for param in group["params"]} <= own
     ]
     groups = list(state["param_groups"])
     if len(groups) + len(missing) != len(optimizer.param_groups):

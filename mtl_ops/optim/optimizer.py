@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..distributed import Distributed, Samples, make_processes
+from ..distributed import Distributed, Samples, make_processes, read_samples
 from ..gradients.batched import Batching
 from ..gradients.graph import allow_repeated_backward, refuse_reentrant_checkpoints, warn_of_graph
 from ..gradients.parameters import (
@@ -23,12 +23,15 @@ from ..gradients.source import Source
 from ..gradients.storage import is_dtensor
 from ..gradients.tasks import Losses, Tasks
 from ..merging.call import Call
+from ..merging.report import Report
 from ..merging.rules import Nonfinite, TaskWeights, read_task_weights
 from ..merging.sink import GRADS
 from ..methods import Method
 from ..step.make import Plan, make_step
 from ..step.step import Step
+from ..step.unchanged import Before
 from .checkpoints import CheckpointedOptimizer
+from .closures import Remembered
 from .facts import Situation, check_together
 from .settings import make_settings
 from .turns import Groups, Order, Turns
@@ -265,7 +268,12 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
             ValueError: If they are not scalars that require a gradient, lie on several devices,
                 are not those of the first call, or if there is none.
             RuntimeError: If their graph was freed, or with ``nonfinite="raise"`` if a gradient is
-                not finite. ``.grad`` is unchanged after any of these.
+                not finite.
+
+        After any error, and after Ctrl+C, ``.grad``, what the method remembers, counters and random
+        generators are as before. There are two exceptions: sums of :meth:`accumulate` that were added to are
+        forgotten, and a memory of gradients (as of ``moco``) may be one step ahead, since a copy would take
+        as much memory again.
         """
         if self._turns is not None:
             raise RuntimeError(_TURNS)
@@ -282,6 +290,24 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         retain_graph: bool = False,
         **given: Any,
     ) -> None:
+        groups, before = len(self.optimizer.param_groups), self._before()
+        try:
+            self._merge(before, losses, features, samples, retain_graph, given)
+            before.add()
+        except BaseException:
+            self._put_back(before, groups)
+            raise
+
+    def _merge(
+        self,
+        before: Before,
+        losses: Losses,
+        features: Tensor | Sequence[Tensor] | None,
+        samples: Samples,
+        retain_graph: bool,
+        given: dict[str, Any],
+    ) -> None:
+        """What :meth:`backward` does where no gradient is there yet."""
         read, memory = self._read(losses, samples, **given), self._memory
         count = len(read.losses)
         weights = read_task_weights(self.task_weights, read.names, count, memory.steps)
@@ -300,9 +326,12 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         )
         if memory.steps == 0:
             refuse_reentrant_checkpoints(read.losses)
-        fresh = all(param.grad is None for param in params.tensors)
+        before.set_aside(memory.learnable)
+        fresh = before.set_aside(params.tensors)
+        if self._step.sums is not None:
+            before.forget(self._step, "sums")  # they are added to
         report = self._step.backward(call)
-        memory.report = report
+        memory.report, memory.unmerged = report, None
         memory.unstepped = [report] if fresh else [*memory.unstepped, report]
         if not memory.looked_at_graph and len(read.present) == count:
             memory.looked_at_graph = True
@@ -339,13 +368,28 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         if self._turns is not None:
             raise RuntimeError(_TURNS)
         check_together(self.settings, Situation(accumulating=True))
-        read = self._read(losses, samples)
-        count = len(read.losses)
-        weights = read_task_weights(self.task_weights, read.names, count, self._memory.steps)
-        params, counter = self._parameters(), self._memory.counter(self._device())
+        groups, before = len(self.optimizer.param_groups), self._before()
+        try:
+            self._accumulate(before, losses, features, samples)
+        except BaseException:
+            self._put_back(before, groups)
+            raise
+
+    def _accumulate(
+        self,
+        before: Before,
+        losses: Losses,
+        features: Tensor | Sequence[Tensor] | None,
+        samples: Samples,
+    ) -> None:
+        read, memory = self._read(losses, samples), self._memory
+        weights = read_task_weights(self.task_weights, read.names, len(read.losses), memory.steps)
+        params, counter = self._parameters(), memory.counter(self._device())
         call = Call(self.method, read, params, weights, self.rules, times_skipped=counter)
         chosen = _as_features(features, self._step)
-        self._step.accumulate(replace(call, step=self._memory.steps, features=chosen))
+        before.forget(self._step, "sums")  # a part may have been added after an error
+        self._step.accumulate(replace(call, step=memory.steps, features=chosen))
+        memory.unmerged = None
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """The inner optimizer's step, unless the gradients are lost (see ``nonfinite``).
@@ -375,12 +419,18 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         memory.steps = steps + 1  # however many turns it has
         return first
 
-    def _take_turn(self, losses: Losses, steps: int) -> Tensor | None:
+    def _take_turn(self, evaluate: Callable[[], Losses], steps: int) -> Tensor | None:
         """One update with the losses of a group; returns those of the joint batch, ``(T,)``."""
+
+        def closure() -> Tensor:
+            self.zero_grad()
+            self._backward(evaluate())
+            return _total(self._memory.report)
+
         self._memory.steps = steps
-        self.zero_grad()
-        self._backward(losses)
-        super().step()
+        first = closure()
+        params = self._parameters().tensors
+        super().step(Remembered(closure, first, params))
         return self._memory.report.losses
 
     def __repr__(self) -> str:
@@ -391,6 +441,7 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
     def _read(self, losses: Losses, samples: Samples, **given: Any) -> Tasks:
         if self._parallel is None:
             read = self._read_own(losses)
+            read_samples(samples, read)  # of one process they change nothing, but are checked
         else:
             own, count = functools.partial(self._read_own, losses), self._memory.count
             read = self._parallel.read(own, count, samples, self._device(), given)
@@ -400,6 +451,17 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
             one = torch.ones((), device=self._device())
             read = replace(read, scale=self._grad_scaler.scale(one))
         return read
+
+    def _before(self) -> Before:
+        """What is put back after an error."""
+        changed = (self._memory, self.method, self._step)
+        return Before(changed, self.generator or self.method.generator, self._device())
+
+    def _put_back(self, before: Before, groups: int) -> None:
+        """After an error; ``groups`` is how many parameter groups there were."""
+        before.put_back()
+        if self._memory.count is None:  # again: the method has no group yet
+            del self.optimizer.param_groups[groups:]
 
     def _make_step(self) -> Step:
         settings, parallel = self.settings, self._parallel
@@ -438,3 +500,9 @@ def _as_features(features: Tensor | Sequence[Tensor] | None, step: Step) -> list
             f"Found {'None' if features is None else 'something else'}."
         )
     return list({id(tensor): tensor for tensor in tensors}.values())
+
+
+def _total(report: Report) -> Tensor:
+    """The sum of the losses that are there."""
+    assert report.losses is not None
+    return report.losses.nansum()

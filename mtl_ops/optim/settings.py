@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -13,7 +13,13 @@ from torch import Tensor
 from ..distributed import Distributed
 from ..gradients.checks import check_names, check_owned
 from ..gradients.parameters import Granularity
-from ..merging.rules import Nonfinite, Rules, TaskWeights, read_task_weights
+from ..merging.rules import (
+    Nonfinite,
+    Rules,
+    TaskWeights,
+    check_task_weights,
+    read_task_weights,
+)
 from ..methods import Method, resolve
 from .turns import ORDERS, Groups, Order, check_groups
 
@@ -145,13 +151,8 @@ def _names(_: str, value: Any, __: Sequence[Tensor]) -> tuple[str, ...] | None:
     return None if value is None else check_names(value)
 
 
-def _weights(name: str, value: Any, _: Sequence[Tensor]) -> Any:
-    known = value is None or callable(value) or isinstance(value, (Mapping, Sequence))
-    if not known or isinstance(value, str):
-        raise TypeError(
-            f"Parameter `{name}` should be a dict, a sequence, or a function of the step that "
-            f"returns one. Found {type(value).__name__}."
-        )
+def _weights(_: str, value: Any, __: Sequence[Tensor]) -> Any:
+    check_task_weights(value)
     return value
 
 

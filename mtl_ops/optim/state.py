@@ -31,6 +31,8 @@ class Memory:
         report: Of the last backward.
         unstepped: The reports of the backwards whose gradients are in ``.grad``, not stepped with yet.
         looked_at_graph: Whether the losses' graph was searched for what a user should know.
+        unmerged: How many steps were taken with gradients from elsewhere; ``None`` once there was a
+            backward, or it was said.
     """
 
     names: tuple[str, ...] | None = None
@@ -41,6 +43,7 @@ class Memory:
     report: Report = field(default_factory=Report)
     unstepped: list[Report] = field(default_factory=list)
     looked_at_graph: bool = False
+    unmerged: int | None = 0
 
     def check_count(self, count: int) -> None:
         """Raises a ``ValueError`` if there are not as many losses as tasks."""

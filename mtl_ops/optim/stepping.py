@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,16 +12,20 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..distributed import Processes, Samples
+from ..distributed import Processes, Samples, read_samples
 from ..gradients.tasks import Losses, Tasks, read_losses
 from ..merging.report import Report
 from ..merging.rules import Rules
 from ..methods import Method
 from ..step.step import Step
+from .closures import CalledOff, Earlier, FirstDecides
 from .state import Memory
-from .wrapper import OptimizerWrapper, Remembered, tell_grad_scaler
+from .wrapper import OptimizerWrapper, tell_grad_scaler
 
 __all__ = ["SteppingOptimizer"]
+
+#: After how many steps without a backward of its own it says so.
+UNMERGED = 3
 
 
 class SteppingOptimizer(OptimizerWrapper):
@@ -72,6 +77,7 @@ class SteppingOptimizer(OptimizerWrapper):
         read = functools.partial(self._read_own, losses, differentiable=False)
         if self._parallel is None:
             tasks = read()
+            read_samples(samples, tasks)
         else:
             tasks = self._parallel.read(read, self._memory.count, samples, self._device())
         self.method.observe(tasks.values)
@@ -92,34 +98,95 @@ class SteppingOptimizer(OptimizerWrapper):
 
         Args:
             closure: Evaluates the losses, calls :meth:`backward` and returns the total loss, for
-                optimizers that evaluate several times a step, such as ``LBFGS``. Only the first
-                evaluation is made before the step and can call it off; a NaN in a later one is the
-                inner optimizer's to deal with.
+                optimizers that evaluate within their step, such as ``LBFGS`` or SAM. It is theirs to
+                call. If the gradients of the first evaluation are lost, or it fails, the step ends there
+                and the parameters are where they were; a NaN in a later one is the inner optimizer's to
+                deal with.
 
         Returns:
-            What the inner optimizer returns.
+            What the inner optimizer returns; the closure's result if the step is called off.
         """
-        result = None
+        memory = self._memory
         if closure is not None:
-            # Evaluated here first, because whether the step is lost is known only then.
-            with torch.enable_grad():
-                result = closure()
-            closure = Remembered(closure, result)
+            return self._evaluating_step(closure)
+        result = None
+        if memory.unstepped:
+            memory.steps += 1
+        else:
+            self._warn_of_missing_backward()
+        lost = self._verdict()
+        if lost is None:
+            result = super().step()
+        elif self._on_device(lost):
+            result = self.step_unless(lost)
+        elif not bool(lost):
+            result = super().step()
+        memory.unstepped = []
+        return result
+
+    def _evaluating_step(self, closure: Callable[[], Any]) -> Any:
+        """A step whose gradients come while it is taken."""
+        memory = self._memory
+        earlier = Earlier(self.optimizer, copies=self.rules.nonfinite != "propagate")
+        on_device: list[Tensor] = []
+
+        def decide() -> bool:
+            lost = self._verdict()
+            if lost is not None and self._on_device(lost):
+                on_device.append(lost)
+                self.found_inf = lost.float()
+            elif lost is not None and bool(lost):
+                return True
+            earlier.forget()
+            return False
+
+        first = FirstDecides(closure, decide)
+        try:
+            result = super().step(first)
+            if not first.evaluated and decide():  # it moved with what there was
+                raise CalledOff
+        except CalledOff:
+            earlier.put_back()
+            result = first.first
+        except BaseException:
+            if not first.evaluated:
+                earlier.put_back()
+            raise
+        finally:
+            if on_device:
+                del self.found_inf
+        if memory.unstepped:
+            memory.steps += 1
+        memory.unstepped = []
+        return result
+
+    def _on_device(self, lost: Tensor) -> bool:
+        """Whether the inner optimizer skips a step by itself, without a wait."""
+        return lost.device.type != "cpu" and self._step_supports_amp_scaling
+
+    def _verdict(self) -> Tensor | None:
+        """Whether the gradients that are there are lost; ``None`` if nobody should ask."""
         reports = self._memory.unstepped
-        if reports:
-            self._memory.steps += 1
         if self._grad_scaler is not None:
             broken = [report.lost(any_task=True) for report in reports]
             tell_grad_scaler(self._grad_scaler, self, _any(broken))
-        lost = _any([self._lost(report) for report in reports])
-        if lost is None:
-            result = super().step(closure)
-        elif lost.device.type != "cpu" and self._step_supports_amp_scaling:
-            result = self.step_unless(lost, closure)
-        elif not bool(lost):
-            result = super().step(closure)
-        self._memory.unstepped = []
-        return result
+        return _any([self._lost(report) for report in reports])
+
+    def _warn_of_missing_backward(self) -> None:
+        """Says once that nothing is merged, where gradients come from elsewhere in the first steps."""
+        memory = self._memory
+        if memory.unmerged is None:
+            return
+        params = [p for group in self.optimizer.param_groups for p in group["params"]]
+        memory.unmerged += any(param.grad is not None for param in params)
+        if memory.unmerged == UNMERGED:
+            memory.unmerged = None
+            warnings.warn(
+                f"{type(self).__name__}.step() was called {UNMERGED} times with gradients, and `backward` of this "
+                "optimizer never: nothing is merged, and the model trains on the sum that `loss.backward()` gives. "
+                "Call `optimizer.backward(losses)` instead of that.",
+                stacklevel=4,
+            )
 
     def _lost(self, report: Report) -> Tensor | None:
         """Whether there is no gradient to step with; ``None`` if there is, or nobody should ask."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -57,7 +58,7 @@ class Turns:
         self,
         closure: Callable[[], Losses],
         read: Callable[[Losses], Tasks],
-        update: Callable[[Losses, int], Tensor | None],
+        update: Callable[[Callable[[], Losses], int], Tensor | None],
         step: int,
         seed: int,
         alone: bool,
@@ -67,7 +68,8 @@ class Turns:
         Args:
             closure: Evaluates the losses.
             read: Puts them in order.
-            update: One step of the inner optimizer with some of them; returns their values.
+            update: One step of the inner optimizer with some of them, which it may evaluate again;
+                returns their values.
             step: How many steps were taken.
             seed: Of random orders; the same seed and step, the same order.
             alone: Whether no other process may have the tasks that are absent here.
@@ -84,11 +86,9 @@ class Turns:
         for number, members in enumerate(self._turns(tasks, step, seed)):
             if number > 0:
                 tasks = read(_evaluate(closure))
-            own = [loss if t in members else None for t, loss in enumerate(tasks.losses)]
-            if alone and all(loss is None for loss in own):
+            if alone and not any(t in members for t in tasks.present):
                 continue
-            names = tasks.names
-            values = update(own if names is None else dict(zip(names, own, strict=True)), step)
+            values = update(functools.partial(_again, [tasks], closure, read, members), step)
             self._remember(values)
         return first
 
@@ -179,6 +179,18 @@ def check_groups(groups: Groups | None, order: Order, closing_joint: bool) -> No
             )
     if not groups:
         raise ValueError("Parameter `groups` should hold at least one group. Found none.")
+
+
+def _again(
+    known: list[Tasks],
+    closure: Callable[[], Losses],
+    read: Callable[[Losses], Tasks],
+    members: frozenset[int],
+) -> Losses:
+    """The losses of a turn: those that are known already, then new ones."""
+    tasks = known.pop() if known else read(_evaluate(closure))
+    own = [loss if t in members else None for t, loss in enumerate(tasks.losses)]
+    return own if tasks.names is None else dict(zip(tasks.names, own, strict=True))
 
 
 def _evaluate(closure: Callable[[], Losses]) -> Losses:

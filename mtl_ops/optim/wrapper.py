@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-__all__ = ["OptimizerWrapper", "Remembered", "tell_grad_scaler"]
+__all__ = ["OptimizerWrapper", "tell_grad_scaler"]
 
 
 class OptimizerWrapper(Optimizer):
@@ -19,7 +19,8 @@ class OptimizerWrapper(Optimizer):
 
     ``param_groups``, ``state`` and ``defaults`` are properties and not copies: the inner optimizer
     makes new lists when it loads a state, and a scheduler that edits an old list edits nothing.
-    Hooks are registered with the inner optimizer, and called with the wrapper.
+    Hooks are registered with the inner optimizer, and called with the wrapper. Public attributes
+    that only the inner optimizer has (``train``, ``eval``, ``first_step``) are found there.
 
     Args:
         optimizer: The inner optimizer.
@@ -78,12 +79,12 @@ class OptimizerWrapper(Optimizer):
     def _step_supports_amp_scaling(self) -> bool:
         return bool(getattr(self.optimizer, "_step_supports_amp_scaling", False))
 
-    def step_unless(self, lost: Tensor, closure: Callable[[], Any] | None) -> Any:
+    def step_unless(self, lost: Tensor) -> Any:
         """The step of a fused inner optimizer, which skips it by itself if the 0-d ``lost`` is true."""
         before = getattr(self, "found_inf", None)
         self.found_inf = lost.float() if before is None else before + lost
         try:
-            return OptimizerWrapper.step(self, closure)
+            return OptimizerWrapper.step(self)
         finally:
             del self.found_inf
             if before is not None:
@@ -141,19 +142,18 @@ class OptimizerWrapper(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
 
+    # ---- what is not of torch's optimizers ------------------------------------------------------
+
+    def __getattr__(self, name: str) -> Any:
+        """An attribute that the inner optimizer alone has, such as ``train``, ``eval`` or ``first_step``."""
+        # Not `self.optimizer`: an object that is being copied or unpickled has none yet.
+        inner = vars(self).get("optimizer")
+        if inner is not None and not name.startswith("_") and hasattr(inner, name):
+            return getattr(inner, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.optimizer!r})"
-
-
-class Remembered:
-    """A closure whose first result is known already."""
-
-    def __init__(self, closure: Callable[[], Any], first: Any) -> None:
-        self.closure, self.results = closure, [first]
-
-    def __call__(self) -> Any:
-        """The first result, and then those of the closure."""
-        return self.results.pop() if self.results else self.closure()
 
 
 def tell_grad_scaler(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -59,6 +60,8 @@ class MeasuredElsewhere(Step):
             report = self.exact.backward(call)
             measured = Measured.of(report)
             if measured is not None:
+                heads = call.method.scale_heads(measured.scale.unsqueeze(0), call.shown_losses)
+                measured = replace(measured, scale=heads[0])
                 self._remember(call, measured)
         else:
             rows = self._rows(call, known, self._can_land(call))
@@ -186,7 +189,8 @@ class MeasuredElsewhere(Step):
         skip = call.rules.nonfinite == "skip_task"
         scale = ops.task_scales(gram, call.weights, None, skip, call.times_skipped)
         losses = call.tasks.values if call.method.uses_losses else None
-        return Measured(gram, scale[0], call.method.solve(gram, scale, losses, **call.given)[0])
+        heads = call.method.scale_heads(scale, losses)
+        return Measured(gram, heads[0], call.method.solve(gram, scale, losses, **call.given)[0])
 
     def _weigh_all(self, call: Call, rows: list[Tensor | None]) -> Measured:
         """By all gradients of a micro-batch, as the exact step does."""
@@ -204,7 +208,8 @@ class MeasuredElsewhere(Step):
         measured = self.sink.measure(columns(rows, len(params), list(kept)), chosen, gram)
         scale = find_scale(call, measured, layout)
         weights = find_weights(call, measured, scale, layout.shared)
-        return Measured(measured[:1], scale[0], weights[0])
+        heads = call.method.scale_heads(scale[:1], call.shown_losses)
+        return Measured(measured[:1], heads[0], weights[0])
 
 
 def _part(call: Call) -> tuple[int, ...]:

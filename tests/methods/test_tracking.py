@@ -207,7 +207,9 @@ class TestAgainstDenseMatrices:
             found = torch.cat([p.grad.flatten() for p in [*trunk, *neck]])  # type: ignore[union-attr]
             torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
             for name in NAMES:
-                torch.testing.assert_close(net.heads[name].weight.grad, heads[name])
+                # DB-MTL takes logarithms of the losses of heads, too.
+                own = losses[name].detach() + 1e-8 if isinstance(method, DBMTL) else 1.0
+                torch.testing.assert_close(net.heads[name].weight.grad, heads[name] / own)
             optimizer.step()
         assert len(method.memory) == len(trunk) + len(neck)  # nothing is kept for the heads
         assert method.memory[len(trunk)][0] is None  # nor for a task that does not reach the neck
@@ -474,6 +476,31 @@ class TestExcessMTL:
 
 
 class TestDBMTL:
+    @pytest.mark.parametrize(
+        ("beta", "options"),
+        [
+            (0.9, {}),
+            (0.9, {"max_norm": 1e6}),
+            (0.0, {}),
+            (0.0, {"memory": "stream"}),
+            (0.0, {"gram_on": "features"}),
+            (0.0, {"weights_every": 2}),
+        ],
+        ids=str,
+    )
+    def test_heads_descend_on_log_losses(self, beta: float, options: dict[str, Any]) -> None:
+        net = Net()
+        optimizer = wrap(net, DBMTL(beta=beta), **options)
+        features = net.trunk(batch())
+        narrow = net.neck(features)
+        ends = {"a": features, "b": narrow, "c": narrow}
+        losses = {name: (net.heads[name](ends[name]) - 2).square().mean() for name in NAMES}
+        heads = [p for name in NAMES for p in net.heads[name].parameters()]
+        logs = torch.stack([(loss + 1e-8).log() for loss in losses.values()]).sum()
+        expected = torch.autograd.grad(logs, heads, retain_graph=True)
+        optimizer.backward(losses, features=[features, narrow] if options.get("gram_on") else None)
+        assert_same([head.grad for head in heads], expected)
+
     def test_without_average(self) -> None:
         method = DBMTL(beta=0.0)
         for jacobian, losses in drawn(3):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -286,3 +288,84 @@ def test_needs_an_optimizer(inner: Any) -> None:
 def test_does_not_wrap_itself() -> None:
     with pytest.raises(TypeError, match=r"Parameter `optimizer`.*Found MultiTaskOptimizer"):
         MultiTaskOptimizer(wrap(Net()))
+
+
+class TestUnknownAttributes:
+    def test_go_to_the_inner_optimizer(self) -> None:
+        class Modes(torch.optim.SGD):
+            training = False
+
+            def train(self) -> None:
+                self.training = True
+
+        optimizer = wrap(Net(), inner=Modes)
+        optimizer.train()
+        assert optimizer.optimizer.training
+        assert optimizer.training
+        assert hasattr(optimizer, "train")
+        assert not hasattr(optimizer, "eval")
+        with pytest.raises(
+            AttributeError, match="'MultiTaskOptimizer' object has no attribute 'eval'"
+        ):
+            optimizer.eval()
+
+    def test_private_ones_do_not(self) -> None:
+        optimizer = wrap(Net())
+        optimizer.optimizer._secret = 3
+        assert not hasattr(optimizer, "_secret")
+
+    def test_copies_and_pickles(self) -> None:
+        optimizer = wrap(Net())
+        for other in (
+            copy.copy(optimizer),
+            copy.deepcopy(optimizer),
+            pickle.loads(pickle.dumps(optimizer)),
+        ):
+            assert other.optimizer.defaults == optimizer.defaults
+            assert not hasattr(other, "train")
+        empty = MultiTaskOptimizer.__new__(MultiTaskOptimizer)
+        assert not hasattr(empty, "train")
+
+
+@pytest.mark.parametrize("name", ["Lookahead", "ScheduleFreeWrapper"])
+def test_state_without_parameter_groups(name: str) -> None:
+    others = pytest.importorskip("pytorch_optimizer")
+
+    def make(net: Net) -> MultiTaskOptimizer:
+        inner = getattr(others, name)(torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9))
+        return MultiTaskOptimizer(inner, "gradvac")
+
+    check_state_without_groups(make)
+
+
+def test_state_in_a_form_of_its_own() -> None:
+    class Slow(torch.optim.SGD):
+        def state_dict(self) -> dict[str, Any]:
+            return {"inner": super().state_dict()}
+
+        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+            super().load_state_dict(state_dict["inner"])
+
+    check_state_without_groups(
+        lambda net: wrap(net, "gradvac", Slow, inner_options={"momentum": 0.9})
+    )
+
+
+def check_state_without_groups(make: Any) -> None:
+    """Resumes with the same bits."""
+    net, again = Net(), Net()
+    optimizer = make(net)
+    if hasattr(optimizer, "train"):
+        optimizer.train()
+    train(net, optimizer, range(3))
+    state = copy.deepcopy(optimizer.state_dict())
+    again.load_state_dict(net.state_dict())
+    resumed = make(again)
+    if hasattr(resumed, "train"):
+        resumed.train()
+    resumed.load_state_dict(state)
+    assert "tasks" in state
+    for one, two in ((net, optimizer), (again, resumed)):
+        torch.manual_seed(0)
+        train(one, two, range(3, 6))
+    assert_same(net.parameters(), again.parameters(), rtol=0, atol=0)

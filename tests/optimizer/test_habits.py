@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -318,3 +319,51 @@ def test_saved_optimizer_is_a_plain_pickle() -> None:
     assert_same(
         [state["tasks"]["times_skipped"]], [torch.zeros(3, dtype=torch.int64)], rtol=0, atol=0
     )
+
+
+class TestStepWithoutBackward:
+    def plain(self, net: Net, optimizer: MultiTaskOptimizer, steps: int) -> None:
+        for step in range(steps):
+            optimizer.zero_grad()
+            sum(net.losses(batch(step)).values()).backward()
+            optimizer.step()
+
+    def test_says_once_that_nothing_is_merged(self) -> None:
+        net = Net()
+        optimizer = wrap(net, "upgrad")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            self.plain(net, optimizer, 2)
+        with pytest.warns(UserWarning, match=r"`backward` of this optimizer never") as found:
+            self.plain(net, optimizer, 1)
+        assert found[0].filename == __file__
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            self.plain(net, optimizer, 5)
+
+    @pytest.mark.parametrize("how", ["backward", "accumulate", "no gradients", "closure", "frozen"])
+    def test_does_not_say_so_of(self, how: str) -> None:
+        net = Net()
+        optimizer = wrap(net, "upgrad")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            if how == "backward":
+                train(net, optimizer, range(1))
+            elif how == "accumulate":
+                optimizer.accumulate(net.losses(batch()))
+            for step in range(5):
+                optimizer.zero_grad()
+                total = sum(net.losses(batch(step)).values())
+                if how not in ("no gradients", "closure"):
+                    total.backward()
+                if how == "frozen":
+                    optimizer.zero_grad()
+                optimizer.step(total.backward if how == "closure" else None)
+
+    def test_does_not_say_so_of_turns(self) -> None:
+        net = Net()
+        optimizer = wrap(net, "upgrad", groups=[["a"], ["b", "c"]])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for step in range(5):
+                optimizer.step(lambda step=step: net.losses(batch(step)))
