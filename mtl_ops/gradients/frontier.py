@@ -11,7 +11,7 @@ from torch.autograd.graph import GradientEdge, Node
 
 from .reach import Trace, root
 
-__all__ = ["Frontier", "find_frontier", "has_hooks", "leaves_above"]
+__all__ = ["Frontier", "find_frontier", "has_hooks", "leaves_above", "leaves_past"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ def find_frontier(trace: Trace) -> Frontier | None:
         if not leading:
             break
         below -= leading
+    below -= _chains_to_leaves(trace, below, targets)
+    crossing = {edge: users for edge, users in crossing.items() if edge[0] in below}
     edges = {edge: users for edge, users in crossing.items() if trace.following[edge[0]]}
     leaves = {
         id(variable)
@@ -96,6 +98,27 @@ def _crossing(trace: Trace, below: set[Node]) -> dict[tuple[Node, int], int]:
     return found
 
 
+def _chains_to_leaves(trace: Trace, below: set[Node], targets: set[Node]) -> set[Node]:
+    """What lies between a node above and a leaf that nothing else below leads to, as the transpose of a weight.
+
+    Such a gradient is not worth to be gathered from all losses.
+    """
+    parents: dict[Node, int] = {}
+    for node in below:
+        for after, _, _ in trace.edges(node):
+            parents[after] = parents.get(after, 0) + 1
+    found: set[Node] = set()
+    for node in targets:
+        chain = [node]
+        while len(after := [edge[0] for edge in trace.edges(chain[-1])]) == 1:
+            if parents[after[0]] > 1:
+                break
+            chain.append(after[0])
+        if not trace.following[chain[-1]]:
+            found.update(chain)
+    return found
+
+
 def _variable(trace: Trace, node: Node) -> Tensor | None:
     return None if trace.following[node] else getattr(node, "variable", None)
 
@@ -127,21 +150,27 @@ def leaves_above(
     ``None`` if the features are no cut: if one of them lies below another or is a leaf, if a leaf is reached both
     through them and otherwise, or if a hook of theirs may change a gradient that goes on from there.
     """
-    edges = [(feature.grad_fn, feature.output_nr) for feature in features]
     if any(feature.is_leaf or feature._backward_hooks for feature in features):
         return None
+    edges = [(feature.grad_fn, feature.output_nr) for feature in features]
+    above = leaves_past(losses, edges)
+    beyond = [edge for node, _ in edges if node is not None for edge in node.next_functions]
+    below, nested = _walk(beyond, set(edges))
+    return None if nested or above.keys() & below.keys() else above
+
+
+def leaves_past(
+    losses: Sequence[Tensor | None], edges: Sequence[tuple[Node | None, int]]
+) -> dict[int, Tensor]:
+    """The leaves that autograd reaches from losses without passing through some outputs, by their ``id``."""
+    found = {id(t): t for t in losses if t is not None and t.is_leaf and t.requires_grad}
     starts = [root(loss) for loss in losses if loss is not None]
     heads: list[tuple[Node | None, int]] = [
         (one.grad_fn, one.output_nr) if isinstance(one, Tensor) else (one.node, one.output_nr)
         for one in starts
         if one is not None
     ]
-    above = {id(t): t for t in losses if t is not None and t.is_leaf and t.requires_grad}
-    found, _ = _walk(heads, set(edges))
-    beyond = [edge for node, _ in edges if node is not None for edge in node.next_functions]
-    below, nested = _walk(beyond, set(edges))
-    above |= found
-    return None if nested or above.keys() & below.keys() else above
+    return found | _walk(heads, set(edges))[0]
 
 
 def _walk(

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from ..distributed import Distributed, Samples, make_processes
 from ..gradients.batched import Batching
 from ..gradients.graph import allow_repeated_backward, refuse_reentrant_checkpoints, warn_of_graph
+from ..gradients.hidden import warn_of_hidden_heads
 from ..gradients.parameters import (
     Granularity,
     Parameters,
@@ -300,14 +301,17 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         )
         if memory.steps == 0:
             refuse_reentrant_checkpoints(read.losses)
+        look = not memory.looked_at_graph and len(read.present) == count
+        look = look and (self._parallel is None or self._parallel.leaves_known)
+        if look and params.shared is None and self._parallel is None:
+            warn_of_hidden_heads(read.losses)
         fresh = all(param.grad is None for param in params.tensors)
         report = self._step.backward(call)
         memory.report = report
         memory.unstepped = [report] if fresh else [*memory.unstepped, report]
-        if not memory.looked_at_graph and len(read.present) == count:
+        if look:
             memory.looked_at_graph = True
-            if self._parallel is None or self._parallel.leaves_known:
-                warn_of_graph(read.losses, params.tensors, params.shared is not None)
+            warn_of_graph(read.losses, params.tensors, params.shared is not None)
 
     def accumulate(
         self,
