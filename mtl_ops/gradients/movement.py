@@ -369,7 +369,7 @@ RULES: dict[str, Rule] = {
     "CatBackward0": _cat,
     "StackBackward0": _stack,
     "IndexPutBackward0": _index_put,
-    "CopyBackwards": _copy,
+    **dict.fromkeys(["CopyBackwards", "torch::autograd::CopyBackwards"], _copy),
     "SelectBackward0": _select,
     "SliceBackward0": _slice,
     "UnbindBackward0": _unbind,
@@ -388,6 +388,7 @@ NARROWING = SLOTTED | {
     "IndexSelectBackward0",
     "IndexPutBackward0",
     "CopyBackwards",
+    "torch::autograd::CopyBackwards",
     "CopySlices",
     "torch::autograd::CopySlices",
 }
