@@ -110,10 +110,8 @@ def _chains_to_leaves(trace: Trace, below: set[Node], targets: set[Node]) -> set
     found: set[Node] = set()
     for node in targets:
         chain = [node]
-        while len(after := [edge[0] for edge in trace.edges(chain[-1])]) == 1:
-            if parents[after[0]] > 1:
-                break
-            chain.append(after[0])
+        while len(edges := trace.edges(chain[-1])) == 1 and parents[edges[0][0]] == 1:
+            chain.append(edges[0][0])
         if not trace.following[chain[-1]]:
             found.update(chain)
     return found

@@ -240,5 +240,24 @@ def leaves_of_each(losses: Sequence[Tensor | None], trace: Trace | None = None) 
 
 def narrowed(losses: Sequence[Tensor | None]) -> list[set[int]] | None:
     """As :func:`leaves_of_each`; ``None`` if autograd finds no more than that by itself."""
+    if not _takes_parts(losses):
+        return None
     trace = Trace.of(losses)
     return leaves_of_each(losses, trace) if trace.narrowed else None
+
+
+def _takes_parts(losses: Sequence[Tensor | None]) -> bool:
+    """Whether any node uses a part of an operand: in most graphs none does, and this is in every step."""
+    waiting: list[Node | None] = [
+        start[0] for loss in losses if (start := _start(loss)) is not None
+    ]
+    seen: set[Node | None] = {None}
+    while waiting:
+        node = waiting.pop()
+        if node not in seen:
+            seen.add(node)
+            assert node is not None
+            if node.name() in NARROWING:
+                return True
+            waiting += [after for after, _ in node.next_functions]
+    return False
