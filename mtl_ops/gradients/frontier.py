@@ -24,7 +24,8 @@ class Frontier:
         edges: E outputs of nodes that lie below.
         users: For each of them the losses that come to it from above, as bits.
         below: The ``id`` of the leaves below it, which are reached through the edges alone.
-        alone: Whether no node above it, but for leaves, is of several losses: each may then be freed with its loss.
+        alone: Whether autograd meets no node above it, but for leaves, with several losses: each may then be freed with
+            its loss. What is joined is met with all, also where they use parts of it that come from elsewhere.
     """
 
     edges: tuple[GradientEdge, ...]
@@ -70,7 +71,7 @@ def find_frontier(trace: Trace) -> Frontier | None:
         tuple(GradientEdge(node, place) for node, place in edges),
         tuple(edges.values()),
         frozenset(leaves),
-        next(several, None) is None,
+        not trace.narrowed and next(several, None) is None,
     )
 
 

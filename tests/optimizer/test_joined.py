@@ -76,6 +76,7 @@ def columns(joined: Tensor) -> list[Tensor]:
 
 JOINED: dict[str, Callable[[list[Tensor]], list[Tensor] | Tensor]] = {
     "cat, slice": lambda y: losses([torch.cat(y, 1)[:, k : k + 1] for k in range(3)]),
+    "joined for each": lambda y: losses([torch.stack(y)[k] for k in range(3)]),
     "cat, select": lambda y: losses(columns(torch.cat(y, 1))),
     "cat, ellipsis": lambda y: losses([torch.cat(y, -1)[..., k - 3] for k in range(3)]),
     "cat, index": lambda y: losses([torch.cat(y, 1)[:, torch.tensor([k])] for k in range(3)]),
@@ -131,7 +132,9 @@ def test_is_the_same_as_not_joined(form: str, method: str) -> None:
     ],
     ids=str,
 )
-@pytest.mark.parametrize("form", ["cat, select", "stack, unbind", "zeros, assignment"])
+@pytest.mark.parametrize(
+    "form", ["cat, select", "joined for each", "stack, unbind", "zeros, assignment"]
+)
 def test_in_every_kind_of_step(form: str, options: dict[str, Any]) -> None:
     apart, joined = Heads(), Heads()
     first, second = wrap(apart, "upgrad", **options), wrap(joined, "upgrad", **options)
