@@ -340,8 +340,8 @@ def _readable(index: Tensor) -> bool:
 _ELEMENTWISE = """
     Abs Add Alias BinaryCrossEntropy BinaryCrossEntropyWithLogits Celu Clamp ClampMax ClampMin Clone Cos Detach Div Elu
     Erf Exp Expm1 Gelu Hardsigmoid Hardswish Hardtanh HuberLoss LeakyRelu Log Log1P LogSigmoid Logit Maximum Minimum
-    MaskedFill Mish MseLoss Mul NanToNum NativeDropout Neg Pow Reciprocal Relu Rsqrt Rsub Sigmoid Silu Sin SmoothL1Loss Softplus
-    Sqrt Sub Tanh Threshold ToCopy Where
+    MaskedFill Mish MseLoss Mul NanToNum NativeDropout Neg Pow Reciprocal Relu Rsqrt Rsub Sigmoid Silu Sin SmoothL1Loss
+    Softplus Sqrt Sub Tanh Threshold ToCopy Where
 """.split()  # noqa: SIM905
 
 #: The rule of each kind of node; all others mix what they get.
