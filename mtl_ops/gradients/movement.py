@@ -40,7 +40,15 @@ def operands(node: Node, rule: Rule, used: Mapping[int, Part]) -> list[Part | No
         return [
             WHOLE if part and not any(map(_is_some, part)) else part for part in rule(node, used)
         ]
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+    except (
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ):
         return [WHOLE] * len(node.next_functions)
 
 

@@ -157,7 +157,9 @@ def calls_of(optimizer: Any, net: Net) -> dict[str, list[tuple[int, ...]]]:
 def test_each_head_is_differentiated_once_and_by_itself(batched: bool) -> None:
     net = Plain()
     seen = calls_of(wrap([*net.trunk.parameters(), *net.heads.parameters()], batched=batched), net)
-    for name in (name for name in seen if not name.startswith("neck")):  # which no task goes through
+    for name in (
+        name for name in seen if not name.startswith("neck")
+    ):  # which no task goes through
         calls = seen[name]
         assert len(calls) == (1 if batched or name.startswith("heads") else 3)
 
