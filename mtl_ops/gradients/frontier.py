@@ -46,9 +46,11 @@ def find_frontier(trace: Trace) -> Frontier | None:
         targets = {node for node, _ in crossing}
         leading: set[Node] = set()  # to one of them
         for node in reversed(trace.order):
-            after = (edge[0] for edge in trace.edges(node) if edge[2])
-            if node in below and any(one in targets or one in leading for one in after):
-                leading.add(node)
+            if node in below:
+                for after, _, users in trace.edges(node):
+                    if users and (after in targets or after in leading):
+                        leading.add(node)
+                        break
         if not leading:
             break
         below -= leading

@@ -101,6 +101,7 @@ class Trace:
     reached: dict[Node, int] = field(default_factory=dict)
     by_edge: dict[Node, list[int]] = field(default_factory=dict)
     narrowed: bool = False
+    _edges: dict[Node, list[tuple[Node, int, int]]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, losses: Sequence[Tensor | None]) -> Trace:
@@ -115,13 +116,16 @@ class Trace:
 
     def edges(self, node: Node) -> list[tuple[Node, int, int]]:
         """What a node leads to: nodes, which of their outputs, and the losses that use it."""
-        uses = self.by_edge.get(node)
-        bits = self.reached[node]
-        return [
-            (after, place, bits if uses is None else uses[k])
-            for k, (after, place) in enumerate(self.following[node])
-            if after is not None
-        ]
+        found = self._edges.get(node)
+        if found is None:
+            uses = self.by_edge.get(node)
+            bits = self.reached[node]
+            found = self._edges[node] = [
+                (after, place, bits if uses is None else uses[k])
+                for k, (after, place) in enumerate(self.following[node])
+                if after is not None
+            ]
+        return found
 
     def leaves(self) -> dict[int, int]:
         """The losses that use a leaf, by its ``id``."""

@@ -93,8 +93,8 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
             reach. All others get the sum of their tasks' gradients.
         gram_on: Where G is measured. ``None``: on all shared parameters, exactly, with one backward
             for each task. ``"features"``: on the gradients of the tensors that :meth:`backward`
-            gets as ``features``; a step then costs about one backward (one and that of the heads twice,
-            if a parameter is also reached past the features). Parameters: on their
+            gets as ``features``; a step then costs about one backward, or, if a parameter is also
+            reached past the features, one of the weighted losses after those of each down to them. Parameters: on their
             gradients alone, and then one backward of the weighted losses.
         weights_every: The weights are solved anew every that many steps; a step between, with the
             weights of the last time, costs about one backward.
