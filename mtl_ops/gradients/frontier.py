@@ -11,7 +11,7 @@ from torch.autograd.graph import GradientEdge, Node
 
 from .reach import Trace, root
 
-__all__ = ["Frontier", "find_frontier", "has_hooks", "leaves_above"]
+__all__ = ["Frontier", "find_frontier", "has_hooks", "leaves_above", "leaves_past"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class Frontier:
         edges: E outputs of nodes that lie below.
         users: For each of them the losses that come to it from above, as bits.
         below: The ``id`` of the leaves below it, which are reached through the edges alone.
-        alone: Whether no node above it, but for leaves, is of several losses: each may then be freed with its loss.
+        alone: Whether autograd meets no node above it, but for leaves, with several losses: each may then be freed with
+            its loss. What is joined is met with all, also where they use parts of it that come from elsewhere.
     """
 
     edges: tuple[GradientEdge, ...]
@@ -45,12 +46,16 @@ def find_frontier(trace: Trace) -> Frontier | None:
         targets = {node for node, _ in crossing}
         leading: set[Node] = set()  # to one of them
         for node in reversed(trace.order):
-            after = (edge[0] for edge in trace.edges(node) if edge[2])
-            if node in below and any(one in targets or one in leading for one in after):
-                leading.add(node)
+            if node in below:
+                for after, _, users in trace.edges(node):
+                    if users and (after in targets or after in leading):
+                        leading.add(node)
+                        break
         if not leading:
             break
         below -= leading
+    below -= _chains_to_leaves(trace, below, targets)
+    crossing = {edge: users for edge, users in crossing.items() if edge[0] in below}
     edges = {edge: users for edge, users in crossing.items() if trace.following[edge[0]]}
     leaves = {
         id(variable)
@@ -68,7 +73,7 @@ def find_frontier(trace: Trace) -> Frontier | None:
         tuple(GradientEdge(node, place) for node, place in edges),
         tuple(edges.values()),
         frozenset(leaves),
-        next(several, None) is None,
+        not trace.narrowed and next(several, None) is None,
     )
 
 
@@ -93,6 +98,25 @@ def _crossing(trace: Trace, below: set[Node]) -> dict[tuple[Node, int], int]:
             for after, place, users in trace.edges(node):
                 if users and after in below:
                     found[after, place] = found.get((after, place), 0) | users
+    return found
+
+
+def _chains_to_leaves(trace: Trace, below: set[Node], targets: set[Node]) -> set[Node]:
+    """What lies between a node above and a leaf that nothing else below leads to, as the transpose of a weight.
+
+    Such a gradient is not worth to be gathered from all losses.
+    """
+    parents: dict[Node, int] = {}
+    for node in below:
+        for after, _, _ in trace.edges(node):
+            parents[after] = parents.get(after, 0) + 1
+    found: set[Node] = set()
+    for node in targets:
+        chain = [node]
+        while len(edges := trace.edges(chain[-1])) == 1 and parents[edges[0][0]] == 1:
+            chain.append(edges[0][0])
+        if not trace.following[chain[-1]]:
+            found.update(chain)
     return found
 
 
@@ -127,21 +151,27 @@ def leaves_above(
     ``None`` if the features are no cut: if one of them lies below another or is a leaf, if a leaf is reached both
     through them and otherwise, or if a hook of theirs may change a gradient that goes on from there.
     """
-    edges = [(feature.grad_fn, feature.output_nr) for feature in features]
     if any(feature.is_leaf or feature._backward_hooks for feature in features):
         return None
+    edges = [(feature.grad_fn, feature.output_nr) for feature in features]
+    above = leaves_past(losses, edges)
+    beyond = [edge for node, _ in edges if node is not None for edge in node.next_functions]
+    below, nested = _walk(beyond, set(edges))
+    return None if nested or above.keys() & below.keys() else above
+
+
+def leaves_past(
+    losses: Sequence[Tensor | None], edges: Sequence[tuple[Node | None, int]]
+) -> dict[int, Tensor]:
+    """The leaves that autograd reaches from losses without passing through some outputs, by their ``id``."""
+    found = {id(t): t for t in losses if t is not None and t.is_leaf and t.requires_grad}
     starts = [root(loss) for loss in losses if loss is not None]
     heads: list[tuple[Node | None, int]] = [
         (one.grad_fn, one.output_nr) if isinstance(one, Tensor) else (one.node, one.output_nr)
         for one in starts
         if one is not None
     ]
-    above = {id(t): t for t in losses if t is not None and t.is_leaf and t.requires_grad}
-    found, _ = _walk(heads, set(edges))
-    beyond = [edge for node, _ in edges if node is not None for edge in node.next_functions]
-    below, nested = _walk(beyond, set(edges))
-    above |= found
-    return None if nested or above.keys() & below.keys() else above
+    return found | _walk(heads, set(edges))[0]
 
 
 def _walk(

@@ -40,7 +40,15 @@ def operands(node: Node, rule: Rule, used: Mapping[int, Part]) -> list[Part | No
         return [
             WHOLE if part and not any(map(_is_some, part)) else part for part in rule(node, used)
         ]
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+    except (
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ):
         return [WHOLE] * len(node.next_functions)
 
 
@@ -340,8 +348,8 @@ def _readable(index: Tensor) -> bool:
 _ELEMENTWISE = """
     Abs Add Alias BinaryCrossEntropy BinaryCrossEntropyWithLogits Celu Clamp ClampMax ClampMin Clone Cos Detach Div Elu
     Erf Exp Expm1 Gelu Hardsigmoid Hardswish Hardtanh HuberLoss LeakyRelu Log Log1P LogSigmoid Logit Maximum Minimum
-    Mish MseLoss Mul NanToNum NativeDropout Neg Pow Reciprocal Relu Rsqrt Rsub Sigmoid Silu Sin SmoothL1Loss Softplus
-    Sqrt Sub Tanh Threshold ToCopy Where
+    MaskedFill Mish MseLoss Mul NanToNum NativeDropout Neg Pow Reciprocal Relu Rsqrt Rsub Sigmoid Silu Sin SmoothL1Loss
+    Softplus Sqrt Sub Tanh Threshold ToCopy Where
 """.split()  # noqa: SIM905
 
 #: The rule of each kind of node; all others mix what they get.
@@ -369,7 +377,7 @@ RULES: dict[str, Rule] = {
     "CatBackward0": _cat,
     "StackBackward0": _stack,
     "IndexPutBackward0": _index_put,
-    "CopyBackwards": _copy,
+    **dict.fromkeys(["CopyBackwards", "torch::autograd::CopyBackwards"], _copy),
     "SelectBackward0": _select,
     "SliceBackward0": _slice,
     "UnbindBackward0": _unbind,
@@ -388,6 +396,7 @@ NARROWING = SLOTTED | {
     "IndexSelectBackward0",
     "IndexPutBackward0",
     "CopyBackwards",
+    "torch::autograd::CopyBackwards",
     "CopySlices",
     "torch::autograd::CopySlices",
 }

@@ -22,7 +22,8 @@ __all__ = ["Written", "written_part"]
 _BASE = torch.ops.aten.new_empty_strided.default
 _VIEW = torch.ops.aten.as_strided.default
 _COPIES = (torch.ops.aten.copy_.default, torch.ops.aten.clone.default)
-_OVERWRITES = torch.ops.aten.zeros_like.default
+#: The gradient of what was there before, or if that needs none the one of what was written.
+_OVERWRITES = (torch.ops.aten.zeros_like.default, torch.ops.aten._to_copy.default)
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return torch.empty(0, device="meta")
         if func in _COPIES:
             return args[0]  # type: ignore[no-any-return]
-        self.overwrites = func is _OVERWRITES  # the gradient of what was there before
+        self.overwrites = func in _OVERWRITES
         raise _Enough
 
 

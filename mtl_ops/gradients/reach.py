@@ -101,6 +101,7 @@ class Trace:
     reached: dict[Node, int] = field(default_factory=dict)
     by_edge: dict[Node, list[int]] = field(default_factory=dict)
     narrowed: bool = False
+    _edges: dict[Node, list[tuple[Node, int, int]]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, losses: Sequence[Tensor | None]) -> Trace:
@@ -115,13 +116,16 @@ class Trace:
 
     def edges(self, node: Node) -> list[tuple[Node, int, int]]:
         """What a node leads to: nodes, which of their outputs, and the losses that use it."""
-        uses = self.by_edge.get(node)
-        bits = self.reached[node]
-        return [
-            (after, place, bits if uses is None else uses[k])
-            for k, (after, place) in enumerate(self.following[node])
-            if after is not None
-        ]
+        found = self._edges.get(node)
+        if found is None:
+            uses = self.by_edge.get(node)
+            bits = self.reached[node]
+            found = self._edges[node] = [
+                (after, place, bits if uses is None else uses[k])
+                for k, (after, place) in enumerate(self.following[node])
+                if after is not None
+            ]
+        return found
 
     def leaves(self) -> dict[int, int]:
         """The losses that use a leaf, by its ``id``."""
@@ -240,5 +244,24 @@ def leaves_of_each(losses: Sequence[Tensor | None], trace: Trace | None = None) 
 
 def narrowed(losses: Sequence[Tensor | None]) -> list[set[int]] | None:
     """As :func:`leaves_of_each`; ``None`` if autograd finds no more than that by itself."""
+    if not _takes_parts(losses):
+        return None
     trace = Trace.of(losses)
     return leaves_of_each(losses, trace) if trace.narrowed else None
+
+
+def _takes_parts(losses: Sequence[Tensor | None]) -> bool:
+    """Whether any node uses a part of an operand: in most graphs none does, and this is in every step."""
+    waiting: list[Node | None] = [
+        start[0] for loss in losses if (start := _start(loss)) is not None
+    ]
+    seen: set[Node | None] = {None}
+    while waiting:
+        node = waiting.pop()
+        if node not in seen:
+            seen.add(node)
+            assert node is not None
+            if node.name() in NARROWING:
+                return True
+            waiting += [after for after, _ in node.next_functions]
+    return False

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from ..distributed import Distributed, Samples, make_processes, read_samples
 from ..gradients.batched import Batching
 from ..gradients.graph import allow_repeated_backward, refuse_reentrant_checkpoints, warn_of_graph
+from ..gradients.hidden import warn_of_hidden_heads
 from ..gradients.parameters import (
     Granularity,
     Parameters,
@@ -56,11 +57,17 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
     tasks; a parameter that one loss reaches gets that loss's own gradient, with the task's weight
     and clip factor. Parameters that a loss reaches but the optimizer does not own are left alone.
 
+    Predictions, or losses, may be joined in one tensor before each loss takes its own: by ``torch.cat`` or
+    ``torch.stack``, or written into a tensor (``out[:, 0] = head(x)``). A loss reaches what the part of the tensor
+    that it uses is computed from, as far as it takes that part by numbers, slices, ``split``, ``chunk``, ``unbind``
+    or an index on the CPU, with views, casts, sums over dimensions and functions of single elements in between.
+    Where it takes it in another way (a mask, a matrix product, ``gather``), all that is joined counts as shared:
+    a warning says so once, and ``shared=backbone.parameters()`` says which parameters are.
+
     The graph of a model that is compiled together with its heads does not tell which loss reaches
-    which parameter, nor does one tensor of losses, unless it was made by ``torch.stack``: all then
-    count as shared, so name in ``shared`` those that are. Make the optimizer before the compiled model
-    first runs: it switches off ``torch._functorch.config.donated_buffer``, so that models that are
-    compiled later can be differentiated once a task.
+    which parameter: all then count as shared, so name in ``shared`` those that are. Make the optimizer before
+    the compiled model first runs: it switches off ``torch._functorch.config.donated_buffer``, so that models that
+    are compiled later can be differentiated once a task.
 
     Args:
         optimizer: The inner optimizer; it owns the parameters of all tasks.
@@ -89,7 +96,8 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
             reach. All others get the sum of their tasks' gradients.
         gram_on: Where G is measured. ``None``: on all shared parameters, exactly, with one backward
             for each task. ``"features"``: on the gradients of the tensors that :meth:`backward`
-            gets as ``features``; a step then costs about one backward. Parameters: on their
+            gets as ``features``; a step then costs about one backward, or, if a parameter is also
+            reached past the features, one of the weighted losses after those of each down to them. Parameters: on their
             gradients alone, and then one backward of the weighted losses.
         weights_every: The weights are solved anew every that many steps; a step between, with the
             weights of the last time, costs about one backward.
@@ -121,9 +129,13 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
             a method that is :attr:`~mtl_ops.methods.Method.segmentwise`. A loss on its own is merged as
             without.
         batched: Computes the gradients of all tasks in one backward, batched by ``vmap``: for many small
-            operations, whose launches cost more than they do. Needs more memory for the heads. Where
+            operations, whose launches cost more than they do. Each loss goes by itself down to where
+            sharing begins, and the batch from there; where that is in several places, one above another
+            (an early head, a penalty on the trunk in a loss), from the lowest. Where
             vmap cannot go (compiled models, some RNNs) it warns once and goes one by one. Hooks of
-            parameters see the gradients of all tasks at once. Not for DTensors.
+            parameters see the gradients of all tasks at once, those of the tensors where sharing begins
+            zeros before; if one of these changes its gradient the tasks go one by one. Tensors with
+            ``retain_grad()`` are left with a batch in ``.grad`` that is of no use. Not for DTensors.
         distributed: How to merge over processes with different batches that hold the same parameters,
             or, of DTensors, parts of them. ``"exact"``: as one process would with the joint batch.
             ``"mean_gram"``: with weights from the mean of the processes' Gram matrices, an
@@ -326,6 +338,10 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         )
         if memory.steps == 0:
             refuse_reentrant_checkpoints(read.losses)
+        look = not memory.looked_at_graph and len(read.present) == count
+        look = look and (self._parallel is None or self._parallel.leaves_known)
+        if look and params.shared is None and self._parallel is None:
+            warn_of_hidden_heads(read.losses)
         before.set_aside(memory.learnable)
         fresh = before.set_aside(params.tensors)
         if self._step.sums is not None:
@@ -333,10 +349,9 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         report = self._step.backward(call)
         memory.report, memory.unmerged = report, None
         memory.unstepped = [report] if fresh else [*memory.unstepped, report]
-        if not memory.looked_at_graph and len(read.present) == count:
+        if look:
             memory.looked_at_graph = True
-            if self._parallel is None or self._parallel.leaves_known:
-                warn_of_graph(read.losses, params.tensors, params.shared is not None)
+            warn_of_graph(read.losses, params.tensors, params.shared is not None)
 
     def accumulate(
         self,

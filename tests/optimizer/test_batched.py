@@ -115,3 +115,119 @@ def test_recurrent_networks_and_autocast(cell: type[nn.RNNBase], autocast: bool)
         optimizer.backward(losses)
         found.append(grads(net))
     assert_same(*found, rtol=0.05 if autocast else 1e-4, atol=1e-3 if autocast else 1e-6)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("place", ["loss", "head"])
+def test_a_loss_that_is_not_finite_is_left_out_alone(bad: float, place: str) -> None:
+    nets = [Net(), Net()]
+    for net, batched in zip(nets, (True, False), strict=True):
+        if place == "head":
+            net.heads["b"].weight.data.fill_(bad)
+        losses = net.losses(batch())
+        if place == "loss":
+            losses["b"] = losses["b"] * bad
+        optimizer = wrap(net, "mean", batched=batched)
+        optimizer.backward(losses)
+        assert optimizer.report.weights[0].tolist() == [0.5, 0.0, 0.5]
+    found = [grads([*net.trunk.parameters(), *net.neck.parameters()]) for net in nets]
+    assert all(gradient.isfinite().all() for gradient in found[0])
+    assert_same(*found)
+
+
+class Plain(Net):
+    """All heads leave the trunk in the same place."""
+
+    def forward(self, data: Tensor) -> dict[str, Tensor]:
+        features = self.trunk(data)
+        return {name: head(features) for name, head in self.heads.items()}
+
+
+def calls_of(optimizer: Any, net: Net) -> dict[str, list[tuple[int, ...]]]:
+    """The shapes of the gradients that hooks see in one step."""
+    seen: dict[str, list[tuple[int, ...]]] = {}
+    for name, param in net.named_parameters():
+        calls = seen.setdefault(name, [])
+        param.register_hook(lambda gradient, calls=calls: calls.append(tuple(gradient.shape)))
+    optimizer.backward(net.losses(batch()))
+    return seen
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_each_head_is_differentiated_once_and_by_itself(batched: bool) -> None:
+    net = Plain()
+    seen = calls_of(wrap([*net.trunk.parameters(), *net.heads.parameters()], batched=batched), net)
+    for name in (
+        name for name in seen if not name.startswith("neck")
+    ):  # which no task goes through
+        calls = seen[name]
+        assert len(calls) == (1 if batched or name.startswith("heads") else 3)
+
+
+def test_what_some_share_above_the_others_is_not_batched() -> None:
+    net = Net()
+    seen = calls_of(wrap(net, batched=True), net)
+    assert len(seen["neck.weight"]) == 2
+    assert len(seen["trunk.0.weight"]) == len(seen["heads.b.weight"]) == 1
+
+
+@pytest.mark.parametrize("where", ["features", "inside", "head"])
+def test_hooks_that_change_a_gradient_do_so_once(where: str) -> None:
+    nets = [Plain(), Plain()]
+    for net, batched in zip(nets, (True, False), strict=True):
+        module = {"features": net.trunk, "inside": net.trunk[1], "head": net.heads["a"]}[where]
+        module.register_forward_hook(lambda *given: given[2].register_hook(torch.neg) and None)
+        params = [*net.trunk.parameters(), *net.heads.parameters()]
+        wrap(params, "upgrad", batched=batched).backward(net.losses(batch()))
+    assert_same(grads(nets[0]), grads(nets[1]))
+
+
+def extra(net: Net, losses: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
+    """Losses that share more than a trunk."""
+    if kind == "penalty":
+        losses["a"] = losses["a"] + sum(param.square().sum() for param in net.trunk.parameters())
+    elif kind == "tied":
+        losses["c"] = losses["c"] * net.trunk[2].weight.sum()
+    elif kind == "sum of others":
+        losses["c"] = losses["a"] + losses["b"]
+    elif kind == "the same twice":
+        losses["c"] = losses["a"]
+    elif kind == "a parameter alone":
+        losses["b"] = net.trunk[0].bias.square().sum()
+    elif kind == "a head of another":
+        losses["b"] = losses["b"] + net.heads["a"].weight.abs().sum()
+    elif kind == "a leaf":
+        losses["b"] = net.lone
+    elif kind == "joined":
+        joined = torch.stack(list(losses.values())).sin()
+        losses = dict(zip(losses, joined.split([1, 1, 1]), strict=True))
+    return losses
+
+
+KINDS = ["penalty", "tied", "sum of others", "the same twice", "a parameter alone"]
+KINDS += ["a head of another", "a leaf", "joined"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("network", [Plain, Net])
+@pytest.mark.filterwarnings("ignore:No loss reaches")
+def test_any_graph(network: type[Net], kind: str) -> None:
+    nets = [network(), network()]
+    for net, batched in zip(nets, (True, False), strict=True):
+        net.lone = nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
+        optimizer = wrap(net, "upgrad", batched=batched, max_task_norm=2.0)
+        for step in range(2):
+            optimizer.backward(extra(net, net.losses(batch(step)), kind))
+    assert_same(grads(nets[0]), grads(nets[1]))
+
+
+def test_the_graph_is_kept_on_demand() -> None:
+    net = Net()
+    optimizer = wrap(net, "sum", batched=True)
+    for step in range(2):
+        losses = net.losses(batch(step))
+        for _ in range(3):
+            optimizer.backward(losses, retain_graph=True)
+        optimizer.backward(losses)
+    with pytest.raises(RuntimeError, match="was freed by an earlier backward"):
+        optimizer.backward(losses)
