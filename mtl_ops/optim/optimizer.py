@@ -224,7 +224,7 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         if self._parallel is not None:
             drawn = generator or self.method.generator
             facts = settings.compared(everything)
-            generator = self._parallel.begin(facts, drawn, self._device())
+            generator = self._parallel.begin(facts, drawn, self._device(), self)
         self._step = self._make_step()
         self.generator = generator
         if generator is not None:
@@ -269,9 +269,10 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         """
         if self._turns is not None:
             raise RuntimeError(_TURNS)
-        self._backward(
-            losses, features=features, samples=samples, retain_graph=retain_graph, **given
-        )
+        with self._together():
+            self._backward(
+                losses, features=features, samples=samples, retain_graph=retain_graph, **given
+            )
 
     def _backward(
         self,
@@ -339,13 +340,14 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         if self._turns is not None:
             raise RuntimeError(_TURNS)
         check_together(self.settings, Situation(accumulating=True))
-        read = self._read(losses, samples)
-        count = len(read.losses)
-        weights = read_task_weights(self.task_weights, read.names, count, self._memory.steps)
-        params, counter = self._parameters(), self._memory.counter(self._device())
-        call = Call(self.method, read, params, weights, self.rules, times_skipped=counter)
-        chosen = _as_features(features, self._step)
-        self._step.accumulate(replace(call, step=self._memory.steps, features=chosen))
+        with self._together():
+            read = self._read(losses, samples)
+            count = len(read.losses)
+            weights = read_task_weights(self.task_weights, read.names, count, self._memory.steps)
+            params, counter = self._parameters(), self._memory.counter(self._device())
+            call = Call(self.method, read, params, weights, self.rules, times_skipped=counter)
+            chosen = _as_features(features, self._step)
+            self._step.accumulate(replace(call, step=self._memory.steps, features=chosen))
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """The inner optimizer's step, unless the gradients are lost (see ``nonfinite``).
@@ -365,13 +367,15 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
             RuntimeError: With ``groups``, if there is no closure.
         """
         if self._turns is None:
-            return super().step(closure)
+            with self._together():
+                return super().step(closure)
         if closure is None:
             raise RuntimeError(_TURNS)
         memory, steps = self._memory, self._memory.steps
         seed = torch.initial_seed() if self.generator is None else self.generator.initial_seed()
         alone = self._parallel is None
-        first = self._turns.take(closure, self._read_own, self._take_turn, steps, seed, alone)
+        with self._together():
+            first = self._turns.take(closure, self._read_own, self._take_turn, steps, seed, alone)
         memory.steps = steps + 1  # however many turns it has
         return first
 
