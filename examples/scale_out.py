@@ -28,8 +28,9 @@ model = fully_shard(model) if args.fsdp else DistributedDataParallel(model)
 inner = torch.optim.AdamW(model.parameters(), lr=1e-2)
 optimizer = MultiTaskOptimizer(inner, "upgrad", tasks=["sum", "product"], module=model)
 state = {"training": TrainingState(model, optimizer), "step": 0}
-if args.folder.exists():
-    dcp.load(state, checkpoint_id=args.folder)
+complete = sorted(path.parent for path in args.folder.glob("*/.metadata"))  # which is written last
+if complete:
+    dcp.load(state, checkpoint_id=complete[-1])
 for step in range(state["step"], args.steps):
     batch = torch.randn(64, 8, generator=torch.Generator().manual_seed(step))
     part = batch.chunk(dist.get_world_size())[dist.get_rank()]
@@ -39,5 +40,6 @@ for step in range(state["step"], args.steps):
     optimizer.step()
     if dist.get_rank() == 0:
         print(f"step {step + 1}, losses {optimizer.report.losses.tolist()}")  # of the whole batch
-dcp.save({**state, "step": args.steps}, checkpoint_id=args.folder)
+if state["step"] < args.steps:  # into a folder of its own: one that is there may be lost half-way
+    dcp.save({**state, "step": args.steps}, checkpoint_id=args.folder / f"{args.steps:08}")
 dist.destroy_process_group()

@@ -12,6 +12,7 @@ from ._make import Distributed, make_processes
 from ._processes import Processes
 from ._samples import Samples, read_samples
 from ._scatter import Scatter
+from ._settings import check_settings
 from ._sharded import Sharded
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Scatter",
     "Sharded",
     "TrainingState",
+    "check_settings",
     "is_dtensor",
     "make_processes",
     "read_samples",

@@ -24,6 +24,10 @@ class TrainingState:
     is the same on all processes and written once. (``torch.distributed.checkpoint.state_dict`` alone
     would save the inner optimizer's state, and leave that out.)
 
+    Save each checkpoint into a folder of its own, and load the last one that holds the file ``.metadata``, which
+    is written last. In a folder that is there already the data files are written over one by one: a
+    process that is killed meanwhile leaves a mixture of both, and metadata of the old one.
+
     Args:
         model: The model: bare, in a ``DistributedDataParallel``, or of ``fully_shard``.
         optimizer: The optimizer of its parameters.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ._faults import Watch
+from ._faults import watch_of
+from ._sequences import Launched
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -19,7 +21,7 @@ __all__ = ["Collectives"]
 
 
 class Collectives:
-    """What the processes of a group do together; each call raises if one of them is lost.
+    """What the processes of a group do together; each call raises if one of them fails or is lost.
 
     Args:
         group: The process group; ``None`` for the default one.
@@ -27,24 +29,38 @@ class Collectives:
 
     def __init__(self, group: ProcessGroup | None) -> None:
         self.group = group
-        self.watch = Watch(group)
+        self.watch = watch_of(group)
         self.world = dist.get_world_size(group)
+        self.rank = dist.get_rank(group)
+
+    def call(self) -> contextlib.AbstractContextManager[None]:
+        """See :meth:`Watch.call`: everything below belongs into one."""
+        return self.watch.call(self._launch_again)
 
     def all_reduce(self, tensor: Tensor, largest: bool = False) -> None:
         """Replaces elements by their sums, or the largest, over all processes."""
-        op = dist.ReduceOp.MAX if largest else dist.ReduceOp.SUM
-        self._run(tensor, dist.all_reduce, tensor, op=op)
+        self._finish(self._start("maximum" if largest else "sum", tensor), tensor)
 
     def all_gather(self, whole: Tensor, part: Tensor) -> None:
         """The parts of all processes behind one another."""
-        # torch 2.13 has other names for the same functions, and warns of the old ones.
-        call = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-        self._run(whole, call, whole, part)
+        self._finish(self._start("gather", part, whole), part)
 
     def start_reduce_scatter(self, out: Tensor, whole: Tensor) -> Callable[[], None]:
-        """The sum over all processes of this process's part of ``whole``; returns what waits for it."""
-        call = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
-        return self._start(out, call, out, whole)
+        """The sum over all processes of this process's part of ``whole``; returns what waits for it.
+
+        What is in ``whole`` is lost. On the CPU all parts are summed: that is what gloo's reduce-scatter does, too, but
+        in a copy, and waiting for it cannot be cut short by news of a failure.
+        """
+        if whole.device.type != "cpu":
+            work = self._start("scatter", whole, out)
+            return lambda: self._finish(work, whole)
+        work = self._start("sum", whole)
+
+        def finish() -> None:
+            self._finish(work, whole)
+            out.copy_(whole.view(self.world, -1)[self.rank])
+
+        return finish
 
     def gather(self, fact: Any, device: torch.device) -> list[Any]:
         """The fact of every process, by rank, as JSON has it; through memory of the device."""
@@ -60,14 +76,33 @@ class Collectives:
             for row, length in zip(whole.cpu().view(self.world, -1), lengths, strict=True)
         ]
 
-    def _run(self, tensor: Tensor, call: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        self._start(tensor, call, *args, **kwargs)()
-
-    def _start(
-        self, tensor: Tensor, call: Callable[..., Any], *args: Any, **kwargs: Any
-    ) -> Callable[[], None]:
+    def _start(self, kind: str, given: Tensor, out: Tensor | None = None) -> Any:
+        dtype = str(given.dtype).removeprefix("torch.")
         try:
-            work = call(*args, group=self.group, async_op=True, **kwargs)
+            work = self._call(kind, given, out)
         except RuntimeError as error:
             raise self.watch.lost(error) from error
-        return lambda: self.watch.wait(work, tensor.device.type == "cpu")
+        self.watch.launched.append([kind, dtype, given.numel(), given.device.type])
+        return self.watch.flying(work)
+
+    def _call(self, kind: str, given: Tensor, out: Tensor | None) -> Any:
+        # torch 2.13 has other names for the same functions, and warns of the old ones.
+        if kind == "gather":
+            call = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+            return call(out, given, group=self.group, async_op=True)
+        if kind == "scatter":
+            call = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+            return call(out, given, group=self.group, async_op=True)
+        op = dist.ReduceOp.MAX if kind == "maximum" else dist.ReduceOp.SUM
+        return dist.all_reduce(given, op=op, group=self.group, async_op=True)
+
+    def _launch_again(self, one: Launched) -> Any:
+        """What another process has called and this one has not, with zeros."""
+        kind, dtype, size, device = one
+        given = torch.zeros(size, dtype=getattr(torch, dtype), device=device)
+        sizes = {"gather": size * self.world, "scatter": size // self.world}
+        out = given.new_empty(sizes[kind]) if kind in sizes else None
+        return self._call(kind, given, out)
+
+    def _finish(self, work: Any, tensor: Tensor) -> None:
+        self.watch.wait(work, tensor.device.type == "cpu")

@@ -56,13 +56,13 @@ class DataParallel(Processes):
         facts = [[list(p.shape), p.detach().double().sum().item()] for p in params]
         for rank, others in enumerate(self.wire.gather(facts, params[0].device)):
             if len(others) != len(facts):
-                raise ValueError(
+                raise self.common(
                     f"All processes should optimize the same parameters. Found {len(facts)} on rank {self.rank} "
                     f"and {len(others)} on rank {rank}."
                 )
             for place, (one, two) in enumerate(zip(facts, others, strict=True)):
                 if one != two and not (one[1] != one[1] and two[1] != two[1]):
-                    raise ValueError(
+                    raise self.common(
                         "All processes should start from the same parameters. "
                         f"Found different ones on ranks {self.rank} and {rank} at place {place}."
                     )
@@ -79,7 +79,7 @@ class DataParallel(Processes):
         layout = find_layout(reached, tasks, call.params.sets, call.params.shared)
         flags = tuple(row is not None for row in reached)
         if not any(flags):
-            raise ValueError(NOTHING_REACHED)
+            raise self.common(NOTHING_REACHED)
         if call.method.tracks:
             return self._merge_whole(call, self.summed(rows, params), layout)
         if self.mode == "exact":
@@ -95,6 +95,9 @@ class DataParallel(Processes):
         params = [params[p] for p in kept]
         report, merged = self._merge_locally(call, rows, params, layout)
         return report, dict(zip(kept, merged, strict=True))
+
+    def forget(self) -> None:
+        self._flags.clear()
 
     def expect(self, call: Call, reached: Sequence[Tensor | None] = ()) -> Scatter | None:
         """Sums what it is given of each task over the processes, while the other tasks' backwards run.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -10,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..gradients.storage import is_dtensor
+from ._collectives import Collectives
 from ._data_parallel import DataParallel
 from ._processes import Processes
 from ._sharded import Sharded, fsdp_modules
@@ -46,8 +48,22 @@ def make_processes(
             "Parameter `distributed` should be None or 'auto' without an initialised process group. "
             f"Found `distributed = {mode!r}`."
         )
+    alone = mode is None or not running or dist.get_world_size(group) == 1
+    with contextlib.nullcontext() if alone else Collectives(group).call():
+        processes = _choose(mode, group, module, params)
+        if processes is not None:
+            processes.check_parameters(params)
+    return processes
+
+
+def _choose(
+    mode: Distributed | None,
+    group: ProcessGroup | None,
+    module: torch.nn.Module | None,
+    params: Sequence[Tensor],
+) -> Processes | None:
+    running = dist.is_available() and dist.is_initialized()
     wrapped = _adopt(module)
-    processes: Processes
     if any(is_dtensor(param) for param in params):
         if mode not in ("auto", "exact"):
             raise ValueError(
@@ -58,18 +74,15 @@ def make_processes(
             raise ValueError(
                 "Parameter `optimizer` should hold DTensors only while a process group is initialised. Found one."
             )
-        processes = Sharded(params, group, wrapped)
-    elif wrapped is not None:
+        return Sharded(params, group, wrapped)
+    if wrapped is not None:
         raise ValueError(
             "Parameter `optimizer` should hold the parameters that `fully_shard` has made: make it afterwards. "
             "Found plain tensors."
         )
-    elif mode is None or not running or dist.get_world_size(group) == 1:
+    if mode is None or not running or dist.get_world_size(group) == 1:
         return None
-    else:
-        processes = DataParallel("exact" if mode == "auto" else mode, group)
-    processes.check_parameters(params)
-    return processes
+    return DataParallel("exact" if mode == "auto" else mode, group)
 
 
 def _adopt(module: torch.nn.Module | None) -> torch.nn.Module | None:

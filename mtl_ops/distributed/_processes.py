@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
+import contextlib
+import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.optim import Optimizer
 
 from ..gradients.tasks import Tasks
 from ..merging.call import Call
 from ..merging.report import Report
 from ..merging.sink import Early, Sink, add_to_grads
 from ._collectives import Collectives
+from ._memory import memory_of, trained_of
 from ._samples import Samples, read_samples
+from ._settings import compare
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -27,8 +30,8 @@ __all__ = ["Processes"]
 
 #: What each process tells the others of each task before a backward: how many samples it has of it,
 #: its loss times that number, whether it has the task, what it reaches, whether it failed to read them,
-#: and whether the method was given something.
-_COUNT, _LOSS, _HAS, _REACH, _FAILED, _GIVEN = FACTS = range(6)
+#: whether the method was given something, and a hash of which parameters require a gradient.
+_COUNT, _LOSS, _HAS, _REACH, _FAILED, _GIVEN, _TRAINED = FACTS = range(7)
 
 
 class Processes(Sink, ABC):
@@ -52,6 +55,44 @@ class Processes(Sink, ABC):
         self.reads = 0
         self.world = dist.get_world_size(group)
         self.rank = dist.get_rank(group)
+        self._memory: Callable[[], Mapping[str, Any]] = dict
+        self._trained: Callable[[], list[bool]] = list
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """A part of a step that talks to the other processes, and that all of them take part in.
+
+        A process that leaves it by an error, whatever that is, tells the others first, which then raise an error
+        that names it, within a second or so where they wait for collectives of ours on the CPU, and
+        otherwise at the time-out of the group. After that, if all of them left the same step, the next one
+        goes on as if there had been none; if not (one failed when others had ended the step; an error in
+        a backward in which FSDP calls collectives), that and every later step is an error on each process.
+
+        Raises:
+            RuntimeError: If the processes cannot go on after what has failed before.
+        """
+        with self.wire.call():
+            try:
+                if self.wire.watch.resumed:
+                    self._check_memory()
+                yield
+            except BaseException:
+                self.forget()
+                raise
+
+    def _check_memory(self) -> None:
+        """After a failure: what is remembered has to be the same, or the processes drift apart."""
+        self.wire.watch.resumed = False
+        try:
+            compare(self.wire, self._memory(), self._device)
+        except ValueError as error:
+            raise self.wire.watch.common(
+                self.wire.watch.close(f"another state ({error})")
+            ) from error
+
+    @abstractmethod
+    def forget(self) -> None:
+        """After an error: forgets what was expected of the next step, which other processes may not expect."""
 
     # ---- what differs ---------------------------------------------------------------------------
 
@@ -118,6 +159,7 @@ class Processes(Sink, ABC):
         facts: Mapping[str, Any],
         generator: torch.Generator | None,
         device: torch.device,
+        owner: Optimizer,
     ) -> torch.Generator:
         """Checks what the optimizer was made with, and returns what all of them draw numbers from.
 
@@ -125,16 +167,20 @@ class Processes(Sink, ABC):
             facts: Everything that has to be the same.
             generator: What this process would draw from; ``None`` for one with the seed of rank 0.
             device: Of the parameters.
+            owner: The optimizer, of which is compared what it remembers after a failure, and which parameters
+                require a gradient.
 
         Raises:
             ValueError: On every process, if it is not the same.
         """
-        self.check_same(facts, device)
-        if generator is not None:
-            self.check_same({"generator": generator.get_state()}, device)
-            return generator
-        seeds = self.wire.gather(torch.initial_seed(), device)
-        return torch.Generator(device).manual_seed(seeds[0])
+        self._device, self._memory, self._trained = device, memory_of(owner), trained_of(owner)
+        with self.wire.call():
+            self.check_same(facts, device)
+            if generator is not None:
+                self.check_same({"generator": generator.get_state()}, device)
+                return generator
+            seeds = self.wire.gather(torch.initial_seed(), device)
+            return torch.Generator(device).manual_seed(seeds[0])
 
     def check_same(self, arguments: Mapping[str, Any], device: torch.device) -> None:
         """Checks that arguments are the same everywhere: all processes solve the same problem.
@@ -142,18 +188,13 @@ class Processes(Sink, ABC):
         Raises:
             ValueError: On every process, if one is not.
         """
-        facts = self.wire.gather(
-            [[name, _show(value)] for name, value in arguments.items()], device
-        )
-        for rank, others in enumerate(facts):
-            for first, other in itertools.zip_longest(facts[0], others, fillvalue=["", "none"]):
-                if first != other:
-                    raise ValueError(
-                        f"Parameter `{first[0] or other[0]}` should be the same on all processes. "
-                        f"Found {other[1]} on rank {rank} and {first[1]} on rank 0."
-                    )
+        compare(self.wire, arguments, device)
 
     # ---- agreement ------------------------------------------------------------------------------
+
+    def common(self, text: str) -> Exception:
+        """An error that every process raises at the same place."""
+        return self.wire.watch.common(ValueError(text))
 
     def total(self, tensor: Tensor) -> Tensor:
         """The sum over all processes."""
@@ -203,12 +244,14 @@ class Processes(Sink, ABC):
         if any(row[_FAILED][0] for row in rows):
             text = None if problem is None else str(problem)
             self._raise_together(problem, self.wire.gather(text, device))
+        if any(row[_TRAINED][0] != rows[0][_TRAINED][0] for row in rows):
+            self.check_same({"requires_grad": self._trained()}, device)
         self._check_table(tasks, rows)
         if any(row[_GIVEN][0] for row in rows):
             self.check_same(given or {}, device)
         total = [sum(row[_COUNT][t] for row in rows) for t in range(count)]
         if not any(any(row[_HAS]) for row in rows):
-            raise ValueError(
+            raise self.common(
                 "Parameter `losses` should hold at least one loss on some process. Found none."
             )
         sums = table[:, : _LOSS + 1].sum(dim=0)
@@ -229,16 +272,16 @@ class Processes(Sink, ABC):
         for rank, (others, count, _) in enumerate(facts):
             first, before, _ = facts[0]
             if (others, count) != (first, before):
-                raise ValueError(
+                raise self.common(
                     "Parameter `losses` should hold the same tasks on all processes. "
                     f"Found {first or before} on rank 0 and {others or count} on rank {rank}."
                 )
 
     def _raise_together(self, problem: Exception | None, texts: Sequence[str | None]) -> None:
         if problem is not None:
-            raise problem
+            raise self.wire.watch.common(problem)
         rank = next(rank for rank, text in enumerate(texts) if text is not None)
-        raise ValueError(
+        raise self.common(
             "Parameter `losses` should be right on all processes. "
             f"Found an error on rank {rank}: {texts[rank]}"
         )
@@ -252,9 +295,10 @@ class Processes(Sink, ABC):
         given: Mapping[str, Any] | None,
         device: torch.device,
     ) -> Tensor:
-        """``(world, 6, T)`` float64, what every process has to say of each task."""
+        """``(world, 7, T)`` float64, what every process has to say of each task."""
         mine = torch.zeros(len(FACTS), count, dtype=torch.float64)
         mine[_GIVEN] = float(bool(given))
+        mine[_TRAINED] = float(zlib.crc32(bytes(self._trained())))
         if problem is not None:
             mine[_FAILED] = 1.0
             mine = mine.to(device)
@@ -268,12 +312,3 @@ class Processes(Sink, ABC):
         table = torch.empty(self.world * len(FACTS), count, dtype=torch.float64, device=device)
         self.wire.all_gather(table, mine)
         return table.view(self.world, len(FACTS), count)
-
-
-def _show(value: Any) -> str:
-    """The same for the same values, and short."""
-    if not isinstance(value, Tensor):
-        return repr(value)
-    data = value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes()
-    shown = f"a tensor of shape {tuple(value.shape)}"
-    return f"{shown} with hash {hashlib.sha256(data).hexdigest()[:16]}"

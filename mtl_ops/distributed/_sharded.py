@@ -79,20 +79,23 @@ class Sharded(Processes):
         facts = [[list(p.shape), str(cast("DTensor", p).placements)] for p in params]
         for rank, others in enumerate(self.wire.gather(facts, params[0].device)):
             if others != facts:
-                raise ValueError(
+                raise self.common(
                     "All processes should optimize parts of the same parameters. "
                     f"Found others on rank {rank} than on rank {self.rank}."
                 )
 
+    def forget(self) -> None:
+        self._leaves = {}
+
     # ---- agreement ------------------------------------------------------------------------------
 
     def _whole(self, tasks: Tasks) -> Tasks:
-        whole = [
-            cast("DTensor", loss).full_tensor() if loss is not None and is_dtensor(loss) else loss
-            for loss in tasks.losses
-        ]
+        if any(loss is not None and is_dtensor(loss) for loss in tasks.losses):
+            with self.wire.watch.torch_calls():
+                tasks = replace(tasks, losses=tuple(map(_full, tasks.losses)))
+        whole = tasks.losses
         self._leaves = leaf_tensors(whole)
-        return replace(tasks, losses=tuple(whole))
+        return tasks
 
     def _reach(self, tasks: Tasks) -> list[float]:
         if self.reads > LOOK_AT_FIRST:
@@ -105,20 +108,20 @@ class Sharded(Processes):
         for t in range(len(tasks.losses)):
             without = [rank for rank in range(self.world) if not has[rank][t]]
             if 0 < len(without) < self.world:
-                raise ValueError(
+                raise self.common(
                     "Parameter `losses` should hold the same tasks on all processes, whose backwards reduce sharded "
                     "gradients together: hand in 0 times an output of the task, and 0 `samples`, where it is absent. "
                     f"Found no {tasks.label(t)} on rank {without[0]}."
                 )
             for rank in range(self.world):
                 if reach[rank][t] != reach[0][t]:
-                    raise ValueError(
+                    raise self.common(
                         "Parameter `losses` should be computed by the same modules on all processes. "
                         f"Found {tasks.label(t)} to reach {reach[0][t]:.0f} tensors on rank 0 and "
                         f"{reach[rank][t]:.0f} on rank {rank}."
                     )
                 if self.module is None and counts[rank][t] != counts[0][t]:
-                    raise ValueError(
+                    raise self.common(
                         "Parameter `samples` should be the same on all processes that compute the same losses. "
                         f"Found {counts[0][t]} of {tasks.label(t)} on rank 0 and {counts[rank][t]} on rank {rank}."
                     )
@@ -143,21 +146,14 @@ class Sharded(Processes):
             one.set_requires_gradient_sync(True, recurse=False)
         kept = self._put_aside(params)
         try:
-            self._backward(outputs, factors, retain_graph)
+            with self.wire.watch.torch_calls():
+                torch.autograd.backward(outputs, factors, retain_graph=retain_graph)
             self._check_reduced(params)
-            return [_local_gradient(param) for param in params]
+            with self.wire.watch.torch_calls():
+                return [_local_gradient(param) for param in params]
         finally:
             for tensor, before in kept:
                 tensor.grad = before
-
-    def _backward(
-        self, outputs: Sequence[Any], factors: Sequence[Tensor | None], retain_graph: bool
-    ) -> None:
-        try:
-            torch.autograd.backward(outputs, factors, retain_graph=retain_graph)
-        except RuntimeError as error:
-            self.wire.watch.explain(error)
-            raise
 
     def _put_aside(self, params: Sequence[Tensor]) -> list[tuple[Tensor, Tensor | None]]:
         """The ``.grad`` of everything that a backward adds to, which is ``None`` from here on."""
@@ -212,6 +208,10 @@ class Sharded(Processes):
         return report, {
             p: _as_dtensor(local, param) for p, local, param in zip(kept, out, reached, strict=True)
         }
+
+
+def _full(loss: Tensor | None) -> Tensor | None:
+    return cast("DTensor", loss).full_tensor() if loss is not None and is_dtensor(loss) else loss
 
 
 def fsdp_modules(module: torch.nn.Module) -> list[FSDPModule]:

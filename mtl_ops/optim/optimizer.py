@@ -239,7 +239,7 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         if self._parallel is not None:
             drawn = generator or self.method.generator
             facts = settings.compared(everything)
-            generator = self._parallel.begin(facts, drawn, self._device())
+            generator = self._parallel.begin(facts, drawn, self._device(), self)
         self._step = self._make_step()
         self.generator = generator
         if generator is not None:
@@ -289,9 +289,10 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         """
         if self._turns is not None:
             raise RuntimeError(_TURNS)
-        self._backward(
-            losses, features=features, samples=samples, retain_graph=retain_graph, **given
-        )
+        with self._together():
+            self._backward(
+                losses, features=features, samples=samples, retain_graph=retain_graph, **given
+            )
 
     def _backward(
         self,
@@ -384,11 +385,12 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
             raise RuntimeError(_TURNS)
         check_together(self.settings, Situation(accumulating=True))
         groups, before = len(self.optimizer.param_groups), self._before()
-        try:
-            self._accumulate(before, losses, features, samples)
-        except BaseException:
-            self._put_back(before, groups)
-            raise
+        with self._together():
+            try:
+                self._accumulate(before, losses, features, samples)
+            except BaseException:
+                self._put_back(before, groups)
+                raise
 
     def _accumulate(
         self,
@@ -424,13 +426,15 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
             RuntimeError: With ``groups``, if there is no closure.
         """
         if self._turns is None:
-            return super().step(closure)
+            with self._together():
+                return super().step(closure)
         if closure is None:
             raise RuntimeError(_TURNS)
         memory, steps = self._memory, self._memory.steps
         seed = torch.initial_seed() if self.generator is None else self.generator.initial_seed()
         alone = self._parallel is None
-        first = self._turns.take(closure, self._read_own, self._take_turn, steps, seed, alone)
+        with self._together():
+            first = self._turns.take(closure, self._read_own, self._take_turn, steps, seed, alone)
         memory.steps = steps + 1  # however many turns it has
         return first
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import warnings
@@ -79,7 +80,8 @@ class SteppingOptimizer(OptimizerWrapper):
             tasks = read()
             read_samples(samples, tasks)
         else:
-            tasks = self._parallel.read(read, self._memory.count, samples, self._device())
+            with self._together():
+                tasks = self._parallel.read(read, self._memory.count, samples, self._device())
         self.method.observe(tasks.values)
 
     def _read_own(self, losses: Losses, differentiable: bool = True) -> Tasks:
@@ -88,6 +90,10 @@ class SteppingOptimizer(OptimizerWrapper):
         read = read_losses(losses, self._memory.names, differentiable, some=alone)
         self._memory.check_count(len(read.losses))
         return read
+
+    def _together(self) -> contextlib.AbstractContextManager[None]:
+        """Around what all processes have to do together."""
+        return contextlib.nullcontext() if self._parallel is None else self._parallel.together()
 
     def _device(self) -> torch.device:
         some: Tensor = next(p for group in self.optimizer.param_groups for p in group["params"])

@@ -45,6 +45,23 @@ def different_arguments(rank: int, world: int) -> None:
     for option, value in {"order": "random", "closing_joint": True}.items():
         with pytest.raises(ValueError, match=rf"`{option}` should be the same .* on rank 1"):
             make(groups=[[0], [1, 2]], **({option: value} if rank == 1 else {}))
+    params = list(net.trunk.parameters())
+    differing: list[tuple[str, Any, Any]] = [
+        ("distributed", "exact", "mean_gram"),
+        ("distributed", "auto", "exact"),
+        ("shared", None, params),
+        ("shared", params, params[:1]),
+        ("grad_dtype", None, torch.bfloat16),
+        ("batched", False, True),
+        ("task_weights", [1.0, 2.0, 3.0], [1.0, 2.0, 4.0]),
+        ("gram_on", None, "features"),
+    ]
+    for option, first, second in differing:
+        found = rf"`{option}` should be the same on all processes\. Found .* on rank 0 and .* on rank 1\."
+        with pytest.raises(ValueError, match=found):
+            make(**{option: second if rank == 1 else first})
+    with pytest.raises(ValueError, match=r"`max_norm` should .*`nonfinite` should .* on rank 1"):
+        make(**({"max_norm": 1.0, "nonfinite": "raise"} if rank == 1 else {}))
     losses = losses_of(net(DATA)[1])
     given = torch.eye(3).double() * (1 + rank)  # as of the process's own batch
     with pytest.raises(ValueError, match=r"`cross_gram` should be the same .* on rank 1"):
@@ -64,10 +81,6 @@ def faults(rank: int, world: int) -> None:
     loss = net(DATA)[1][0].mean()
     with pytest.raises(ValueError, match=r"same tasks on all processes. Found .* on rank"):
         optimizer.backward({"a": loss} if rank == 0 else {"b": loss})
-    with pytest.raises(ValueError, match="`gram_on` should be None or 'features'"):
-        MultiTaskOptimizer(
-            torch.optim.SGD(net.heads.parameters(), lr=0.1), gram_on=[net.heads[0].bias]
-        )
     with pytest.raises(TypeError, match="`module` should be a DistributedDataParallel, or"):
         MultiTaskOptimizer(torch.optim.SGD(net.heads.parameters(), lr=0.1), module=net)
 

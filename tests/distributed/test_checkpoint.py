@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,9 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from processes import DATA, Net, assert_same, losses_of, on_processes, shard
+from processes import DATA, Net, assert_same, join_again, losses_of, on_processes, shard
 from torch import nn
+from torch.distributed.checkpoint import FileSystemWriter
 
 from mtl_ops import MultiTaskOptimizer
 from mtl_ops.distributed import TrainingState
@@ -77,6 +80,52 @@ def resume(rank: int, world: int, folder: Path) -> None:
 def test_four_processes_save_and_two_go_on(tmp_path: Path) -> None:
     on_processes(4, [save], tmp_path)
     on_processes(2, [resume], tmp_path)
+
+
+def killed(rank: int, world: int, folder: Path, point: str) -> None:
+    """One complete checkpoint, and another one that a process does not live to complete."""
+    join_again(20.0)
+    net, optimizer = start("fsdp", "pcgrad", 0)
+    state = {"training": TrainingState(net, optimizer), "step": 1}
+    steps(net, optimizer, world, rank)
+    dcp.save(state, checkpoint_id=folder / "1")
+    steps(net, optimizer, world, rank)
+    writer = FileSystemWriter(folder / "2")
+    name = "write_data" if rank == 1 else "finish"
+    call = getattr(writer, name)
+
+    def die(*args: Any, **kwargs: Any) -> Any:
+        if point == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = call(*args, **kwargs)
+        os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    if (rank, point) in ((1, "before"), (1, "after"), (0, "end")):
+        point = "before" if point == "end" else point
+        setattr(writer, name, die)
+    with pytest.raises(Exception, match=r"."):
+        dcp.save({**state, "step": 2}, storage_writer=writer)
+
+
+@pytest.mark.parametrize("point", ["before", "after", "end"])
+def test_a_process_is_killed_while_they_save(point: str, tmp_path: Path) -> None:
+    """Before or after it has written its part, and before the metadata are."""
+    with pytest.raises(AssertionError, match="SIGKILL"):
+        on_processes(2, [killed], tmp_path, point)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
+    assert [path.parent.name for path in tmp_path.glob("*/.metadata")] == ["1"]
+    on_processes(1, [loaded], tmp_path / "1")
+
+
+def loaded(rank: int, world: int, folder: Path) -> None:
+    alone, one = start("alone", "pcgrad", 0)
+    steps(alone, one, 1, 0)
+    net, optimizer = start("fsdp", "pcgrad", 1)
+    state = {"training": TrainingState(net, optimizer), "step": 0}
+    dcp.load(state, checkpoint_id=folder)
+    assert state["step"] == 1
+    assert_same(alone, net, 1e-9)
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")

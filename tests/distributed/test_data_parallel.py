@@ -116,15 +116,13 @@ def wire(rank: int, world: int) -> None:
         return counted
 
     ring = (world - 1) / world
+    wire = optimizer._parallel.wire
     for name, tensor, share in (
-        ("reduce_scatter_single", 1, ring),
-        ("reduce_scatter_tensor", 1, ring),
-        ("all_gather_single", 0, ring),
-        ("all_gather_into_tensor", 0, ring),
+        ("start_reduce_scatter", 1, ring),
+        ("all_gather", 0, ring),
         ("all_reduce", 0, 2 * ring),
     ):
-        if hasattr(dist, name):
-            setattr(dist, name, count(getattr(dist, name), tensor, share))
+        setattr(wire, name, count(getattr(wire, name), tensor, share))
     numbers = sum(param.numel() for param in net.parameters())
     for _ in range(2):  # at first after the last backward, and then between them
         sent.update(large=0, small=0)
@@ -139,12 +137,12 @@ def overlap(rank: int, world: int) -> None:
     """From the second step on a task's gradients are on their way while the next backward runs; same bits."""
     early, late = Net(), Net()
     events: list[str] = []
-    for name in ("reduce_scatter_single", "reduce_scatter_tensor"):
-        if hasattr(dist, name):
-            setattr(dist, name, recorded(getattr(dist, name), events))
     optimizers = [
         MultiTaskOptimizer(torch.optim.SGD(net.parameters(), lr=0.01)) for net in (early, late)
     ]
+    for optimizer in optimizers:
+        wire = optimizer._parallel.wire
+        wire.start_reduce_scatter = recorded(wire.start_reduce_scatter, events)
     for step in range(4):
         for net, optimizer in zip((early, late), optimizers, strict=True):
             events.clear()
@@ -166,7 +164,6 @@ def overlap(rank: int, world: int) -> None:
 
 def recorded(call: Callable[..., Any], events: list[str]) -> Callable[..., Any]:
     def record(*args: Any, **kwargs: Any) -> Any:
-        assert kwargs["async_op"]
         events.append("sent")
         return call(*args, **kwargs)
 
@@ -278,7 +275,7 @@ def test_on_processes(world: int) -> None:
     bodies = [exact, uneven, absent, interleaved]
     if world == 4:
         bodies += [mean_gram, stored, ddp, broken, micro_batches]
-    on_processes(world, [*bodies, overlap, wire])  # these wrap collectives
+    on_processes(world, [*bodies, overlap, wire])
 
 
 def test_pieces_that_are_not_joined_hold_one_parameter() -> None:

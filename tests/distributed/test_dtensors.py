@@ -61,7 +61,7 @@ def refused(rank: int, world: int) -> None:
         make([nn.Parameter(distribute_tensor(torch.ones(4, 4), mesh, [Shard(1)]))])
     with pytest.raises(ValueError, match="`distributed` should be 'auto' or 'exact' for DTensors"):
         make(params, module=net, distributed="mean_gram")
-    with pytest.raises(ValueError, match="`gram_on` and `weights_every` should be left out"):
+    with pytest.raises(ValueError, match="`weights_every` should be left out for DTensors"):
         make(params, module=net, weights_every=2)
     with pytest.raises(ValueError, match=r"make it afterwards\. Found plain tensors"):
         make(Net().parameters(), module=net)
