@@ -152,6 +152,12 @@ inline int check_count(const char* name, int64_t value, int64_t least = 0) {
   return static_cast<int>(value);
 }
 
+// K of orders (S, T, K).
+inline int orders_length(const Tensor& orders) {
+  STD_TORCH_CHECK(orders.dim() == 3, "orders should have shape (S, T, K). Found ", orders.dim(), " dimensions.");
+  return check_count("the length of orders", orders.size(2));
+}
+
 // The shares l_t in [0, 1] of T tasks.
 inline void check_leak(const std::vector<double>& leak, int64_t T) {
   STD_TORCH_CHECK(static_cast<int64_t>(leak.size()) == T, "leak should hold T = ", T, " numbers. Found ", leak.size(),

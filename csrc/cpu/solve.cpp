@@ -51,19 +51,20 @@ Tensor solve(const Tensor& gram, const std::optional<Tensor>& scale, const Metho
 }
 
 const double* check_preference(const Tensor& gram, const std::optional<Tensor>& preference) {
-  return preference ? check_array<double>(gram, *preference, "preference", gram.size(1)) : nullptr;
+  return preference ? check_array<double>(gram, *preference, "preference", GramSizes(gram).T) : nullptr;
 }
 
 // What a method remembers of each segment's tasks, to be changed in place.
 double* check_state(const Tensor& gram, Tensor& state, int64_t numbers_per_task = 1) {
-  check_array<double>(gram, state, "state", gram.size(0) * gram.size(1) * numbers_per_task);
+  const auto [S, T] = GramSizes(gram);
+  check_array<double>(gram, state, "state", S * T * numbers_per_task);
   return static_cast<double*>(state.mutable_data_ptr());
 }
 
 solvers::Orders check_orders(const Tensor& gram, const Tensor& orders) {
-  const int64_t length = orders.dim() == 3 ? orders.size(2) : 0;
-  return {check_array<int64_t>(gram, orders, "orders", gram.size(0) * gram.size(1) * length),
-          check_count("the length of orders", length)};
+  const auto [S, T] = GramSizes(gram);
+  const int length = orders_length(orders);
+  return {check_array<int64_t>(gram, orders, "orders", S * T * length), length};
 }
 
 }  // namespace
@@ -100,12 +101,12 @@ Tensor solve_pcgrad(const Tensor& gram, const std::optional<Tensor>& scale, cons
 
 Tensor solve_gradvac(const Tensor& gram, const std::optional<Tensor>& scale, const Tensor& orders, Tensor rho,
                      double beta, double eps, double tol) {
-  double* state = check_state(gram, rho, gram.size(1));
+  double* state = check_state(gram, rho, GramSizes(gram).T);
   return solve(gram, scale, solvers::GradVac{check_orders(gram, orders), state, beta, eps, tol});
 }
 
 Tensor solve_adaptive_sharing(const Tensor& gram, const std::optional<Tensor>& scale, Tensor cosines, double beta) {
-  return solve(gram, scale, solvers::AdaptiveSharing{check_state(gram, cosines, gram.size(1)), beta});
+  return solve(gram, scale, solvers::AdaptiveSharing{check_state(gram, cosines, GramSizes(gram).T), beta});
 }
 
 Tensor solve_mgda(const Tensor& gram, const std::optional<Tensor>& scale) {

@@ -124,9 +124,8 @@ struct Segments {
   }
 
   solvers::Orders orders(const Tensor& tensor) const {
-    const int64_t length = tensor.dim() == 3 ? tensor.size(2) : 0;
-    return {array<int64_t>(tensor, "orders", static_cast<int64_t>(S) * T * length),
-            check_count("the length of orders", length)};
+    const int length = orders_length(tensor);
+    return {array<int64_t>(tensor, "orders", static_cast<int64_t>(S) * T * length), length};
   }
 };
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -150,7 +151,8 @@ def _check_out(out: Sequence[Tensor], rows: Rows, tasks: int, segments: Sequence
         _check_column([target, *column], p)
         if torch._debug_has_internal_overlap(target) == 1:
             raise ValueError(
-                f"Parameter `out` should hold tensors whose elements share no memory. Found an expanded one at place {p}."
+                f"Parameter `out` should hold tensors whose elements share no memory. "
+                f"Found an expanded one at place {p}."
             )
     _check_apart(out, rows)
 
@@ -174,7 +176,7 @@ def _check_apart(out: Sequence[Tensor], rows: Rows) -> None:
         return
     written = [_memory(target) for target in out]
     ordered = sorted(memory for memory in written if memory[0] < memory[1])
-    if any(a[1] > b[0] for a, b in zip(ordered, ordered[1:], strict=False)):
+    if any(a[1] > b[0] for a, b in itertools.pairwise(ordered)):
         raise ValueError(
             "Parameter `out` should hold tensors that share no memory. Found two that do."
         )
@@ -194,7 +196,5 @@ def _check_apart(out: Sequence[Tensor], rows: Rows) -> None:
 def _memory(tensor: Tensor) -> tuple[int, int]:
     if tensor.numel() == 0:
         return 0, 0
-    last = sum(
-        (size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True)
-    )
+    last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
     return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()

@@ -44,7 +44,12 @@ def register_kinds(name: str) -> None:
     for key in LAZY:
         _library.impl(name, _resolving(operator), key)
     for key, layout in LAYOUTS.items():
-        _library.impl(name, _refusing(name, layout), key)
+        _library.impl(
+            name, _refusing(f"{name} should be given dense tensors. Found a {layout} one."), key
+        )
+    _library.impl(
+        name, _refusing(f"{name} should be given at least one tensor. Found none."), "Undefined"
+    )
     _library.impl(name, _refusing_transforms(name, operator), TRANSFORMS[0])
 
 
@@ -92,9 +97,9 @@ def _resolved(value: Any) -> Any:
     return value.clone() if value._is_zerotensor() else value.resolve_neg()
 
 
-def _refusing(name: str, layout: str) -> Callable[..., Any]:
+def _refusing(sentence: str) -> Callable[..., Any]:
     def kernel(*args: Any) -> Any:
-        raise RuntimeError(f"mtl_ops.{name} should be given dense tensors. Found a {layout} one.")
+        raise RuntimeError(f"mtl_ops.{sentence}")
 
     return kernel
 
