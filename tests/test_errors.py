@@ -370,8 +370,11 @@ class TestMerge:
             ),
             (torch.ones(0, 3), ValueError, "`gradients` should have shape .*with T at least 1"),
             (torch.ones(2, 2, 2), ValueError, "`gradients` should have shape"),
-            (torch.ones(2, 2).long(), TypeError, "`gradients` should be of a floating dtype"),
-            (torch.ones(2, 2).cfloat(), TypeError, "`gradients` should be of a floating dtype"),
+            (torch.ones(2, 2).long(), TypeError, "`gradients` should have .* Found torch.int64"),
+            (torch.ones(2, 2).cfloat(), TypeError, "should have .* Found torch.complex64"),
+            (torch.ones(2, 2).to(torch.float8_e4m3fn), TypeError, "Found torch.float8_e4m3fn"),
+            (torch.ones(2, 2).to_sparse(), TypeError, "should be a dense tensor. Found layout"),
+            (torch.nested.nested_tensor([torch.ones(2)]), TypeError, "Found a nested tensor"),
         ],
         ids=str,
     )

@@ -35,7 +35,7 @@ LAYOUTS = {
 #: Within a transform of ``torch.func`` every call passes through the first of these.
 TRANSFORMS = ("FuncTorchDynamicLayerFrontMode", "FuncTorchDynamicLayerBackMode")
 
-_library = torch.library.Library("mtl_ops", "IMPL")  # what it registers goes with it
+_library: Any = torch.library.Library("mtl_ops", "IMPL")  # type: ignore[no-untyped-call]
 
 
 def register_kinds(name: str) -> None:

@@ -50,7 +50,7 @@ class Operator:
         """What to call for tensors on this type of device."""
         if tasks > MAX_TASKS:
             return self.definition
-        if device in self.devices:
+        if device in self.devices or device == "meta":
             return self.kernel
         _warn_of_missing_kernels(device)
         return self.definition
@@ -81,7 +81,7 @@ def _checked_fake(
 
 
 def _warn_of_missing_kernels(device: str) -> None:
-    if device in _warned or device == "meta" or torch.compiler.is_compiling():
+    if device in _warned or torch.compiler.is_compiling():
         return
     _warned.add(device)
     remedy = " (for CUDA, build it with a CUDA build of torch and nvcc)" if device == "cuda" else ""
