@@ -9,6 +9,8 @@ import importlib.util
 import os
 import sys
 
+import torch  # noqa: F401  (the extension needs its libraries)
+
 spec = importlib.util.spec_from_file_location("mtl_ops._C", os.environ["MTL_OPS_EXTENSION"])
 assert spec is not None
 assert spec.loader is not None
