@@ -47,9 +47,6 @@ def register_kinds(name: str) -> None:
         _library.impl(
             name, _refusing(f"{name} should be given dense tensors. Found a {layout} one."), key
         )
-    _library.impl(
-        name, _refusing(f"{name} should be given at least one tensor. Found none."), "Undefined"
-    )
     _library.impl(name, _refusing_transforms(name, operator), TRANSFORMS[0])
 
 
