@@ -4,6 +4,7 @@
 # make bench  measure against other implementations
 # make bench-cuda  measure on a GPU
 # make cuda-check  on a GPU, without network: build, tests marked cuda, compute-sanitizer, measure
+# make sanitize  the tests of the operators and solvers under AddressSanitizer and UBSan, then ThreadSanitizer; needs g++ on Linux
 # make lint   ruff, mypy, clang-format
 #
 # Each makes what it needs first: a virtual environment in .venv, torch, and the extension (again after csrc changes).
@@ -30,7 +31,16 @@ SANITIZED := tests/cuda/test_gram.py tests/cuda/test_merge.py tests/cuda/test_el
 SANITIZED_NAMES := same_bits or any_alignment or weight_zero or mix_across or task_scales
 SANITIZERS := memcheck racecheck initcheck synccheck
 
-.PHONY: demo toy test bench bench-cuda lint build cuda cuda-check gpu clean
+# What the host's sanitizers run.  Threads: the kernels alone, whose work is shared out among threads.
+MEMORY_TESTS := tests/ops tests/solvers tests/test_functional.py tests/test_errors.py tests/test_layout.py
+# The build has one level of instruction set, with 4 lanes, whose rounding is larger than these tests allow.
+MEMORY_NAMES := not TestPrecision and not (test_is_the_definition and float32 and 0.7)
+THREAD_TESTS := tests/ops tests/solvers/test_contract.py
+THREAD_NAMES := not opcheck and not compiles and not 32_bits
+preload = $(foreach library,$(1) stdc++,$(shell $${CXX:-c++} -print-file-name=lib$(library).so))
+sanitized = env OMP_NUM_THREADS=1 PYTHONPATH=tests MTL_OPS_EXTENSION=$$(ls $(CURDIR)/build/sanitized/$(1)/_C*.so) LD_PRELOAD="$(2)"
+
+.PHONY: demo toy test sanitize bench bench-cuda lint build cuda cuda-check gpu clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.mtl_ops-demo $(VENV)/.mtl_ops-built
@@ -41,6 +51,15 @@ toy: $(VENV)/.mtl_ops-demo $(VENV)/.mtl_ops-built
 
 test: lint cuda build
 	$(BIN)/python -m pytest
+
+# 400 MB of shadow memory a process; the tests that only the CUDA kernels need are skipped
+sanitize: build
+	$(BIN)/python setup.py --quiet build_sanitized --kind memory
+	$(call sanitized,memory,$(call preload,asan)) ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	  $(BIN)/python -m pytest -p other_build -q -x -p no:cacheprovider -k "$(MEMORY_NAMES)" $(MEMORY_TESTS)
+	$(BIN)/python setup.py --quiet build_sanitized --kind threads
+	$(call sanitized,threads,$(call preload,tsan)) TSAN_OPTIONS="halt_on_error=1 ignore_noninstrumented_modules=1" \
+	  $(BIN)/python -m pytest -p other_build -q -x -p no:cacheprovider -k "$(THREAD_NAMES)" $(THREAD_TESTS)
 
 bench: $(VENV)/.mtl_ops-dev $(VENV)/.mtl_ops-built
 	$(BIN)/python -m benchmarks.run

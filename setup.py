@@ -56,6 +56,10 @@ NVCC_FLAGS = [
     "-fPIC,-fvisibility=hidden,-Wall",
     "-DUSE_CUDA",
 ]
+SANITIZERS = {
+    "memory": ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"],
+    "threads": ["-fsanitize=thread"],
+}
 STABLE_ABI = f"-DTORCH_TARGET_VERSION=0x{MIN_TORCH[0]:02x}{MIN_TORCH[1]:02x}000000000000"
 
 
@@ -259,6 +263,24 @@ def compile_cxx(source: Path, objects: Path, compiler: Sequence[str], flags: Seq
     return Step(output, (source,), command, depfile)
 
 
+def compile_all_cxx(
+    objects: Path,
+    compiler: Sequence[str],
+    torch: Torch,
+    facts: Mapping[str, str],
+    extra: Sequence[str] = (),
+) -> list[Step]:
+    flags = [*CXX_FLAGS, *portable_paths(torch), *include_flags(torch), *extra]
+    flags += shlex.split(os.environ.get("CXXFLAGS", ""))
+    steps = []
+    for source in sources("csrc/*.cpp", "csrc/cpu/*.cpp"):
+        about = [f"-DMTL_OPS_{name}={json.dumps(fact)}" for name, fact in facts.items()]
+        # module.cpp calls nothing of torch, and torch 2.10's pybind11 refuses to be included with the stable ABI
+        own = about if source.name == "module.cpp" else [STABLE_ABI]
+        steps.append(compile_cxx(source, objects, compiler, flags + own))
+    return steps
+
+
 # Kernels over the long gradients: a register that goes to memory there costs bandwidth.  The merge of single
 # coordinates is not among them, nor are the solvers, which work on T x T numbers.
 HOT_KERNELS = ("gram_narrow", "gram_wide", "merge_columns")
@@ -411,14 +433,7 @@ class NinjaBuild(build_ext):  # type: ignore[misc]
             "CUDA_ARCHS": archs if with_cuda else "",
         }
         objects = Path("build", f"{sys.implementation.cache_tag}-{'cuda' if with_cuda else 'cpu'}")
-        flags = [*CXX_FLAGS, *portable_paths(torch), *include_flags(torch)]
-        flags += shlex.split(os.environ.get("CXXFLAGS", ""))
-        steps = []
-        for source in sources("csrc/*.cpp", "csrc/cpu/*.cpp"):
-            about = [f"-DMTL_OPS_{name}={json.dumps(fact)}" for name, fact in facts.items()]
-            # module.cpp calls nothing of torch, and torch 2.10's pybind11 refuses to be included with the stable ABI
-            own = about if source.name == "module.cpp" else [STABLE_ABI]
-            steps.append(compile_cxx(source, objects, compiler, flags + own))
+        steps = compile_all_cxx(objects, compiler, torch, facts)
         if with_cuda and nvcc:
             steps += [
                 compile_cuda(s, objects, nvcc, torch, archs) for s in sources("csrc/cuda/*.cu")
@@ -460,6 +475,45 @@ class CompileCuda(setuptools.Command):
             check_spills(usages)
 
 
+class BuildSanitized(setuptools.Command):
+    """Builds the extension with a sanitizer into `build/sanitized/KIND`; the one in `mtl_ops` stays as it is.
+
+    ThreadSanitizer knows the threads of the standard library but not those of OpenMP, whose barriers it does not see:
+    that build has its own `torch_parallel_for`, on the former (`tests/cpp/parallel_for.cpp`).
+    """
+
+    description = "build with -fsanitize"
+    user_options: list[tuple[str, str | None, str]] = [("kind=", None, "memory or threads")]  # noqa: RUF012
+
+    def initialize_options(self) -> None:
+        self.kind = "memory"
+
+    def finalize_options(self) -> None:
+        if self.kind not in SANITIZERS:
+            raise BuildError(f"--kind should be one of {', '.join(SANITIZERS)}. Found {self.kind}.")
+
+    def run(self) -> None:
+        torch, compiler = check_torch(), find_compiler()
+        sanitize = SANITIZERS[self.kind]
+        facts = {
+            "VERSION": self.distribution.get_version(),
+            "COMPILER": check_compiler(compiler),
+            "TORCH": torch.version,
+            "CUDA": "",
+            "CUDA_ARCHS": "",
+        }
+        folder = Path("build", "sanitized", self.kind)
+        extra = ["-O1", "-g1", "-fno-omit-frame-pointer", "-DMTL_SIMD_BYTES=16", *sanitize]
+        steps = compile_all_cxx(folder, compiler, torch, facts, extra)
+        if self.kind == "threads":
+            source = Path("tests", "cpp", "parallel_for.cpp")
+            steps.append(compile_cxx(source, folder, compiler, [*CXX_FLAGS, *extra]))
+        output = folder / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+        compiled = [step.output for step in steps]
+        steps.append(link(compiled, output, torch, [*compiler, *sanitize], None))
+        run_steps(steps, ROOT / folder)
+
+
 def log_of(step: Step) -> Path:
     return step.output.with_suffix(".log")
 
@@ -478,6 +532,7 @@ if __name__ == "__main__":
         cmdclass={
             "build_ext": NinjaBuild,
             "dist_info": CheckedDistInfo,
+            "build_sanitized": BuildSanitized,
             "compile_cuda": CompileCuda,
         },
     )

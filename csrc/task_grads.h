@@ -3,13 +3,9 @@
 // Kernels see raw memory only.  For every parameter p and task t there is a pointer to `numel(p)` elements of `dtype(p)`, or null
 // where the task does not reach the parameter.  All rows of one parameter, and its output, have the same element order: a dense
 // layout is used as it is (channels_last too); whatever is not dense, or differs from it, is copied once and owned by the view.
+//
+// Outputs share no memory with one another.  A row may be the output itself, element for element; else it shares no memory with any.
 #pragma once
-
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Exception.h>
-#include <torch/headeronly/util/shim_utils.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -19,31 +15,13 @@
 #include <utility>
 #include <vector>
 
+#include "arguments.h"
+
 namespace mtl_ops {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 using OptionalTensors = std::vector<std::optional<Tensor>>;
 
-// The largest number of tasks the kernels take; the wrappers send larger problems to the reference.
-inline constexpr int64_t kMaxTasks = 64;
-
 namespace detail {
-
-// dtype and device as torch numbers them.  Only for comparing: torch::stable's own types take some ten calls to make, and there
-// are T x P tensors.
-struct Kind {
-  int32_t dtype = 0, device_type = 0, device_index = 0;
-
-  explicit Kind(const Tensor& t) {
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &dtype));
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(t.get(), &device_type));
-    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(t.get(), &device_index));
-  }
-  bool same_device(const Kind& other) const {
-    return device_type == other.device_type && device_index == other.device_index;
-  }
-};
 
 // An uninitialised tensor.  One call of the C shim; torch::stable::empty goes through the dispatcher.
 inline Tensor empty_strided(int64_t dim, const int64_t* sizes, const int64_t* strides, const Kind& kind) {
@@ -64,22 +42,6 @@ inline bool same_layout(const Tensor& a, const Tensor& b) {
   const auto sizes = a.sizes(), x = a.strides(), y = b.strides();
   for (size_t d = 0; d < sizes.size(); ++d) {
     if (sizes[d] != 1 && x[d] != y[d]) return false;
-  }
-  return true;
-}
-
-// True if the elements fill one block of memory without gap or overlap, in whatever order of dimensions.
-inline bool is_dense(const Tensor& t) {
-  if (t.is_contiguous()) return true;
-  std::vector<std::pair<int64_t, int64_t>> dims;  // (stride, size)
-  for (int64_t d = 0; d < t.dim(); ++d) {
-    if (t.size(d) != 1) dims.emplace_back(t.stride(d), t.size(d));
-  }
-  std::sort(dims.begin(), dims.end());
-  int64_t expected = 1;
-  for (const auto& [stride, size] : dims) {
-    if (stride != expected) return false;
-    expected *= size;
   }
   return true;
 }
@@ -126,7 +88,7 @@ class Coordinates {
 
   int64_t first(int64_t p) const { return first_[p]; }
 
-  // Checks a tensor of random numbers, in which coordinates are looked up by their numbers.
+  // Checks a tensor of random numbers, in which coordinates are looked up by their numbers; its device is looked at later.
   void check_uniforms(const Tensor& uniforms) const {
     const ScalarType dtype = uniforms.scalar_type();
     const int64_t numel = uniforms.numel();
@@ -156,16 +118,19 @@ class TaskGrads {
     STD_TORCH_CHECK(segments.empty() || static_cast<int64_t>(segments.size()) == params_,
                     "segments should be empty or name one segment for each of the ", params_, " parameters. Found ",
                     segments.size(), ".");
+    STD_TORCH_CHECK(!out || !out->empty(), "out should hold at least one tensor. Found none.");
     STD_TORCH_CHECK(!out || static_cast<int64_t>(out->size()) == params_, "out should hold ", params_,
                     " tensors. Found ", out ? out->size() : 0, ".");
     for (const int64_t s : segments) {
       STD_TORCH_CHECK(s >= 0, "segments should not be negative. Found ", s, ".");
+      STD_TORCH_CHECK(s < kMaxSegments, "segments should be below ", kMaxSegments, ". Found ", s, ".");
       segments_ = std::max(segments_, s + 1);
     }
     segment_ = segments;
     rows_.assign(grads.size(), nullptr);
     columns_.resize(params_);
     for (int64_t p = 0; p < params_; ++p) add_column(grads, p, out ? &(*out)[p] : nullptr);
+    if (out) check_apart(*out);
   }
 
   int64_t tasks() const { return tasks_; }
@@ -179,6 +144,15 @@ class TaskGrads {
   void* out(int64_t p) const { return columns_[p].out; }
   // Any tensor of the call, to make outputs on the same device; null when every entry is None.
   const Tensor* any() const { return any_; }
+  // The device of all of them, where there is any.
+  const detail::Kind& kind() const { return *kind_; }
+
+  // Refuses an argument in whose memory the merged gradient would be written while it is read.
+  void check_apart(const Tensor& tensor, const char* name) const {
+    const Memory memory(tensor);
+    STD_TORCH_CHECK(!touches_output(memory), name, " should not share memory with out.");
+  }
+
   // An uninitialised float64 tensor on the gradients' device.
   Tensor new_float64(std::initializer_list<int64_t> sizes) const {
     detail::Kind kind = *kind_;
@@ -201,6 +175,8 @@ class TaskGrads {
     int64_t numel = 0;
     void* out = nullptr;
     ScalarType dtype = ScalarType::Float;
+    int32_t element_size = 0;
+    bool in_place = false;  // `out` is the caller's own memory
   };
 
   void add_column(const OptionalTensors& grads, int64_t p, const Tensor* out) {
@@ -209,6 +185,10 @@ class TaskGrads {
     for (int64_t t = 0; t < tasks_ && !first; ++t) first = row(t);
     if (!first) return;  // no task reaches this parameter
     const detail::Kind kind = check_first(*first, p);
+    STD_TORCH_CHECK(!out || !detail::may_overlap_itself(*out),
+                    "out should hold tensors whose elements share no memory. "
+                    "Found parameter ",
+                    p, "'s, whose may.");
     const Tensor* layout = out && fits(*out) ? out : nullptr;
     for (int64_t t = 0; t < tasks_; ++t) {
       if (const Tensor* g = row(t)) {
@@ -225,11 +205,55 @@ class TaskGrads {
     const Tensor& target = in_layout(*out, layout, kind);
     columns_[p].out = target.mutable_data_ptr();
     if (&target != out) write_back_.emplace_back(*out, target);
+    columns_[p].element_size = static_cast<int32_t>(target.element_size());
+    columns_[p].in_place = &target == out;
+  }
+
+  Memory memory_of(int64_t p, const void* data) const { return {data, columns_[p].numel, columns_[p].element_size}; }
+
+  // Copies are made before anything is written, and written back after everything is read: they do not matter.
+  void check_apart(const std::vector<Tensor>& out) {
+    std::vector<std::pair<Memory, bool>> all;
+    for (int64_t p = 0; p < params_; ++p) {
+      if (columns_[p].numel == 0) continue;
+      const bool in_place = columns_[p].in_place;
+      all.emplace_back(in_place ? memory_of(p, columns_[p].out) : Memory(out[p]), in_place);
+      if (in_place) outputs_.push_back(all.back().first);
+    }
+    const auto first = [](const auto& a, const auto& b) { return a.first.begin < b.first.begin; };
+    std::sort(all.begin(), all.end(), first);
+    for (size_t k = 1; k < all.size(); ++k) {
+      const auto& [before, dense] = all[k - 1];
+      const auto& [here, also] = all[k];
+      // columns of one matrix lie between one another without sharing an element
+      const bool between = !dense && !also && before.begin != here.begin;
+      STD_TORCH_CHECK(between || !before.overlaps(here),
+                      "out should hold tensors that share no memory. Found two that do.");
+    }
+    std::sort(outputs_.begin(), outputs_.end(), [](const Memory& a, const Memory& b) { return a.begin < b.begin; });
+    for (int64_t p = 0; p < params_; ++p) {
+      for (int64_t t = 0; t < tasks_; ++t) {
+        const void* row = rows_[p * tasks_ + t];
+        if (!row || row == columns_[p].out) continue;
+        STD_TORCH_CHECK(!touches_output(memory_of(p, row)), "the gradients of parameter ", p,
+                        " should share no memory with out, or be what they are merged into. Found that of task ", t,
+                        " elsewhere in out.");
+      }
+    }
+  }
+
+  // `outputs_` are apart and in order, so their ends are in order, too.
+  bool touches_output(const Memory& memory) const {
+    if (memory.begin == memory.end || outputs_.empty()) return false;
+    if (memory.end <= outputs_.front().begin || memory.begin >= outputs_.back().end) return false;
+    const auto next = std::partition_point(outputs_.begin(), outputs_.end(),
+                                           [&](const Memory& out) { return out.end <= memory.begin; });
+    return next != outputs_.end() && next->overlaps(memory);
   }
 
   detail::Kind check_first(const Tensor& t, int64_t p) {
     STD_TORCH_CHECK(detail::is_supported(t.scalar_type()), "the gradients of parameter ", p,
-                    " should be float32, float64, bfloat16 or float16.");
+                    " should be float32, float64, bfloat16 or float16. Found another dtype.");
     const detail::Kind kind(t);
     if (!kind_) kind_ = kind;
     if (!any_) any_ = &t;
@@ -268,8 +292,16 @@ class TaskGrads {
   std::vector<const void*> rows_;
   std::vector<std::unique_ptr<Tensor>> owned_;  // their addresses are kept while others are added
   std::vector<std::pair<Tensor, Tensor>> write_back_;
+  std::vector<Memory> outputs_;  // that are written to in place
   const Tensor* any_ = nullptr;
   std::optional<detail::Kind> kind_;  // of that tensor
 };
+
+// Random numbers are on the gradients' device, and not where the merged gradient goes.
+inline void check_place_of_uniforms(const std::optional<Tensor>& uniforms, const TaskGrads& grads) {
+  if (!uniforms) return;
+  STD_TORCH_CHECK(grads.kind().same_device(detail::Kind(*uniforms)), "uniforms should be on the gradients' device.");
+  grads.check_apart(*uniforms, "uniforms");
+}
 
 }  // namespace mtl_ops

@@ -8,7 +8,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from .gradients.checks import check_owned, check_plain
+from .gradients.checks import check_dtypes, check_outside_transforms, check_owned, check_plain
 from .gradients.graph import refuse_reentrant_checkpoints
 from .gradients.parameters import Parameters
 from .gradients.tasks import Losses, Tasks, read_losses
@@ -105,15 +105,16 @@ def merge(
         raise TypeError(
             f"Parameter `gradients` should be a tensor. Found {type(gradients).__name__}."
         )
+    if gradients.layout != torch.strided or gradients.is_nested:
+        kind = "a nested tensor" if gradients.is_nested else f"layout {gradients.layout}"
+        raise TypeError(f"Parameter `gradients` should be a dense tensor. Found {kind}.")
     if gradients.dim() != 2 or len(gradients) == 0:
         raise ValueError(
             "Parameter `gradients` should have shape (T, N) with T at least 1. "
             f"Found shape {tuple(gradients.shape)}."
         )
-    if not gradients.is_floating_point():
-        raise TypeError(
-            f"Parameter `gradients` should be of a floating dtype. Found {gradients.dtype}."
-        )
+    check_dtypes("gradients", [gradients.dtype])
+    check_outside_transforms("gradients", [gradients, losses])
     tasks = len(gradients)
     if losses is not None and (not isinstance(losses, Tensor) or losses.shape != (tasks,)):
         found = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__

@@ -370,8 +370,11 @@ class TestMerge:
             ),
             (torch.ones(0, 3), ValueError, "`gradients` should have shape .*with T at least 1"),
             (torch.ones(2, 2, 2), ValueError, "`gradients` should have shape"),
-            (torch.ones(2, 2).long(), TypeError, "`gradients` should be of a floating dtype"),
-            (torch.ones(2, 2).cfloat(), TypeError, "`gradients` should be of a floating dtype"),
+            (torch.ones(2, 2).long(), TypeError, "`gradients` should have .* Found torch.int64"),
+            (torch.ones(2, 2).cfloat(), TypeError, "should have .* Found torch.complex64"),
+            (torch.ones(2, 2).to(torch.float8_e4m3fn), TypeError, "Found torch.float8_e4m3fn"),
+            (torch.ones(2, 2).to_sparse(), TypeError, "should be a dense tensor. Found layout"),
+            (torch.nested.nested_tensor([torch.ones(2)]), TypeError, "Found a nested tensor"),
         ],
         ids=str,
     )
@@ -490,3 +493,66 @@ class TestOptionsThatOneProcessHardlyUses:
         assert torch.equal(found, mtl_ops.merge(rows, same, uniforms=uniforms))
         with pytest.raises(ValueError, match="`leak` should be"):
             mtl_ops.methods.GradDrop(leak=tensor + 1)
+
+
+class TestTransforms:
+    """Within ``torch.func`` nothing would be differentiated."""
+
+    @pytest.mark.parametrize(
+        "transform",
+        [
+            lambda f, x: torch.func.grad(lambda y: f(y).sum())(x),
+            lambda f, x: torch.func.vmap(f)(x.expand(4, *x.shape)),
+            lambda f, x: torch.func.jvp(f, (x,), (x,)),
+            lambda f, x: torch.func.functionalize(f)(x),
+            lambda f, x: torch.func.jacrev(f)(x),
+        ],
+        ids=["grad", "vmap", "jvp", "functionalize", "jacrev"],
+    )
+    def test_a_sentence(self, transform: Callable[[Callable[..., Any], Any], Any]) -> None:
+        matrix = torch.randn(2, 3)
+
+        def backward(x: torch.Tensor) -> torch.Tensor:
+            mtl_ops.backward([x.sum(), x.square().sum()], [x], "sum")
+            return x
+
+        with pytest.raises(RuntimeError, match=r"`gradients` should .* torch.func") as error:
+            transform(lambda x: mtl_ops.merge(x, "sum"), matrix)
+        assert is_a_sentence(error.value)
+        with pytest.raises(RuntimeError, match=r"`losses` should .* torch.func") as error:
+            transform(backward, matrix)
+        assert is_a_sentence(error.value)
+        for call in (mtl_ops.ops.gram, torch.ops.mtl_ops.gram):
+            more = () if call is mtl_ops.ops.gram else ([], None)
+            with pytest.raises(RuntimeError, match=r"mtl_ops.gram should .* torch.func"):
+                transform(lambda x, c=call, m=more: c(list(x.unbind()), 2, *m), matrix)
+
+    def test_what_is_not_transformed_is_merged(self) -> None:
+        rows = list(torch.randn(2, 3).unbind())
+        expected = mtl_ops.ops.gram(rows, 2)
+        factor = torch.ones(3)
+        found = torch.func.vmap(lambda x: x * mtl_ops.ops.gram(rows, 2).sum())(factor)
+        torch.testing.assert_close(found, expected.sum().expand(3))
+
+
+class TestDtypesThatNothingIsMergedIn:
+    @pytest.mark.parametrize("options", [{}, {"memory": "stream"}, {"granularity": "tensor"}])
+    @pytest.mark.parametrize("dtype", [torch.complex64, torch.float8_e4m3fn])
+    def test_parameters(self, dtype: torch.dtype, options: dict[str, Any]) -> None:
+        x = torch.ones(3).to(dtype).requires_grad_()
+        real = x.real if dtype.is_complex else x.float()
+        optimizer = MultiTaskOptimizer(torch.optim.SGD([x], lr=1.0), "sum", **options)
+        for call in (optimizer.backward, lambda losses: mtl_ops.backward(losses, [x], "sum")):
+            with pytest.raises(TypeError, match=f"have gradients of .* Found {dtype}") as error:
+                call([(real * 1).sum(), real.square().sum()])
+            assert is_a_sentence(error.value)
+            assert x.grad is None
+            real = x.real if dtype.is_complex else x.float()
+
+    def test_losses(self) -> None:
+        x = torch.ones(3, dtype=torch.complex64, requires_grad=True)
+        with pytest.raises(
+            TypeError, match=r"real numbers. Found loss 1 of torch.complex64"
+        ) as error:
+            mtl_ops.backward([x.real.sum(), x.sum()], [x], "sum")
+        assert is_a_sentence(error.value)

@@ -195,17 +195,14 @@ struct Call {
 };
 
 template <class Method>
-Tensor merge(const Call& call, const Method& method, const Coordinates* coordinates = nullptr) {
+Tensor merge(const Call& call, const Method& method, const Coordinates* coordinates = nullptr,
+             const std::optional<Tensor>& uniforms = std::nullopt) {
   const int64_t T = call.tasks();
+  check_not_negative("clip_value", call.clip_value);
   const TaskGrads grads(call.tensors, T, call.segments, &call.out, Method::layout);
-  const double* scale = nullptr;
-  if (call.scale) {
-    STD_TORCH_CHECK(call.scale->scalar_type() == ScalarType::Double && call.scale->is_contiguous() &&
-                        call.scale->dim() == 2 && call.scale->size(0) >= grads.segments() && call.scale->size(1) == T,
-                    "scale should be a contiguous float64 tensor of shape (S, T) with S >= ", grads.segments(),
-                    " and T = ", T, ".");
-    scale = static_cast<const double*>(call.scale->const_data_ptr());
-  }
+  const double* scale = read_scale(call.scale, grads.segments(), T, grads.kind());
+  if (call.scale) grads.check_apart(*call.scale, "scale");
+  check_place_of_uniforms(uniforms, grads);
   const std::vector<Job> jobs = split(grads, /*min_elements=*/16384, /*max_jobs=*/256);
   const bool stream = !call.accumulate && outgrows_cache(grads);
   const CombineBy<Method> combine(method);
@@ -235,12 +232,11 @@ Tensor merge_graddrop_(const std::vector<Tensor>& out, const OptionalTensors& gr
                        const std::vector<double>& leak, int64_t seed, int64_t offset,
                        const std::optional<Tensor>& uniforms, const std::vector<int64_t>& first) {
   const Call call{out, grads, scale, segments, clip_value, accumulate};
-  STD_TORCH_CHECK(static_cast<int64_t>(leak.size()) == call.tasks(), "leak should hold T = ", call.tasks(),
-                  " numbers. Found ", leak.size(), ".");
+  check_leak(leak, call.tasks());
   const bool leaks = std::any_of(leak.begin(), leak.end(), [](double share) { return share != 0; });
   const Coordinates coordinates(out, first);
   const Uniforms source(uniforms, seed, offset, coordinates);
-  return merge(call, GradDrop{source, leak, leaks}, &coordinates);
+  return merge(call, GradDrop{source, leak, leaks}, &coordinates, uniforms);
 }
 
 Tensor merge_trimmed_mean_(const std::vector<Tensor>& out, const OptionalTensors& grads,
@@ -258,6 +254,7 @@ Tensor merge_median_(const std::vector<Tensor>& out, const OptionalTensors& grad
 Tensor merge_sign_agreement_(const std::vector<Tensor>& out, const OptionalTensors& grads,
                              const std::optional<Tensor>& scale, const std::vector<int64_t>& segments,
                              std::optional<double> clip_value, bool accumulate, double tau, bool mean) {
+  check_not_negative("tau", tau);
   return merge({out, grads, scale, segments, clip_value, accumulate}, SignAgreement{tau, mean});
 }
 

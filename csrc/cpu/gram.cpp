@@ -344,6 +344,7 @@ void mirror(double* G, int64_t T) {
 
 Tensor gram(const OptionalTensors& tensors, int64_t T, const std::vector<int64_t>& segments,
             std::optional<double> clip_value) {
+  check_not_negative("clip_value", clip_value);
   const TaskGrads grads(tensors, T, segments);
   STD_TORCH_CHECK(grads.any(), "at least one task should have a gradient. Found none.");
   const int64_t S = grads.segments();

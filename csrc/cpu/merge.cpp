@@ -119,28 +119,24 @@ double squared_norm(const double* weights, const double* gram, int64_t S, int64_
   return sum;
 }
 
-const double* check_matrix(const Tensor& tensor, const char* name, int64_t dim) {
-  STD_TORCH_CHECK(
-      tensor.scalar_type() == ScalarType::Double && tensor.is_contiguous() && tensor.is_cpu() && tensor.dim() == dim,
-      name, " should be a contiguous float64 tensor of ", dim, " dimensions on the gradients' device.");
-  return static_cast<const double*>(tensor.const_data_ptr());
-}
-
 }  // namespace
 
 Tensor merge_(std::vector<Tensor> out, const OptionalTensors& tensors, const Tensor& weights,
               const std::optional<Tensor>& gram, const std::vector<int64_t>& segments, std::optional<double> max_norm,
               std::optional<double> clip_value, bool accumulate) {
-  const double* w = check_matrix(weights, "weights", 2);
+  STD_TORCH_CHECK(weights.dim() == 2, "weights should be a contiguous float64 tensor of 2 dimensions.");
+  check_not_negative("max_norm", max_norm);
+  check_not_negative("clip_value", clip_value);
   const int64_t S = weights.size(0), T = weights.size(1);
   const TaskGrads grads(tensors, T, segments, &out);
+  const double* w = read_matrix(weights, "weights", 2, grads.kind());
   STD_TORCH_CHECK(S >= grads.segments(), "weights should have a row for each of the ", grads.segments(),
                   " segments. Found ", S, ".");
 
   double scale = 1;
   if (max_norm) {
     STD_TORCH_CHECK(gram, "max_norm needs the Gram matrix.");
-    const double* G = check_matrix(*gram, "gram", 3);
+    const double* G = read_matrix(*gram, "gram", 3, grads.kind());
     STD_TORCH_CHECK(gram->size(0) == S && gram->size(1) == T && gram->size(2) == T, "gram should have shape (", S, ", ",
                     T, ", ", T, ").");
     scale = clip_scale(squared_norm(w, G, S, T), *max_norm);

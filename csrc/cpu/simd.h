@@ -23,7 +23,10 @@
 #define MTL_INLINE __attribute__((always_inline)) inline
 #define MTL_INLINE_LAMBDA __attribute__((always_inline))  // between parameters and body
 
-#if defined(__x86_64__)
+#if defined(MTL_SIMD_BYTES)  // one level, of vectors this wide: sanitizers make a third of the text long enough
+#define MTL_SIMD_ENTRY(name, parameters, arguments) \
+  static void run_##name parameters { name<MTL_SIMD_BYTES> arguments; }
+#elif defined(__x86_64__)
 #define MTL_SIMD_ENTRY(name, parameters, arguments)                                                  \
   __attribute__((target("arch=x86-64-v4"))) static void name##_v4 parameters { name<64> arguments; } \
   __attribute__((target("arch=x86-64-v3"))) static void name##_v3 parameters { name<32> arguments; } \

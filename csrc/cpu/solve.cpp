@@ -27,34 +27,17 @@ namespace {
 using solvers::Arena;
 using solvers::Serial;
 
-struct Sizes {
-  int64_t S, T;
-};
-
-Sizes check_gram(const Tensor& gram) {
-  STD_TORCH_CHECK(gram.dim() == 3 && gram.size(1) == gram.size(2) && gram.scalar_type() == ScalarType::Double &&
-                      gram.is_contiguous(),
-                  "gram should be a contiguous float64 tensor of shape (S, T, T).");
-  STD_TORCH_CHECK(gram.size(1) >= 1 && gram.size(1) <= kMaxTasks, "T should be between 1 and ", kMaxTasks,
-                  ". Found T = ", gram.size(1), ".");
-  return {gram.size(0), gram.size(1)};
-}
-
-// A contiguous float64 (or int64) argument of the given number of elements.
+// A contiguous float64 (or int64) argument of the given number of elements, where the Gram matrices are.
 template <class Element>
-const Element* check_array(const Tensor& tensor, const char* name, int64_t numel) {
-  constexpr ScalarType dtype = std::is_same_v<Element, double> ? ScalarType::Double : ScalarType::Long;
-  STD_TORCH_CHECK(tensor.scalar_type() == dtype && tensor.is_contiguous() && tensor.numel() == numel, name,
-                  " should be contiguous, ", dtype == ScalarType::Double ? "float64" : "int64", ", of ", numel,
-                  " elements.");
-  return static_cast<const Element*>(tensor.const_data_ptr());
+const Element* check_array(const Tensor& gram, const Tensor& tensor, const char* name, int64_t numel) {
+  return read_array<Element>(tensor, name, numel, detail::Kind(gram));
 }
 
 template <class Method>
 Tensor solve(const Tensor& gram, const std::optional<Tensor>& scale, const Method& method) {
-  const auto [S, T] = check_gram(gram);
+  const auto [S, T] = GramSizes(gram);
   const double* G = static_cast<const double*>(gram.const_data_ptr());
-  const double* scales = scale ? check_array<double>(*scale, "scale", S * T) : nullptr;
+  const double* scales = scale ? check_array<double>(gram, *scale, "scale", S * T) : nullptr;
   Tensor result = torch::stable::empty({S, T}, ScalarType::Double);
   double* out = static_cast<double*>(result.mutable_data_ptr());
   torch::stable::parallel_for(0, S, 1, [&](int64_t begin, int64_t end) {
@@ -68,28 +51,31 @@ Tensor solve(const Tensor& gram, const std::optional<Tensor>& scale, const Metho
 }
 
 const double* check_preference(const Tensor& gram, const std::optional<Tensor>& preference) {
-  return preference ? check_array<double>(*preference, "preference", gram.size(1)) : nullptr;
+  return preference ? check_array<double>(gram, *preference, "preference", GramSizes(gram).T) : nullptr;
 }
 
 // What a method remembers of each segment's tasks, to be changed in place.
 double* check_state(const Tensor& gram, Tensor& state, int64_t numbers_per_task = 1) {
-  check_array<double>(state, "state", gram.size(0) * gram.size(1) * numbers_per_task);
+  const auto [S, T] = GramSizes(gram);
+  check_array<double>(gram, state, "state", S * T * numbers_per_task);
   return static_cast<double*>(state.mutable_data_ptr());
 }
 
 solvers::Orders check_orders(const Tensor& gram, const Tensor& orders) {
-  const int64_t length = orders.dim() == 3 ? orders.size(2) : 0;
-  return {check_array<int64_t>(orders, "orders", gram.size(0) * gram.size(1) * length), static_cast<int>(length)};
+  const auto [S, T] = GramSizes(gram);
+  const int length = orders_length(orders);
+  return {check_array<int64_t>(gram, orders, "orders", S * T * length), length};
 }
 
 }  // namespace
 
 Tensor task_scales(const Tensor& gram, const std::vector<double>& task_weights, std::optional<double> max_task_norm,
                    bool skip_nonfinite, std::optional<Tensor> skipped) {
-  const auto [S, T] = check_gram(gram);
+  const auto [S, T] = GramSizes(gram);
+  check_not_negative("max_task_norm", max_task_norm);
   STD_TORCH_CHECK(static_cast<int64_t>(task_weights.size()) == S * T, "task_weights should hold ", S * T,
                   " numbers. Found ", task_weights.size(), ".");
-  if (skipped) check_array<int64_t>(*skipped, "skipped", T);
+  if (skipped) check_array<int64_t>(gram, *skipped, "skipped", T);
   Tensor result = torch::stable::empty({S, T}, ScalarType::Double);
   const solvers::TaskScales scales{task_weights.data(), max_task_norm.value_or(std::numeric_limits<double>::infinity()),
                                    skip_nonfinite};
@@ -115,12 +101,12 @@ Tensor solve_pcgrad(const Tensor& gram, const std::optional<Tensor>& scale, cons
 
 Tensor solve_gradvac(const Tensor& gram, const std::optional<Tensor>& scale, const Tensor& orders, Tensor rho,
                      double beta, double eps, double tol) {
-  double* state = check_state(gram, rho, gram.size(1));
+  double* state = check_state(gram, rho, GramSizes(gram).T);
   return solve(gram, scale, solvers::GradVac{check_orders(gram, orders), state, beta, eps, tol});
 }
 
 Tensor solve_adaptive_sharing(const Tensor& gram, const std::optional<Tensor>& scale, Tensor cosines, double beta) {
-  return solve(gram, scale, solvers::AdaptiveSharing{check_state(gram, cosines, gram.size(1)), beta});
+  return solve(gram, scale, solvers::AdaptiveSharing{check_state(gram, cosines, GramSizes(gram).T), beta});
 }
 
 Tensor solve_mgda(const Tensor& gram, const std::optional<Tensor>& scale) {
@@ -129,12 +115,12 @@ Tensor solve_mgda(const Tensor& gram, const std::optional<Tensor>& scale) {
 
 Tensor solve_mgda_frank_wolfe(const Tensor& gram, const std::optional<Tensor>& scale, double epsilon,
                               int64_t max_iters) {
-  return solve(gram, scale, solvers::MgdaFrankWolfe{epsilon, static_cast<int>(max_iters)});
+  return solve(gram, scale, solvers::MgdaFrankWolfe{epsilon, check_count("max_iters", max_iters)});
 }
 
 Tensor solve_cagrad(const Tensor& gram, const std::optional<Tensor>& scale, double c, int64_t rescale,
                     double norm_eps) {
-  return solve(gram, scale, solvers::CaGrad{c, static_cast<int>(rescale), norm_eps});
+  return solve(gram, scale, solvers::CaGrad{c, check_count("rescale", rescale), norm_eps});
 }
 
 Tensor solve_upgrad(const Tensor& gram, const std::optional<Tensor>& scale, const std::optional<Tensor>& preference,
@@ -183,7 +169,9 @@ Tensor solve_fairgrad(const Tensor& gram, const std::optional<Tensor>& scale, do
 
 Tensor solve_krum(const Tensor& gram, const std::optional<Tensor>& scale, int64_t n_byzantine, int64_t n_selected,
                   bool squared) {
-  return solve(gram, scale, solvers::Krum{static_cast<int>(n_byzantine), static_cast<int>(n_selected), squared});
+  return solve(
+      gram, scale,
+      solvers::Krum{check_count("n_byzantine", n_byzantine), check_count("n_selected", n_selected, 1), squared});
 }
 
 Tensor solve_sdmgrad(const Tensor& gram, const std::optional<Tensor>& scale, Tensor state,
@@ -191,7 +179,7 @@ Tensor solve_sdmgrad(const Tensor& gram, const std::optional<Tensor>& scale, Ten
   const solvers::SimplexMemory memory{check_state(gram, state)};
   return solve(
       gram, scale,
-      solvers::SdmGrad{memory, check_preference(gram, preference), lr, momentum, static_cast<int>(n_iter), lam});
+      solvers::SdmGrad{memory, check_preference(gram, preference), lr, momentum, check_count("n_iter", n_iter), lam});
 }
 
 Tensor solve_modo(const Tensor& gram, const std::optional<Tensor>& scale, Tensor state, double gamma, double rho) {

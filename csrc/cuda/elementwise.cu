@@ -209,18 +209,12 @@ template <class Method>
 Tensor merge(const Call& call, const Method& method, const Coordinates* coordinates = nullptr,
              const std::optional<Tensor>& uniforms = std::nullopt) {
   const int64_t T = call.tasks();
+  check_not_negative("clip_value", call.clip_value);
   const TaskGrads grads(call.tensors, T, call.segments, &call.out, Method::layout);
+  const double* scale = read_scale(call.scale, grads.segments(), T, grads.kind());
+  if (call.scale) grads.check_apart(*call.scale, "scale");
+  check_place_of_uniforms(uniforms, grads);
   const Device device(*grads.any());
-  const double* scale = nullptr;
-  if (call.scale) {
-    STD_TORCH_CHECK(call.scale->scalar_type() == ScalarType::Double && call.scale->is_contiguous() &&
-                        call.scale->dim() == 2 && call.scale->size(0) >= grads.segments() && call.scale->size(1) == T &&
-                        device.holds(*call.scale),
-                    "scale should be a contiguous float64 tensor of shape (S, T) with S >= ", grads.segments(),
-                    " and T = ", T, ", on the gradients' device.");
-    scale = static_cast<const double*>(call.scale->const_data_ptr());
-  }
-  STD_TORCH_CHECK(!uniforms || device.holds(*uniforms), "uniforms should be on the gradients' device.");
   Tensor result = device.new_float64({});
   auto* square = static_cast<double*>(result.mutable_data_ptr());
   bool add = false;
@@ -260,8 +254,8 @@ Tensor merge_graddrop_(const std::vector<Tensor>& out, const OptionalTensors& gr
                        const std::vector<double>& leak, int64_t seed, int64_t offset,
                        const std::optional<Tensor>& uniforms, const std::vector<int64_t>& first) {
   const Call call{out, grads, scale, segments, clip_value, accumulate};
-  STD_TORCH_CHECK(static_cast<int64_t>(leak.size()) == call.tasks() && leak.size() <= kMaxTasks,
-                  "leak should hold T = ", call.tasks(), " numbers. Found ", leak.size(), ".");
+  check_leak(leak, call.tasks());
+  STD_TORCH_CHECK(leak.size() <= kMaxTasks, "T should be between 1 and ", kMaxTasks, ". Found T = ", leak.size(), ".");
   GradDrop method{nullptr, false, static_cast<uint64_t>(seed), static_cast<uint64_t>(offset), false, {}};
   std::copy(leak.begin(), leak.end(), method.leak);
   method.leaks = std::any_of(leak.begin(), leak.end(), [](double share) { return share != 0; });
@@ -290,6 +284,7 @@ Tensor merge_median_(const std::vector<Tensor>& out, const OptionalTensors& grad
 Tensor merge_sign_agreement_(const std::vector<Tensor>& out, const OptionalTensors& grads,
                              const std::optional<Tensor>& scale, const std::vector<int64_t>& segments,
                              std::optional<double> clip_value, bool accumulate, double tau, bool mean) {
+  check_not_negative("tau", tau);
   return merge({out, grads, scale, segments, clip_value, accumulate}, SignAgreement{tau, mean});
 }
 

@@ -67,7 +67,7 @@ class Device {
     return torch::stable::new_empty(like_, sizes, ScalarType::Double);
   }
 
-  bool holds(const Tensor& tensor) const { return kind_.same_device(detail::Kind(tensor)); }
+  const detail::Kind& kind() const { return kind_; }
 
  private:
   int attribute(cudaDeviceAttr which) const {

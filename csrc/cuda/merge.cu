@@ -186,32 +186,28 @@ void run(const MergeCall& call, const std::vector<int64_t>& params) {
          call.accumulate);
 }
 
-const double* check_matrix(const Device& device, const Tensor& tensor, const char* name, int64_t dim) {
-  STD_TORCH_CHECK(tensor.scalar_type() == ScalarType::Double && tensor.is_contiguous() && tensor.dim() == dim &&
-                      device.holds(tensor),
-                  name, " should be a contiguous float64 tensor of ", dim, " dimensions on the gradients' device.");
-  return static_cast<const double*>(tensor.const_data_ptr());
-}
-
 }  // namespace
 
 Tensor merge_(std::vector<Tensor> out, const OptionalTensors& tensors, const Tensor& weights,
               const std::optional<Tensor>& gram, const std::vector<int64_t>& segments, std::optional<double> max_norm,
               std::optional<double> clip_value, bool accumulate) {
-  STD_TORCH_CHECK(weights.dim() == 2, "weights should have shape (S, T).");
+  STD_TORCH_CHECK(weights.dim() == 2, "weights should be a contiguous float64 tensor of 2 dimensions.");
+  check_not_negative("max_norm", max_norm);
+  check_not_negative("clip_value", clip_value);
   const int64_t S = weights.size(0), T = weights.size(1);
   const TaskGrads grads(tensors, T, segments, &out);
-  const Device device(grads.any() ? *grads.any() : weights);
-  const double* w = check_matrix(device, weights, "weights", 2);
+  const double* w = read_matrix(weights, "weights", 2, grads.kind());
   STD_TORCH_CHECK(S >= grads.segments(), "weights should have a row for each of the ", grads.segments(),
                   " segments. Found ", S, ".");
   const double* G = nullptr;
   if (max_norm) {
     STD_TORCH_CHECK(gram, "max_norm needs the Gram matrix.");
-    G = check_matrix(device, *gram, "gram", 3);
+    G = read_matrix(*gram, "gram", 3, grads.kind());
     STD_TORCH_CHECK(gram->size(0) == S && gram->size(1) == T && gram->size(2) == T, "gram should have shape (", S, ", ",
                     T, ", ", T, ").");
   }
+  check_count("S", S * T);
+  const Device device(*grads.any());
   Tensor result = device.new_float64({});
   const Tensor scaled = device.new_float64({S, T});
   auto* scaled_weights = static_cast<double*>(scaled.mutable_data_ptr());

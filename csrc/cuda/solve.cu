@@ -97,25 +97,16 @@ struct Segments {
   const double* gram;
 
   explicit Segments(const Tensor& tensor) : device(tensor), S(0), T(0) {
-    STD_TORCH_CHECK(tensor.dim() == 3 && tensor.size(1) == tensor.size(2) &&
-                        tensor.scalar_type() == ScalarType::Double && tensor.is_contiguous(),
-                    "gram should be a contiguous float64 tensor of shape (S, T, T).");
-    STD_TORCH_CHECK(tensor.size(1) >= 1 && tensor.size(1) <= kMaxTasks, "T should be between 1 and ", kMaxTasks,
-                    ". Found T = ", tensor.size(1), ".");
-    S = static_cast<int>(tensor.size(0));
-    T = static_cast<int>(tensor.size(1));
+    const GramSizes sizes(tensor);
+    S = static_cast<int>(sizes.S);
+    T = static_cast<int>(sizes.T);
     gram = static_cast<const double*>(tensor.const_data_ptr());
   }
 
   // A contiguous float64 (or int64) argument of the given number of elements, on the same device.
   template <class Element>
   const Element* array(const Tensor& tensor, const char* name, int64_t numel) const {
-    constexpr ScalarType dtype = std::is_same_v<Element, double> ? ScalarType::Double : ScalarType::Long;
-    STD_TORCH_CHECK(
-        tensor.scalar_type() == dtype && tensor.is_contiguous() && tensor.numel() == numel && device.holds(tensor),
-        name, " should be contiguous, ", dtype == ScalarType::Double ? "float64" : "int64", ", of ", numel,
-        " elements, on the device of gram.");
-    return static_cast<const Element*>(tensor.const_data_ptr());
+    return read_array<Element>(tensor, name, numel, device.kind());
   }
 
   const double* scale(const std::optional<Tensor>& tensor) const {
@@ -133,8 +124,8 @@ struct Segments {
   }
 
   solvers::Orders orders(const Tensor& tensor) const {
-    const int64_t length = tensor.dim() == 3 ? tensor.size(2) : 0;
-    return {array<int64_t>(tensor, "orders", S * T * length), static_cast<int>(length)};
+    const int length = orders_length(tensor);
+    return {array<int64_t>(tensor, "orders", static_cast<int64_t>(S) * T * length), length};
   }
 };
 
@@ -159,6 +150,7 @@ Tensor task_scales(const Tensor& gram, const std::vector<double>& task_weights, 
                    bool skip_nonfinite, std::optional<Tensor> skipped) {
   const Segments segments(gram);
   const int S = segments.S, T = segments.T;
+  check_not_negative("max_task_norm", max_task_norm);
   STD_TORCH_CHECK(static_cast<int64_t>(task_weights.size()) == static_cast<int64_t>(S) * T, "task_weights should hold ",
                   static_cast<int64_t>(S) * T, " numbers. Found ", task_weights.size(), ".");
   if (skipped) segments.array<int64_t>(*skipped, "skipped", T);
@@ -202,12 +194,12 @@ Tensor solve_mgda(const Tensor& gram, const std::optional<Tensor>& scale) {
 
 Tensor solve_mgda_frank_wolfe(const Tensor& gram, const std::optional<Tensor>& scale, double epsilon,
                               int64_t max_iters) {
-  return solve(Segments(gram), scale, solvers::MgdaFrankWolfe{epsilon, static_cast<int>(max_iters)});
+  return solve(Segments(gram), scale, solvers::MgdaFrankWolfe{epsilon, check_count("max_iters", max_iters)});
 }
 
 Tensor solve_cagrad(const Tensor& gram, const std::optional<Tensor>& scale, double c, int64_t rescale,
                     double norm_eps) {
-  return solve(Segments(gram), scale, solvers::CaGrad{c, static_cast<int>(rescale), norm_eps});
+  return solve(Segments(gram), scale, solvers::CaGrad{c, check_count("rescale", rescale), norm_eps});
 }
 
 Tensor solve_upgrad(const Tensor& gram, const std::optional<Tensor>& scale, const std::optional<Tensor>& preference,
@@ -272,7 +264,7 @@ Tensor solve_fairgrad(const Tensor& gram, const std::optional<Tensor>& scale, do
 
 Tensor solve_krum(const Tensor& gram, const std::optional<Tensor>& scale, int64_t n_byzantine, int64_t n_selected,
                   bool squared) {
-  const solvers::Krum krum{static_cast<int>(n_byzantine), static_cast<int>(n_selected), squared};
+  const solvers::Krum krum{check_count("n_byzantine", n_byzantine), check_count("n_selected", n_selected, 1), squared};
   return solve(Segments(gram), scale, krum);
 }
 
@@ -280,7 +272,8 @@ Tensor solve_sdmgrad(const Tensor& gram, const std::optional<Tensor>& scale, Ten
                      const std::optional<Tensor>& preference, double lr, double momentum, int64_t n_iter, double lam) {
   const Segments segments(gram);
   const solvers::SimplexMemory memory{segments.state(state)};
-  const solvers::SdmGrad sdmgrad{memory, segments.preference(preference), lr, momentum, static_cast<int>(n_iter), lam};
+  const solvers::SdmGrad sdmgrad{memory,   segments.preference(preference), lr,
+                                 momentum, check_count("n_iter", n_iter),   lam};
   return solve(segments, scale, sdmgrad);
 }
 

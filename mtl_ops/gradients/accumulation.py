@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from .sparse import summed
+
 __all__ = ["Accumulated"]
 
 
@@ -58,12 +60,13 @@ class Accumulated:
             if a is not None and b is not None
         ]
         left, right = [a for _, a, _ in both], [b for _, _, b in both]
-        if both and task in self._owned:
+        dense = all(tensor.layout == torch.strided for tensor in (*left, *right))
+        if both and dense and task in self._owned:
             torch._foreach_add_(left, right)
         else:
             # What autograd returned may be one tensor for two parameters: not to be written to.
             for place, a, b in both:
-                sums[place] = a + b
+                sums[place] = summed(a, b)
         owned = all(a is None or b is not None for a, b in zip(sums, rows, strict=True))
         for place, row in enumerate(rows):
             if sums[place] is None and row is not None:

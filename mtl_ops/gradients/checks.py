@@ -1,14 +1,39 @@
-"""Checks of what a user hands in: names of tasks, and parameters."""
+"""Checks of what a user hands in: names of tasks, parameters, and tensors that are to be read."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import torch
 from torch import Tensor
 
 from .storage import is_dtensor
 
-__all__ = ["check_names", "check_owned", "check_plain"]
+__all__ = ["check_dtypes", "check_names", "check_outside_transforms", "check_owned", "check_plain"]
+
+#: What the kernels read.
+DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
+
+
+def check_dtypes(name: str, dtypes: Iterable[torch.dtype]) -> None:
+    """Raises a ``TypeError`` if gradients are complex, or of a dtype that nothing is merged in."""
+    for dtype in dtypes:
+        if dtype not in DTYPES:
+            raise TypeError(
+                f"Parameter `{name}` should have gradients of float32, float64, bfloat16 or float16. Found {dtype}."
+            )
+
+
+def check_outside_transforms(name: str, tensors: Iterable[Tensor | None]) -> None:
+    """Raises a ``RuntimeError`` if a tensor is one that ``torch.func`` traces: nothing would be differentiated."""
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is None:
+        return
+    for tensor in tensors:
+        if isinstance(tensor, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+            raise RuntimeError(
+                f"Parameter `{name}` should hold tensors outside of torch.func's transforms (grad, vmap, jvp, "
+                "functionalize): merging is neither differentiated nor batched. Found one within."
+            )
 
 
 def check_names(tasks: Sequence[str]) -> tuple[str, ...]:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from .reach import narrowed, root
-from .rows import dense
 from .source import PLAIN, Source
 from .storage import store
 from .tasks import Tasks
@@ -92,7 +91,7 @@ def _task_gradient(
     source: Source,
 ) -> list[Tensor | None]:
     grads = raw_gradient(tasks, t, params, retain_graph, used, source)
-    found = [dense(row) for row in grads]
+    found = source.kept(grads)
     del grads
     return found if source.dtype is None else store(found, source.dtype)
 
@@ -145,7 +144,7 @@ def joint_gradient(
     retain_graph: bool = False,
     source: Source = PLAIN,
 ) -> list[Tensor | None]:
-    """The gradient of ``Σ_t w_t L_t`` with respect to each parameter, in one backward."""
+    """The gradient of ``Σ_t w_t L_t`` with respect to each parameter, in one backward; see :class:`Source`."""
     losses, factors = _weighted(tasks, weights)
     if not losses:
         return [None] * len(params)
@@ -154,7 +153,7 @@ def joint_gradient(
     except RuntimeError as error:
         _explain(error, "one of them")
         raise
-    return [dense(row) for row in rows]
+    return source.kept(rows)
 
 
 def joint_backward(

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from .checks import check_dtypes
+from .sparse import filled_in
 
 __all__ = ["columns", "dense", "dtypes_of", "measured_rows", "on_device", "unscaled"]
 
@@ -23,11 +25,17 @@ def columns(
 
 
 def dtypes_of(rows: Sequence[Tensor | None], params: Sequence[Tensor]) -> list[torch.dtype]:
-    """Of the gradients of each of P parameters; its own where no task reaches it."""
-    return [
+    """Of the gradients of each of P parameters; its own where no task reaches it.
+
+    Raises:
+        TypeError: If one is complex, or has too few bits.
+    """
+    found = [
         next((row.dtype for row in rows[p :: len(params)] if row is not None), param.dtype)
         for p, param in enumerate(params)
     ]
+    check_dtypes("params", set(found))
+    return found
 
 
 def measured_rows(rows: Sequence[Tensor | None], measured: Sequence[bool]) -> list[Tensor | None]:
@@ -60,4 +68,4 @@ def dense(row: Tensor | None) -> Tensor | None: ...
 
 def dense(row: Tensor | None) -> Tensor | None:
     """A gradient that the kernels can read: sparse ones are filled in."""
-    return row if row is None or row.layout == torch.strided else row.to_dense()
+    return row if row is None or row.layout == torch.strided else filled_in(row)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .batched import Batching
+from .rows import dense
 
 __all__ = ["PLAIN", "Source"]
 
@@ -40,12 +41,18 @@ class Source:
         batching: Differentiates all losses at once; ``None`` to do so one by one.
         derive: One backward.
         leaves_known: Whether the parameters are the leaves of the losses' graph.
+        sparse: Whether sparse gradients stay so, for whoever takes them.
     """
 
     dtype: torch.dtype | None = None
     batching: Batching | None = None
     derive: Derive = _derive
     leaves_known: bool = True
+    sparse: bool = False
+
+    def kept(self, rows: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Gradients as autograd returned them, for whoever takes them: sparse ones are filled in if need be."""
+        return list(rows) if self.sparse and self.dtype is None else [dense(row) for row in rows]
 
 
 #: One by one, in the parameters' own dtype.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from .checks import check_outside_transforms
 from .reach import root
 
 __all__ = ["Losses", "Tasks", "read_losses"]
@@ -149,6 +150,7 @@ def read_losses(
 
 
 def _check(tasks: Tasks, differentiable: bool) -> None:
+    check_outside_transforms("losses", tasks.losses)
     device = None
     for t in tasks.present:
         loss = tasks.losses[t]
@@ -161,6 +163,10 @@ def _check(tasks: Tasks, differentiable: bool) -> None:
             raise ValueError(
                 "Parameter `losses` should hold scalars. "
                 f"Found {tasks.label(t)} of shape {tuple(loss.shape)}."
+            )
+        if loss.is_complex():
+            raise TypeError(
+                f"Parameter `losses` should hold real numbers. Found {tasks.label(t)} of {loss.dtype}."
             )
         if differentiable and root(loss) is None:
             raise ValueError(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..gradients.rows import columns, dtypes_of
+from ..gradients.sparse import add_to_grad, stand_ins
 from .call import Call
 from .layout import NOTHING_REACHED, find_layout
 from .merge import merge_rows
@@ -44,7 +45,12 @@ class Sink:
         Raises:
             ValueError: If no task reaches any parameter.
         """
-        params, whole = call.params.tensors, rows
+        params: Sequence[Tensor] = call.params.tensors
+        whole, instead = rows, stand_ins(rows, params)
+        if instead:
+            params = [
+                instead[p].tensor if p in instead else param for p, param in enumerate(params)
+            ]
         layout = find_layout(rows, len(call.task_weights), call.params.sets, call.params.shared)
         reached: Sequence[Tensor] = params
         if layout.kept is not None:
@@ -68,6 +74,8 @@ class Sink:
                 param.grad = gradient
         else:
             add_to_grads(dict(enumerate(out)), reached)
+        for stand_in in instead.values():
+            stand_in.land()
         return report
 
     def expect(self, call: Call, reached: Sequence[Tensor | None] = ()) -> Early | None:
@@ -107,8 +115,4 @@ GRADS = Sink()
 def add_to_grads(merged: dict[int, Tensor], params: Sequence[Tensor]) -> None:
     """Adds gradients, by place and of any dtype, to ``.grad``; frees each before the next is converted."""
     for place in list(merged):
-        param, gradient = params[place], merged.pop(place)
-        if param.grad is None:
-            param.grad = gradient.to(param.dtype)
-        else:
-            param.grad.add_(gradient)
+        add_to_grad(params[place], merged.pop(place))

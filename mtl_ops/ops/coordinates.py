@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .checks import check_coordinates
 from .operator import Operator, Rows
 
 __all__ = ["merge_graddrop_", "merge_median_", "merge_sign_agreement_", "merge_trimmed_mean_"]
@@ -22,9 +23,11 @@ class _Coordinates(Operator):
     """An operator ``merge_*_`` that answers with the squared norm of what it merged."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(name, _squared_norm_like)
+        super().__init__(name, _squared_norm_like, check_coordinates)
 
     def __call__(self, out: Sequence[Tensor], rows: Rows, *args: Any) -> Tensor:
+        if not out:
+            raise ValueError("Parameter `out` should hold at least one tensor. Found none.")
         call = self.on(out[0].device.type, len(rows) // len(out))
         square: Tensor = call(out, rows, *args)
         return square

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .checks import check_gram, check_merge
 from .operator import Operator, Rows, device_of
 
 __all__ = ["gram", "merge_", "task_scales"]
@@ -40,9 +41,9 @@ def _fake_merge(
     return weights.new_empty(())
 
 
-_gram = Operator("gram", _fake_gram)
+_gram = Operator("gram", _fake_gram, check_gram)
 _task_scales = Operator("task_scales", _fake_task_scales)
-_merge = Operator("merge_", _fake_merge)
+_merge = Operator("merge_", _fake_merge, check_merge)
 
 
 def gram(
@@ -83,7 +84,7 @@ def task_scales(
     Returns:
         ``(S, T)`` float64.
     """
-    call = _task_scales.on(gram.device.type, gram.shape[-1])
+    call = _task_scales.on(gram.device.type, gram.shape[-1] if gram.dim() else 0)
     result: Tensor = call(gram, task_weights, max_task_norm, skip_nonfinite, skipped)
     return result
 
@@ -116,6 +117,7 @@ def merge_(
     Returns:
         ``c``, a 0-d float64 tensor.
     """
-    call = _merge.on(weights.device.type, weights.shape[-1])
+    tasks = weights.shape[-1] if weights.dim() else 0
+    call = _merge.on(weights.device.type, tasks)
     result: Tensor = call(out, rows, weights, gram, segments, max_norm, clip_value, accumulate)
     return result

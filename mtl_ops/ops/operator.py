@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from .. import _build, reference  # noqa: F401  (importing _build loads the operators, or says why not)
+from .checks import check_device
+from .kinds import register_kinds
 
 __all__ = ["MAX_TASKS", "Operator", "Rows", "device_of"]
 
@@ -28,12 +30,16 @@ class Operator:
     Args:
         name: Its name in ``torch.ops.mtl_ops`` and in :mod:`mtl_ops.reference`.
         fake: Computes the shapes of its results, for ``torch.compile``.
+        check: Raises an error if arguments do not fit together; the kernels do so themselves.
     """
 
-    def __init__(self, name: str, fake: Callable[..., Any]) -> None:
-        torch.library.register_fake(f"mtl_ops::{name}", fake)
+    def __init__(
+        self, name: str, fake: Callable[..., Any], check: Callable[..., None] | None = None
+    ) -> None:
+        torch.library.register_fake(f"mtl_ops::{name}", _checked_fake(name, fake, check))
+        register_kinds(name)
         self.kernel = getattr(torch.ops.mtl_ops, name).default
-        self.definition = getattr(reference, name)
+        self.definition = _checked(getattr(reference, name), check)
         self.devices = frozenset(
             device
             for device in ("cpu", "cuda")
@@ -44,14 +50,38 @@ class Operator:
         """What to call for tensors on this type of device."""
         if tasks > MAX_TASKS:
             return self.definition
-        if device in self.devices:
+        if device in self.devices or device == "meta":
             return self.kernel
         _warn_of_missing_kernels(device)
         return self.definition
 
 
+def _checked(function: Callable[..., Any], check: Callable[..., None] | None) -> Callable[..., Any]:
+    if check is None:
+        return function
+
+    def checked(*args: Any) -> Any:
+        check(*args)
+        return function(*args)
+
+    return checked
+
+
+def _checked_fake(
+    name: str, fake: Callable[..., Any], check: Callable[..., None] | None
+) -> Callable[..., Any]:
+    """A call with tensors on ``meta`` among others gets here, too."""
+    checked = _checked(fake, check)
+
+    def on_one_device(*args: Any) -> Any:
+        check_device(name, args)
+        return checked(*args)
+
+    return on_one_device
+
+
 def _warn_of_missing_kernels(device: str) -> None:
-    if device in _warned or device == "meta" or torch.compiler.is_compiling():
+    if device in _warned or torch.compiler.is_compiling():
         return
     _warned.add(device)
     remedy = " (for CUDA, build it with a CUDA build of torch and nvcc)" if device == "cuda" else ""

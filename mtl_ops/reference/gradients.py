@@ -72,7 +72,9 @@ def merge_(
             (weights != 0).unsqueeze(2) & (weights != 0).unsqueeze(1), gram, 0.0
         )  # 0 · Inf must not poison the norm
         square = torch.einsum("si,sij,sj->", weights, taken, weights)
-        factor = torch.where(square <= max_norm**2, factor, max_norm / square.clamp(min=0).sqrt())
+        factor = torch.where(
+            square <= max_norm * max_norm, factor, max_norm / square.clamp(min=0).sqrt()
+        )
         factor = torch.where(square.isfinite(), factor, torch.nan)  # 0 · would hide what is broken
     for p, target in enumerate(out):
         merged = (

@@ -11,7 +11,7 @@ from ..gradients.differentiate import differentiate, task_gradients
 from ..gradients.tasks import Tasks
 from ..merging.call import Call
 from ..merging.report import Report
-from .step import Step, finish
+from .step import Step, as_sparse, finish
 
 __all__ = ["Exact", "weighty"]
 
@@ -25,7 +25,8 @@ class Exact(Step):
         if sums is None:
             early = self.sink.expect(call)
             each = None if early is None else early.launch
-            rows = differentiate(weighty(call), params, call.retain_graph, each, self.source)
+            source = as_sparse(self.source, self.sink, call)
+            rows = differentiate(weighty(call), params, call.retain_graph, each, source)
             return finish(call, self.sink.merge(call, rows, early))
         rows, losses = self._added(call, weighty(call), sums)
         call = replace(call, tasks=call.tasks.summed(losses))
@@ -41,7 +42,7 @@ class Exact(Step):
         self, call: Call, tasks: Tasks, sums: Accumulated
     ) -> tuple[list[Tensor | None], list[Tensor | None]]:
         params, keep = call.params.tensors, call.retain_graph
-        gradients = task_gradients(tasks, params, keep, self.source)
+        gradients = task_gradients(tasks, params, keep, as_sparse(self.source, self.sink, call))
         return sums.add(gradients, call.tasks.detached)
 
 

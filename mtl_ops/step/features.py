@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import ops
 from ..gradients.differentiate import differentiate
 from ..gradients.frontier import leaves_above
-from ..gradients.rows import dtypes_of
+from ..gradients.rows import dense, dtypes_of
 from ..gradients.source import Source
 from ..gradients.tasks import Tasks
 from ..merging.call import Call
@@ -50,7 +50,8 @@ def feature_rows(
     source = replace(source, batching=None)
     above = leaves_above(tasks.losses, features)
     if _anywhere(above is None, features, sink):
-        rows = differentiate(tasks, features, retain_graph=True, source=source)
+        plain = replace(source, sparse=False)
+        rows = differentiate(tasks, features, retain_graph=True, source=plain)
         _check_features(rows, tasks)
         return known_rows(weigh(rows), call, source, sink, land)
     assert above is not None
@@ -58,7 +59,9 @@ def feature_rows(
     downstream = [leaf for leaf in params if id(leaf) in above]
     both = [*features, *downstream]
     rows = differentiate(tasks, both, retain_graph=True, source=source)
-    at_features = [row for t in range(len(tasks.losses)) for row in rows[t * len(both) :][:count]]
+    at_features = [
+        dense(row) for t in range(len(tasks.losses)) for row in rows[t * len(both) :][:count]
+    ]
     _check_features(at_features, tasks)
     measured = weigh(at_features)
     trunk = _through(measured, at_features, call, land)

@@ -16,8 +16,9 @@ from .. import ops
 from ..gradients.differentiate import joint_backward, joint_gradient
 from ..gradients.parameters import Parameters
 from ..gradients.reach import leaves_of_each
-from ..gradients.rows import columns, dense, dtypes_of, unscaled
+from ..gradients.rows import columns, dtypes_of, unscaled
 from ..gradients.source import Source
+from ..gradients.sparse import elements
 from ..merging.call import Call
 from ..merging.merge import raise_if_nonfinite
 from ..merging.report import Report
@@ -200,12 +201,10 @@ def known_rows(measured: Measured, call: Call, source: Source, sink: Sink, land:
 
 def _measure_landed(call: Call) -> list[Tensor]:
     """The squared norm of what is in ``.grad``, if anybody asks whether it is finite."""
-    found = [param for param in call.params.tensors if param.grad is not None]
-    for param in found:
-        param.grad = dense(param.grad)
+    found = [param.grad for param in call.params.tensors if param.grad is not None]
     if not found or call.rules.nonfinite == "propagate":
         return []
-    gram = unscaled(ops.gram([param.grad for param in found], 1), call.scale)
+    gram = unscaled(ops.gram([elements(grad) for grad in found], 1), call.scale)
     if call.rules.nonfinite == "raise":
         raise_if_nonfinite(gram, [1.0], (WEIGHTED_SUM,))
     return [gram.sum()]

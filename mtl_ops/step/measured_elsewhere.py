@@ -14,13 +14,14 @@ from .. import ops
 from ..gradients.accumulation import Accumulated
 from ..gradients.differentiate import differentiate
 from ..gradients.rows import columns, unscaled
+from ..gradients.source import Source
 from ..merging.call import Call
 from ..merging.layout import NOTHING_REACHED, find_layout
 from ..merging.merge import find_scale, find_weights
 from ..merging.report import Report
 from .features import feature_rows
 from .known_weights import Known, Measured, known_rows
-from .step import Step
+from .step import Step, as_sparse
 from .weighted_sum import as_one_task
 
 __all__ = ["MeasuredElsewhere"]
@@ -64,7 +65,8 @@ class MeasuredElsewhere(Step):
                 measured = replace(measured, scale=heads[0])
                 self._remember(call, measured)
         else:
-            rows = self._rows(call, known, self._can_land(call))
+            source = as_sparse(self.source, self.sink, call)
+            rows = self._rows(call, known, self._can_land(call), source)
             report = rows.write(call, self.sink)
             if known is None:
                 self._remember(call, rows.measured)
@@ -125,16 +127,19 @@ class MeasuredElsewhere(Step):
 
     # ---- gradients ------------------------------------------------------------------------------
 
-    def _rows(self, call: Call, known: Measured | None, land: bool) -> Known:
+    def _rows(
+        self, call: Call, known: Measured | None, land: bool, source: Source | None = None
+    ) -> Known:
+        source = self.source if source is None else source
         if known is not None:
-            return known_rows(known, call, self.source, self.sink, land)
+            return known_rows(known, call, source, self.sink, land)
         if isinstance(self.gram_on, str):
             weigh = functools.partial(self._weigh_features, call)
-            return feature_rows(weigh, call, self.source, self.sink, land)
+            return feature_rows(weigh, call, source, self.sink, land)
         if self.gram_on is not None:
             rows = differentiate(call.tasks, self.gram_on, retain_graph=True, source=self.source)
             measured = self._weigh(call, self._gram(call, rows, self.gram_on))
-            return known_rows(measured, call, self.source, self.sink, land)
+            return known_rows(measured, call, source, self.sink, land)
         params = call.params.tensors
         rows = differentiate(call.tasks, params, call.retain_graph, source=self.source)
         return Known(self._weigh_all(call, rows), rows, [None] * len(params), landed=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..gradients.accumulation import Accumulated
@@ -12,7 +13,7 @@ from ..merging.call import Call
 from ..merging.report import Report
 from ..merging.sink import GRADS, Sink
 
-__all__ = ["Step", "finish"]
+__all__ = ["Step", "as_sparse", "finish"]
 
 
 class Step(ABC):
@@ -59,6 +60,12 @@ class Step(ABC):
 
     def reset(self) -> None:  # noqa: B027
         """Forgets what it remembers."""
+
+
+def as_sparse(source: Source, sink: Sink, call: Call) -> Source:
+    """The source with gradients as sparse as they are, where what follows takes them."""
+    takes = sink.alone and source.dtype is None and not call.method.tracks
+    return replace(source, sparse=True) if takes else source
 
 
 def finish(call: Call, report: Report) -> Report:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..gradients.checks import check_dtypes
 from ..gradients.differentiate import differentiate, task_gradients
 from ..gradients.piecewise import Take, in_pieces, split
 from ..gradients.reach import leaves_of_each
@@ -70,6 +71,7 @@ class Streamed(Step):
     def _by_pieces(self, call: Call) -> tuple[Report, dict[int, Tensor]]:
         """What was measured, and the merged gradients by place, in the dtype that gradients are stored in."""
         tasks, params = call.tasks, call.params.tensors
+        check_dtypes("params", {param.dtype for param in params})
         last = max(tasks.present)
         others = tuple(None if t == last else loss for t, loss in enumerate(tasks.losses))
         others_alone = replace(tasks, losses=others)

@@ -15,7 +15,7 @@ from ..merging.report import Report
 from ..merging.sink import GRADS, Sink
 from ..methods.linear import Sum
 from .exact import Exact
-from .step import Step, finish
+from .step import Step, as_sparse, finish
 
 __all__ = ["WEIGHTED_SUM", "WeightedSum", "as_one_task"]
 
@@ -52,7 +52,8 @@ class WeightedSum(Step):
             if rules.nonfinite == "skip_task":
                 joint = torch.where(part.any(), w, torch.nan)
         else:
-            rows = joint_gradient(tasks, w, params, call.retain_graph, self.source)
+            source = as_sparse(self.source, self.sink, call)
+            rows = joint_gradient(tasks, w, params, call.retain_graph, source)
             report = self.sink.merge(as_one_task(call), rows)
             clip_scale, joint = report.clip_scale, report._gram
         weights = w.unsqueeze(0)

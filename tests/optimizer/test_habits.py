@@ -12,8 +12,6 @@ import torch
 from multitask import NAMES, Drawn, Fixed, Net, assert_equal, assert_same, batch, grads, train, wrap
 from torch import Tensor, nn
 
-from mtl_ops import MultiTaskOptimizer
-
 
 class LightningOptimizer:
     """As Lightning and Fabric wrap: a copy of the attributes, and a class made on the spot."""
@@ -289,15 +287,6 @@ def test_failed_backward_does_not_name_the_tasks() -> None:
         optimizer.backward({"x": net(batch())["a"]})
     optimizer.backward(net.losses(batch()))
     assert optimizer.report.names == NAMES
-
-
-def test_sparse_adam_says_what_it_lacks() -> None:
-    table = nn.Embedding(4, 2, sparse=True)
-    optimizer = MultiTaskOptimizer(torch.optim.SparseAdam(table.parameters()), "sum")
-    words = torch.tensor([1])
-    optimizer.backward([table(words).sum(), table(words).square().sum()])
-    with pytest.raises(RuntimeError, match="SparseAdam does not support dense gradients"):
-        optimizer.step()
 
 
 def test_gradients_of_all_tasks_vanish_when_converged() -> None:
