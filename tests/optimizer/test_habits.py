@@ -12,6 +12,8 @@ import torch
 from multitask import NAMES, Drawn, Fixed, Net, assert_equal, assert_same, batch, grads, train, wrap
 from torch import Tensor, nn
 
+from mtl_ops import MultiTaskOptimizer
+
 
 class LightningOptimizer:
     """As Lightning and Fabric wrap: a copy of the attributes, and a class made on the spot."""
