@@ -15,6 +15,7 @@ from .tasks import Tasks
 
 __all__ = [
     "differentiate",
+    "explain",
     "joint_backward",
     "joint_gradient",
     "raw_gradient",
@@ -131,7 +132,7 @@ def raw_gradient(
         chosen = [params[p] for p in places]
         found = source.derive([start], chosen, [tasks.factor(task)], retain_graph)
     except RuntimeError as error:
-        _explain(error, tasks.label(task))
+        explain(error, tasks.label(task))
         raise
     for p, row in zip(places, found, strict=True):
         rows[p] = row
@@ -152,7 +153,7 @@ def joint_gradient(
     try:
         rows = source.derive(losses, params, factors, retain_graph)
     except RuntimeError as error:
-        _explain(error, "one of them")
+        explain(error, "one of them")
         raise
     return [dense(row) for row in rows]
 
@@ -165,7 +166,7 @@ def joint_backward(
     try:
         torch.autograd.backward(losses, factors, retain_graph=retain_graph, inputs=list(params))
     except RuntimeError as error:
-        _explain(error, "one of them")
+        explain(error, "one of them")
         raise
 
 
@@ -194,7 +195,7 @@ def _weighted(tasks: Tasks, weights: Tensor) -> tuple[list[Tensor], list[Tensor]
     return losses, factors
 
 
-def _explain(error: RuntimeError, label: str) -> None:
+def explain(error: RuntimeError, label: str) -> None:
     """One sentence for what users run into; any other error is left as it is.
 
     Raises:
