@@ -1,8 +1,8 @@
 """What a parameter costs in factors and in rows, in multiplications, and which of the two a step takes.
 
-With R rows, a weight ``(p, q)`` and V fixed, G takes ``R² q + T R² p + T² R p`` and the merged gradient ``R p q``; T gradients
-take ``T R p q`` and their products ``T² p q``. Measured on layers of many sizes, factors become dearer where the model says
-so, within a few per cent; far below it is pessimistic, as it leaves out the memory's bandwidth.
+With R rows, a weight ``(p, q)`` and V fixed, G takes ``R² q + T R² p + T² R p`` and the merged gradient ``R p q``; T
+gradients take ``T R p q`` and their products ``T² p q``. Measured on layers of many sizes, factors become dearer about
+where the model says so; far below it is pessimistic, as it leaves out the memory's bandwidth.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""T gradients, of some parameters as factors and of the others as rows: their Gram matrix, and their merged gradient."""
+"""T gradients, of some parameters as factors and of the others as rows: G, and the merged gradient."""
 
 from __future__ import annotations
 

@@ -97,7 +97,9 @@ class Factoring:
     ) -> TaskFactors | None:
         known = self._known.get(plan.kind, Known())
         first = not known.verified
-        factors = find_factors(graph, tasks, params, plan, retain_graph or first, first)
+        keep = retain_graph or first
+        factors: TaskFactors | None = find_factors(graph, tasks, params, plan, keep, first)
+        assert factors is not None
         if plan.groups and not factors.batched:
             known = replace(known, one_by_one=True)
         if not first:

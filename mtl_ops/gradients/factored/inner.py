@@ -1,7 +1,7 @@
 """G of one parameter from its factors, in float64.
 
-Where gradients nearly cancel, products in float32 are not enough: their rounding is relative to the factors, and what is
-left is small. In float64 G is as good as that of float32 gradients, whose products are summed in float64.
+Where gradients nearly cancel, products in float32 are not enough: their rounding is relative to the factors, and what
+is left is small. In float64 G is as good as that of float32 gradients, whose products are summed in float64.
 """
 
 from __future__ import annotations
@@ -98,10 +98,8 @@ def _same_side(between: Tensor, part: Part, other: Part) -> Tensor:
     for start in range(0, columns, step):
         ours = _block(part, slice(start, start + step))
         theirs = ours if other is part else _block(other, slice(start, start + step))
-        if len(between) == 1:
-            mixed = torch.matmul(between[0], theirs[:, 0])
-        else:
-            mixed = torch.matmul(between, theirs)
+        one = len(between) == 1
+        mixed = between[0] @ theirs[:, 0] if one else between @ theirs
         gram += ours.flatten(1) @ mixed.flatten(1).mT
     return gram
 

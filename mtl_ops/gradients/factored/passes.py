@@ -100,12 +100,12 @@ def _together(
         return batched
     if batched and len(group) > 1:
         try:
-            given = [_stack([at_cut[task].get(edge) for task in group]) for edge in starts]
-            got = _grad(graph, starts, targets, given, keep or first, is_grads_batched=True)
+            all_given = [_stack([at_cut[task].get(edge) for task in group]) for edge in starts]
+            got = _grad(graph, starts, targets, all_given, keep or first, is_grads_batched=True)
             for (place, _), gradients in zip(targets, got, strict=True):
                 if gradients is not None:
-                    for task, gradient in zip(group, gradients.unbind(), strict=True):
-                        found[task][place] = gradient
+                    for task, row in zip(group, gradients.unbind(), strict=True):
+                        found[task][place] = row
             return True
         except RuntimeError as error:
             if not first or "second time" in str(error):

@@ -52,6 +52,6 @@ def output_shape(node: Node) -> torch.Size:
         Unreadable: If it is not known.
     """
     try:
-        return torch.Size(node._input_metadata[0].shape)  # type: ignore[attr-defined]
+        return torch.Size(node._input_metadata[0].shape)
     except (AttributeError, IndexError, TypeError):
         raise Unreadable(f"{node.name()} does not tell its shape") from None

@@ -17,12 +17,14 @@ __all__ = ["disagreeing"]
 #: By how much the two may differ, in units of what is added up: rounding, and products in TF32.
 _TOLERANCE = {torch.float64: 1e-7, torch.float32: 3e-3}
 _LOW_PRECISION = 5e-2
+#: A parameter counts as that part of all at least.
+_LEAST = 1e-3
 #: The fractional parts of its multiples lie as far apart as can be.
 _GOLDEN = 0.6180339887498949
 
 
 def disagreeing(factors: TaskFactors, tasks: Tasks, params: Sequence[Tensor]) -> list[int] | None:
-    """Places of the parameters for which one backward of ``Σ_t r_t L_t`` gives another gradient than the factors with r.
+    """Places of the parameters for which one backward of ``Σ_t r_t L_t`` gives another gradient than the factors do.
 
     Also those for which ``rᵀ G r`` is not its squared norm. The graph is kept.
 
@@ -40,15 +42,16 @@ def disagreeing(factors: TaskFactors, tasks: Tasks, params: Sequence[Tensor]) ->
     dtypes = factors.dtypes(kept, layout)
     merged = [torch.empty_like(p, dtype=dtype) for p, dtype in zip(kept, dtypes, strict=True)]
     factors.merge_(merged, r.unsqueeze(0), layout)
+    grams = torch.stack([factors.gram(_alone(place, total))[0] for place in places])
+    sizes = (r.abs() * grams.diagonal(dim1=1, dim2=2).clamp(min=0.0).sqrt()).sum(dim=1)
+    # Of gradients that are nothing but rounding, of a bias before a normalisation, say, nothing is asked.
+    sizes = sizes + _LEAST * torch.linalg.vector_norm(sizes)
     off = []
-    for place, ours, theirs in zip(places, merged, expected, strict=True):
+    for place, ours, theirs, gram, size in zip(places, merged, expected, grams, sizes, strict=True):
         if theirs is None:
             continue
-        gram = factors.gram(_alone(place, total))[0]
-        size = (r.abs() * gram.diagonal().clamp(min=0.0).sqrt()).sum()
         error = torch.linalg.vector_norm(ours.double() - theirs.double())
-        square = theirs.double().square().sum()
-        gap = (r @ gram @ r - square).abs()
+        gap = (r @ gram @ r - theirs.double().square().sum()).abs()
         if not bool(torch.isfinite(error + size + gap)):
             return None
         limit = _limit(params[place], factors)
