@@ -1,8 +1,8 @@
 """What a parameter costs in factors and in rows, in multiplications, and which of the two a step takes.
 
 With R rows, a weight ``(p, q)`` and V fixed, G takes ``R² q + T R² p + T² R p`` and the merged gradient ``R p q``; T
-gradients take ``T R p q`` and their products ``T² p q``. Measured on layers of many sizes, factors become dearer about
-where the model says so; far below it is pessimistic, as it leaves out the memory's bandwidth.
+gradients take ``T R p q`` and their products ``T² p q``. Besides, each number of what only one of the two has is
+written and read again, which takes as long as some tens of multiplications.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ __all__ = ["BATCHED_ROWS", "SAVING", "Cost", "cost_of", "price_of_double", "wide
 SAVING = 0.15
 #: A batched backward pays on a CPU up to that many rows of all tasks together.
 BATCHED_ROWS = 2048
+#: To write a float32 and read it twice takes as long as that many multiplications.
+_MOVED = 40.0
 #: A product in float64 takes as long as that many in float32.
 _DOUBLE = 2.0
 #: GPUs with float64 units in full number; on all others they are 1/32 or 1/64 of those of float32.
@@ -51,17 +53,16 @@ class Cost:
 
 def cost_of(sizes: Sequence[Size], numel: int, tasks: int, double: float) -> Cost:
     """Of one parameter that T tasks reach, with all its uses; ``double`` is the price of a product in float64."""
-    factors = rows = step = held = 0.0
+    rows = tasks * numel * (_MOVED + tasks)
+    factors = numel * _MOVED / 3.0
+    step = held = 0.0
     for size in sizes:
-        held += size.batch * size.rows * size.moving / numel
-        if size.fixed == 0:  # a table: a backward only writes, and never multiplies
-            rows += tasks * numel
-            continue
-        product = float(size.batch * size.rows * size.fixed * size.moving)
+        elements = float(size.batch * size.rows * size.moving)
+        product = elements * size.fixed  # a table has none: a backward only writes there
+        held += elements / numel
         rows += tasks * product
         step += (2 * tasks + 1) * product
-        factors += product + size.extra
-    rows += tasks**2 * numel
+        factors += product + size.extra + tasks * elements * _MOVED
     for left in (True, False):
         # Of one side all rows of all uses count together.
         side = [size for size in sizes if size.left == left]
@@ -80,7 +81,7 @@ def cost_of(sizes: Sequence[Size], numel: int, tasks: int, double: float) -> Cos
     if left_rows and right_rows:
         columns = sum(size.fixed + size.moving for size in (sizes[0], sizes[-1])) + tasks
         factors += double * left_rows * right_rows * tasks * columns
-    return Cost(factors, rows, step, held)
+    return Cost(factors, rows, step + tasks * numel * _MOVED, held)
 
 
 def price_of_double(param: torch.Tensor) -> float:

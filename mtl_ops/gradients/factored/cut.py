@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .table import VIEWS
 from .walk import Edge, Walk
 
 __all__ = ["find_cut"]
@@ -16,6 +17,7 @@ def find_cut(graph: Walk) -> tuple[frozenset[int], tuple[Edge, ...]]:
     reach a part of the graph, is then nothing to the others: nobody multiplies by its zeros.
     """
     zone = {place for place, bits in enumerate(graph.bits) if bits & (bits - 1)}
+    ends = _parameters(graph)
     while True:
         cut = {root for root in graph.roots if root is not None and root[0] in zone}
         for place, edges in enumerate(graph.following):
@@ -27,7 +29,17 @@ def find_cut(graph: Walk) -> tuple[frozenset[int], tuple[Edge, ...]]:
             following = graph.following[place]
             if any(e is not None and (e[0] in starts or e[0] in above) for e in following):
                 above.add(place)
-        above |= {place for place in starts if not graph.following[place]}
+        above |= starts & ends
         if not above:
             return frozenset(zone), tuple(sorted(cut))
         zone -= above
+
+
+def _parameters(graph: Walk) -> set[int]:
+    """Leaves, and views of them: nothing is left to be done there."""
+    found: set[int] = set()
+    for place, edges in enumerate(graph.following):
+        after = [edge[0] for edge in edges if edge is not None]
+        if not edges or (graph.names[place] in VIEWS and all(other in found for other in after)):
+            found.add(place)
+    return found

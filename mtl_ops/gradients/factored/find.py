@@ -126,9 +126,10 @@ class Factoring:
         if not self._warned:
             self._warned = True
             warnings.warn(
-                f"The gradients of {len(off)} parameters cannot be measured in factors, and are computed for each "
-                "task: a backward gives others. Something changes them on their way, a hook of an intermediate "
-                f"tensor, say. The first has shape {tuple(params[off[0]].shape)}.",
+                'Parameter `gradients` should be "dense" where something changes gradients on their way, a hook of an '
+                f"intermediate tensor, say: those of {len(off)} of {len(params)} parameters, which a backward computes "
+                "otherwise than their factors do, are computed for each task. Found the first with shape "
+                f"{tuple(params[off[0]].shape)}.",
                 stacklevel=2,
             )
         known = replace(known, direct=known.direct | frozenset(off), one_by_one=True)

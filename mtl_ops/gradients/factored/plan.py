@@ -150,6 +150,7 @@ def _slow_to_batch(graph: Walk, params: Sequence[Tensor], sizes: dict[int, list[
 def _with_cut(plan: Plan, graph: Walk) -> Plan:
     """The plan of one backward for tasks that come in by the same nodes."""
     zone, cut = find_cut(graph)
+    cut = _needed(graph, cut, plan.targets)
     groups: dict[frozenset[int], list[int]] = {}
     for task, root in enumerate(graph.roots):
         entries = frozenset(node for node, _ in cut if graph.bits[node] >> task & 1)
@@ -159,3 +160,12 @@ def _with_cut(plan: Plan, graph: Walk) -> Plan:
     if all(len(tasks) == 1 for tasks in together):
         return plan
     return replace(plan, zone=zone, cut=cut, groups=together)
+
+
+def _needed(graph: Walk, cut: Sequence[Edge], targets: Sequence[int]) -> tuple[Edge, ...]:
+    """Edges that lead to something that is asked for."""
+    useful = set(targets)
+    for place, edges in enumerate(graph.following):
+        if any(edge is not None and edge[0] in useful for edge in edges):
+            useful.add(place)
+    return tuple(edge for edge in cut if edge[0] in useful)
