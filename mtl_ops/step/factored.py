@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..gradients.factored.by_sample import BySample
 from ..gradients.factored.factors import TaskFactors
 from ..gradients.factored.find import Factoring
+from ..gradients.factored.samples import SampleFactors
 from ..gradients.rows import unscaled
 from ..gradients.tasks import Tasks
 from ..merging.layout import NOTHING_REACHED, Layout, find_layout
@@ -31,7 +33,7 @@ def factored_step(
     task_weights: Sequence[float],
     rules: Rules,
     *,
-    factoring: Factoring,
+    factoring: Factoring | BySample,
     sets: Sequence[int] | None = None,
     shared: Sequence[bool] | None = None,
     given: Mapping[str, Any] | None = None,
@@ -63,7 +65,7 @@ def factored_step(
     if against is not None and factoring.choice != "auto":
         raise ValueError(against)
     only_losses = method.needs == "losses" and not rules.per_task
-    factors = None
+    factors: TaskFactors | SampleFactors | None = None
     if against is None and not only_losses:
         factors = factoring.factors(weighty(tasks, task_weights), params, retain_graph)
     if factors is None:
@@ -102,7 +104,7 @@ def factored_step(
 
 
 def _merge_into_grads(
-    factors: TaskFactors,
+    factors: TaskFactors | SampleFactors,
     params: Sequence[Tensor],
     weights: Tensor,
     layout: Layout,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from .products import Product, Size, Use, write_
+from .products import Product, Size, Use, times, write_
 from .saved import Unreadable, is_unpacked, output_shape, saved
 
 __all__ = ["Convolution", "read_convolution", "size_of_convolution"]
@@ -51,6 +51,12 @@ class Convolution(Product):
 
     def moving(self, delta: Tensor) -> Tensor:
         return delta.movedim(1, -1).reshape(1, -1, delta.shape[1])
+
+    def rows(self, delta: Tensor) -> Tensor:
+        return self.moving(delta)[0]
+
+    def scaled(self, delta: Tensor, factors: Tensor) -> Tensor:
+        return times(delta, factors.reshape(len(delta), *delta.shape[2:]).unsqueeze(1))
 
     def add_(self, out: Tensor, mixed: Tensor, beta: float) -> None:
         stride, padding, dilation = self.settings

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from ... import ops
 from ...merging.layout import Layout
+from ...reference.gradients import precision
 from ..rows import columns
 from .inner import Part, gram_of_parts, joined
 from .lookups import Lookup
 from .products import MatrixProduct, Product, add_product_
 
-__all__ = ["Factor", "TaskFactors"]
+__all__ = ["Factor", "TaskFactors", "kept_places"]
 
 
 @dataclass
@@ -138,7 +139,7 @@ class TaskFactors:
 
     def gram(self, layout: Layout) -> Tensor:
         """``(S, T, T)`` float64, as of :func:`mtl_ops.ops.gram` of the rows that the layout keeps."""
-        places = self._kept(layout)
+        places = kept_places(layout, self.count)
         homes = dict(zip(places, layout.homes(len(places)), strict=True))
         direct = [p for p in places if p not in self.factors and self._has_rows(p)]
         tables = [p for p in places if p in self.factors and self.factors[p].is_table]
@@ -154,7 +155,7 @@ class TaskFactors:
         segments = [homes[p] for p in (*direct, *tables)]
         shape = (layout.total, self.tasks, self.tasks)
         some = next(row for row in self._every_row() if row is not None)
-        gram = torch.zeros(shape, dtype=torch.float64, device=some.device)
+        gram = torch.zeros(shape, dtype=precision(some.device), device=some.device)
         if any(row is not None for row in rows):
             measured = ops.gram(rows, self.tasks, segments)
             gram[: len(measured)] = measured
@@ -176,7 +177,7 @@ class TaskFactors:
 
         Gradients of outputs are mixed as rows are, in the same call; then each use takes one product.
         """
-        places = self._kept(layout)
+        places = kept_places(layout, self.count)
         homes = dict(zip(places, layout.homes(len(places)), strict=True))
         into = dict(zip(places, out, strict=True))
         direct = [p for p in places if p not in self.factors]
@@ -217,7 +218,7 @@ class TaskFactors:
     def dtypes(self, params: Sequence[Tensor], layout: Layout) -> list[torch.dtype]:
         """Of the gradients of each parameter that the layout keeps."""
         found = []
-        for p, param in zip(self._kept(layout), params, strict=True):
+        for p, param in zip(kept_places(layout, self.count), params, strict=True):
             rows = [] if p in self.factors else self.rows[p :: self.count]
             found.append(next((row.dtype for row in rows if row is not None), param.dtype))
         return found
@@ -226,9 +227,6 @@ class TaskFactors:
         """Frees all of it."""
         self.rows.clear()
         self.factors.clear()
-
-    def _kept(self, layout: Layout) -> Sequence[int]:
-        return range(self.count) if layout.kept is None else layout.kept
 
     def _has_rows(self, place: int) -> bool:
         return any(row is not None for row in columns(self.rows, self.count, [place]))
@@ -239,3 +237,8 @@ class TaskFactors:
 
 def _some(deltas: Sequence[Tensor | None]) -> Tensor:
     return next(delta for delta in deltas if delta is not None)
+
+
+def kept_places(layout: Layout, count: int) -> Sequence[int]:
+    """Which of P parameters a layout keeps."""
+    return range(count) if layout.kept is None else layout.kept

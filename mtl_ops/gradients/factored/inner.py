@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Part", "gram_of_parts", "joined"]
+from ...reference.gradients import precision
+
+__all__ = ["Part", "gram_of_parts", "joined", "wide"]
 
 #: Elements of the moving factors that are converted at a time.
 BLOCK = 2**20
@@ -64,7 +66,7 @@ def gram_of_parts(parts: Sequence[Part]) -> Tensor:
     """``(T, T)`` float64, inner products of ``Σ Uᵀ V`` over the parts, none of which has another's kind."""
     tasks = len(parts[0].moving)
     device = parts[0].fixed.device
-    gram = torch.zeros(tasks, tasks, dtype=torch.float64, device=device)
+    gram = torch.zeros(tasks, tasks, dtype=precision(device), device=device)
     for place, part in enumerate(parts):
         gram += _same_side(_rows(part.fixed, part.fixed), part, part)
         for other in parts[:place]:
@@ -80,13 +82,13 @@ def _rows(a: Tensor, b: Tensor) -> Tensor:
     """``(E, R, R')`` float64, inner products of rows, of which some may be one-hot."""
     if a.dim() == 1 and b.dim() == 1:
         same = (a.unsqueeze(1) == b.unsqueeze(0)) & (a >= 0).unsqueeze(1)
-        return same.double().unsqueeze(0)
+        return same.to(precision(a.device)).unsqueeze(0)
     if b.dim() == 1:
         return _rows(b, a).mT
     if a.dim() == 1:
-        picked = b[..., a.clamp(min=0)].double() * (a >= 0)
+        picked = wide(b[..., a.clamp(min=0)]) * (a >= 0)
         return picked.mT
-    return a.double() @ b.double().mT
+    return wide(a) @ wide(b).mT
 
 
 def _same_side(between: Tensor, part: Part, other: Part) -> Tensor:
@@ -106,8 +108,8 @@ def _same_side(between: Tensor, part: Part, other: Part) -> Tensor:
 
 def _opposite(part: Part, other: Part) -> Tensor:
     """``<Uᵀ V_i, U_jᵀ V>`` for parts of which one has U fixed, the other V."""
-    v_of = [None if v is None else _rows(v.double(), other.fixed) for v in part.moving]
-    u_of = [None if u is None else _rows(part.fixed, u.double()) for u in other.moving]
+    v_of = [None if v is None else _rows(v, other.fixed) for v in part.moving]
+    u_of = [None if u is None else _rows(part.fixed, u) for u in other.moving]
     return torch.stack(
         [torch.stack([_inner(left, right, part.fixed) for right in u_of]) for left in v_of]
     )
@@ -115,7 +117,7 @@ def _opposite(part: Part, other: Part) -> Tensor:
 
 def _inner(a: Tensor | None, b: Tensor | None, like: Tensor) -> Tensor:
     if a is None or b is None:
-        return torch.zeros((), dtype=torch.float64, device=like.device)
+        return torch.zeros((), dtype=precision(like.device), device=like.device)
     return torch.dot(a.flatten(), b.flatten())
 
 
@@ -127,10 +129,15 @@ def _block(part: Part, columns: slice) -> Tensor:
     """``(T, E, R, columns)`` float64."""
     some = next(row for row in part.moving if row is not None)
     size = some[..., columns].shape
-    block = torch.empty(len(part.moving), *size, dtype=torch.float64, device=some.device)
+    block = torch.empty(len(part.moving), *size, dtype=precision(some.device), device=some.device)
     for into, row in zip(block, part.moving, strict=True):
         if row is None:
             into.zero_()
         else:
             into.copy_(row[..., columns])
     return block
+
+
+def wide(values: Tensor) -> Tensor:
+    """In float64, where the device has it."""
+    return values.to(precision(values.device))

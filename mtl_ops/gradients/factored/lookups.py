@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from .products import Product, Size, Use
+from .products import Product, Size, Use, times
 from .saved import Unreadable, is_unpacked, number, output_shape, saved
 
 __all__ = ["Lookup", "read_bag", "read_lookup", "size_of_bag", "size_of_lookup"]
@@ -42,6 +42,12 @@ class Lookup(Product):
         if self.factors is not None:
             rows = rows * self.factors.to(rows.dtype).unsqueeze(1)
         return torch.where((self.ids >= 0).unsqueeze(1), rows, 0).unsqueeze(0)
+
+    def rows(self, delta: Tensor) -> Tensor:
+        return delta.reshape(-1, delta.shape[-1])
+
+    def scaled(self, delta: Tensor, factors: Tensor) -> Tensor:
+        return times(delta, factors.reshape(*delta.shape[:-1], 1))
 
     def add_(self, out: Tensor, mixed: Tensor, beta: float) -> None:
         if beta == 0.0:

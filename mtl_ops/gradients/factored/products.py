@@ -86,6 +86,14 @@ class Product(ABC):
         """``(E, R, columns)`` from the gradient of the node's output."""
 
     @abstractmethod
+    def rows(self, delta: Tensor) -> Tensor:
+        """``(R', columns)``: the gradient of the output, each row of it once."""
+
+    @abstractmethod
+    def scaled(self, delta: Tensor, factors: Tensor) -> Tensor:
+        """The gradient of the output with each of its R' rows times a factor; a row with the factor 0 is not read."""
+
+    @abstractmethod
     def add_(self, out: Tensor, mixed: Tensor, beta: float) -> None:
         """Writes ``beta out + Uᵀ V`` to ``out``, of the parameter's shape; ``mixed`` is a gradient of the output."""
 
@@ -116,6 +124,15 @@ class MatrixProduct(Product):
             return delta.reshape(1, -1, delta.shape[-1])
         return delta.reshape(-1, *delta.shape[-2:])
 
+    def rows(self, delta: Tensor) -> Tensor:
+        moving = self.moving(delta)
+        return moving.reshape(-1, moving.shape[-1])
+
+    def scaled(self, delta: Tensor, factors: Tensor) -> Tensor:
+        shape = (*delta.shape[:-2], -1)
+        by_row = factors.reshape(shape).unsqueeze(-2 if self.turned else -1)
+        return times(delta, by_row)
+
     def add_(self, out: Tensor, mixed: Tensor, beta: float) -> None:
         add_product_(out, self.matrix, self.moving(mixed), self.left, beta)
 
@@ -130,6 +147,12 @@ def add_product_(out: Tensor, fixed: Tensor, moving: Tensor, left: bool, beta: f
             out.view(len(u), u.shape[2], v.shape[2]).baddbmm_(u.mT, v, beta=beta)
         return
     write_(out, torch.bmm(u.mT, v).reshape(out.shape), beta)
+
+
+def times(delta: Tensor, factors: Tensor) -> Tensor:
+    """The product, and 0 where a factor is, whatever it is multiplied with."""
+    factors = factors.to(delta.dtype)
+    return torch.where(factors == 0.0, 0.0, delta * factors)
 
 
 def write_(out: Tensor, gradient: Tensor, beta: float) -> None:

@@ -12,7 +12,7 @@ from ..differentiate import joint_gradient
 from ..tasks import Tasks
 from .factors import TaskFactors
 
-__all__ = ["disagreeing"]
+__all__ = ["disagreeing", "limit_of"]
 
 #: By how much the two may differ, in units of what is added up: rounding, and products in TF32.
 _TOLERANCE = {torch.float64: 1e-7, torch.float32: 3e-3}
@@ -69,4 +69,9 @@ def _limit(param: Tensor, factors: TaskFactors) -> float:
     kinds = {param.dtype}
     for factor in factors.factors.values():
         kinds |= {d.dtype for by_task in factor.deltas for d in by_task if d is not None}
+    return limit_of(kinds)
+
+
+def limit_of(kinds: set[torch.dtype]) -> float:
+    """By how much gradients of these dtypes may differ, relatively."""
     return max(_TOLERANCE.get(kind, _LOW_PRECISION) for kind in kinds)
