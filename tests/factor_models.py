@@ -12,10 +12,7 @@ from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
 from mtl_ops.gradients.differentiate import differentiate
-from mtl_ops.gradients.factored.find import Factoring
 from mtl_ops.gradients.tasks import Tasks, read_losses
-from mtl_ops.step.exact import fill_grads
-from mtl_ops.step.factored import factored_step
 
 TASKS = 3
 Features = Callable[[Tensor], Tensor]
@@ -482,13 +479,4 @@ def rows_of(case: Case) -> tuple[Tasks, list[Tensor | None]]:
     return tasks, differentiate(tasks, case.params, retain_graph=True)
 
 
-__all__ = [
-    "GRAPHS",
-    "MODELS",
-    "Case",
-    "Factoring",
-    "factored_step",
-    "fill_grads",
-    "make",
-    "rows_of",
-]
+__all__ = ["GRAPHS", "MODELS", "Case", "make", "rows_of"]

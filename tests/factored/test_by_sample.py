@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from factor_steps import by_factors, by_rows
 from multitask import Fixed, assert_same, grads, method
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,8 +21,6 @@ from mtl_ops.gradients.factored.owners import find_owners, probe
 from mtl_ops.gradients.tasks import read_losses
 from mtl_ops.merging.layout import find_layout
 from mtl_ops.merging.rules import Rules
-from mtl_ops.step.exact import fill_grads
-from mtl_ops.step.factored import factored_step
 
 SAMPLES = 6
 Call = Callable[[nn.Module, Tensor], Tensor]
@@ -159,7 +158,7 @@ def step(case: Case, source: BySample | None, rules: Rules, **rest: Any) -> tupl
     change = rest.pop("change", lambda losses: losses)
     chosen = rest.pop("chosen", None) or Fixed(*range(1, SAMPLES + 1))
     weights = rest.pop("weights", [1.0] * SAMPLES)
-    take: Any = fill_grads if source is None else factored_step
+    take: Any = by_rows if source is None else by_factors
     options = {} if source is None else {"factoring": source}
     tasks, params = read_losses(change(case.losses())), list(case.model.parameters())
     report = take(chosen, tasks, params, weights, rules, **options, **rest)
@@ -218,7 +217,7 @@ def test_more_samples_than_there_are_kernels_for() -> None:
         tasks, params = read_losses(net(data).square().sum(1)), list(net.parameters())
         chosen = method("mean")
         options: dict[str, Any] = {} if source is None else {"factoring": source}
-        take: Any = fill_grads if source is None else factored_step
+        take: Any = by_rows if source is None else by_factors
         take(chosen, tasks, params, [1.0] * 100, Rules(max_norm=0.1), **options)
         found.append(grads(net))
     assert_same(*found)
@@ -310,12 +309,6 @@ def test_a_graph_that_was_freed() -> None:
     source.factors(read_losses(losses), params, False)
     with pytest.raises(RuntimeError, match="was freed by an earlier backward"):
         source.factors(read_losses(losses), params, False)
-
-
-@pytest.mark.parametrize("name", ["graddrop", "moco"])
-def test_methods_that_need_rows(name: str) -> None:
-    with pytest.raises(ValueError, match=f"Found method '{name}'"):
-        step(make("MLP"), BySample(), Rules(), chosen=method(name))
 
 
 # ---- whose rows -----------------------------------------------------------------------------------

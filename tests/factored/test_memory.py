@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from factor_steps import by_factors, by_rows
 from live_bytes import peak_bytes
 from multitask import Fixed
 from torch import Tensor, nn
@@ -14,8 +15,6 @@ from torch import Tensor, nn
 from mtl_ops.gradients.factored.find import Factoring
 from mtl_ops.gradients.tasks import read_losses
 from mtl_ops.merging.rules import Rules
-from mtl_ops.step.exact import fill_grads
-from mtl_ops.step.factored import factored_step
 
 TASKS, WIDTH, LAYERS, BATCH = 8, 256, 4, 8
 #: Of one gradient of the model, in bytes.
@@ -45,24 +44,24 @@ def step_of(take: Callable[..., Any], tasks: int = TASKS, **options: Any) -> Cal
 
 
 def test_a_step_holds_little_more_than_the_merged_gradient() -> None:
-    step = step_of(factored_step, factoring=Factoring("auto"))
+    step = step_of(by_factors, factoring=Factoring("auto"))
     step()
     held = peak_bytes(step)
     assert held < 1.7 * GRADIENT
-    rows = step_of(fill_grads)
+    rows = step_of(by_rows)
     rows()
     assert peak_bytes(rows) > TASKS * GRADIENT
 
 
 def test_the_first_step_holds_a_few_gradients_whatever_the_number_of_tasks() -> None:
     for tasks in (8, 16):
-        step = step_of(factored_step, tasks, factoring=Factoring("auto"))
+        step = step_of(by_factors, tasks, factoring=Factoring("auto"))
         assert peak_bytes(step) < 5 * GRADIENT
 
 
 @pytest.mark.parametrize("tasks", [4, 16])
 def test_what_grows_with_the_tasks_is_rows_of_the_batch(tasks: int) -> None:
-    step = step_of(factored_step, tasks, factoring=Factoring("factored"))
+    step = step_of(by_factors, tasks, factoring=Factoring("factored"))
     step()
     held = peak_bytes(step)
     deltas = 4 * tasks * BATCH * WIDTH * LAYERS

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from factor_models import make
+from factor_steps import by_factors, by_rows
 from multitask import Fixed, assert_same, grads
 from torch import Tensor, nn
 
@@ -21,8 +22,6 @@ from mtl_ops.gradients.factored.products import Size
 from mtl_ops.gradients.factored.walk import Walk, walk
 from mtl_ops.gradients.tasks import read_losses
 from mtl_ops.merging.rules import Rules
-from mtl_ops.step.exact import fill_grads
-from mtl_ops.step.factored import factored_step
 
 
 def graph_of(name: str) -> Walk:
@@ -127,7 +126,7 @@ def test_the_others_do_not_see_what_a_task_does_in_its_own_branch() -> None:
         losses = [left.square().mean(), left.mean(), broken.mean(), broken.square().mean()]
         params = list(layers.parameters())
         options: dict[str, Any] = {"factoring": Factoring("always")} if factored else {}
-        take: Any = factored_step if factored else fill_grads
+        take: Any = by_factors if factored else by_rows
         rules = Rules(nonfinite="skip_task")
         method = Fixed(1.0, 2.0, 3.0, 4.0)
         report = take(method, read_losses(losses), params, [1.0] * 4, rules, **options)
@@ -147,7 +146,7 @@ def train(factoring: Factoring, sizes: list[int], width: int = 96, tasks: int = 
         features = net(torch.randn(size, width))
         tasks_ = read_losses([head(features).square().mean() for head in heads])
         method = Fixed(*[1.0] * tasks)
-        factored_step(method, tasks_, params, [1.0] * tasks, Rules(), factoring=factoring)
+        by_factors(method, tasks_, params, [1.0] * tasks, Rules(), factoring=factoring)
 
 
 def test_a_plan_is_made_once_for_each_kind_of_graph(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,12 +213,10 @@ def test_a_model_that_cannot_be_batched_goes_one_by_one() -> None:
     found = []
     for _ in range(2):
         net.zero_grad()
-        factored_step(
-            Fixed(), read_losses(losses()), params, [1.0] * 3, Rules(), factoring=factoring
-        )
+        by_factors(Fixed(), read_losses(losses()), params, [1.0] * 3, Rules(), factoring=factoring)
         found.append(grads(net))
     net.zero_grad()
-    fill_grads(Fixed(), read_losses(losses()), params, [1.0] * 3, Rules())
+    by_rows(Fixed(), read_losses(losses()), params, [1.0] * 3, Rules())
     for mine in found:
         assert_same(mine, grads(net))
     assert "2 parameters in factors, one by one" in repr(factoring)
@@ -235,6 +232,6 @@ def test_a_compiled_model_goes_by_rows(backend: str) -> None:
     with torch._functorch.config.patch(donated_buffer=False):
         features = run(torch.randn(3, 4))
         tasks = read_losses([head(features).square().mean() for head in heads])
-        factored_step(Fixed(), tasks, params, [1.0] * 3, Rules(), factoring=factoring)
+        by_factors(Fixed(), tasks, params, [1.0] * 3, Rules(), factoring=factoring)
     assert repr(factoring) == "Factoring('factored': one backward for each task)"
     assert all(param.grad is not None for param in params)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from factor_steps import by_factors, by_rows
 from multitask import Fixed, Net, assert_same, batch, grads
 from torch import Tensor
 
@@ -14,8 +15,6 @@ from mtl_ops.gradients.factored import find
 from mtl_ops.gradients.factored.find import Factoring
 from mtl_ops.gradients.tasks import read_losses
 from mtl_ops.merging.rules import Rules
-from mtl_ops.step.exact import fill_grads
-from mtl_ops.step.factored import factored_step
 
 WARNING = "something changes gradients on their way"
 Hooked = Callable[[Net, Tensor], dict[str, Tensor]]
@@ -24,7 +23,7 @@ Hooked = Callable[[Net, Tensor], dict[str, Tensor]]
 def steps(hooked: Hooked, factoring: Factoring | None, count: int = 3) -> list[Tensor | None]:
     """The gradients of a few steps of a network with hooks, by factors or, without a factoring, by rows."""
     net = Net()
-    take: Any = fill_grads if factoring is None else factored_step
+    take: Any = by_rows if factoring is None else by_factors
     options: dict[str, Any] = {} if factoring is None else {"factoring": factoring}
     for step in range(count):
         tasks = read_losses(hooked(net, batch(step)))
@@ -79,9 +78,9 @@ def test_hooks_of_parameters_see_what_no_factor_takes_from_them() -> None:
         params = list(net.parameters())
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", f".*{WARNING}")
-            factored_step(Fixed(), tasks, params, [1.0] * 3, Rules(), factoring=factoring)
+            by_factors(Fixed(), tasks, params, [1.0] * 3, Rules(), factoring=factoring)
         rows = read_losses(other.losses(batch(step)))
-        fill_grads(Fixed(), rows, list(other.parameters()), [1.0] * 3, Rules())
+        by_rows(Fixed(), rows, list(other.parameters()), [1.0] * 3, Rules())
     assert_same(grads(net), grads(other))
 
 
@@ -121,7 +120,7 @@ def test_is_one_backward_more_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for size in (4, 5):  # other sizes are other plans, but the same kind of graph
         tasks = read_losses(plain(net, batch(size=size)))
         params = list(net.parameters())
-        factored_step(Fixed(), tasks, params, [1.0] * 3, Rules(), factoring=factoring)
+        by_factors(Fixed(), tasks, params, [1.0] * 3, Rules(), factoring=factoring)
     assert len(calls) == 1
 
 
@@ -141,6 +140,6 @@ def test_what_is_not_finite_is_verified_later(monkeypatch: pytest.MonkeyPatch) -
         losses["b"] = losses["b"] * (float("nan") if step == 0 else 1.0)
         tasks = read_losses(losses)
         rules = Rules(nonfinite="skip_task")
-        factored_step(Fixed(), tasks, params, [1.0] * 3, rules, factoring=factoring)
+        by_factors(Fixed(), tasks, params, [1.0] * 3, rules, factoring=factoring)
     assert calls == [None, []]
     assert all(bool(g.isfinite().all()) for g in grads(net) if g is not None)

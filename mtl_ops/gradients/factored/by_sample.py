@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from ...merging.layout import find_layout
-from ..differentiate import dense, explain
+from ..differentiate import explain
+from ..rows import dense
 from ..tasks import Tasks
 from .owners import MIXED, Order, find_owners, owners, probe
 from .products import Product

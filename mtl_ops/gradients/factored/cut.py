@@ -24,12 +24,11 @@ def find_cut(graph: Walk) -> tuple[frozenset[int], tuple[Edge, ...]]:
             if place not in zone:
                 cut.update(after for after in edges if after is not None and after[0] in zone)
         starts = {place for place, _ in cut}
-        above: set[int] = set()
-        for place in sorted(zone):
-            following = graph.following[place]
-            if any(e is not None and (e[0] in starts or e[0] in above) for e in following):
-                above.add(place)
-        above |= starts & ends
+        leading: set[int] = set()
+        for place, edges in enumerate(graph.following):
+            if any(e is not None and (e[0] in starts or e[0] in leading) for e in edges):
+                leading.add(place)
+        above = (leading & zone) | (starts & ends)
         if not above:
             return frozenset(zone), tuple(sorted(cut))
         zone -= above

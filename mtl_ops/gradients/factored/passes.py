@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..differentiate import dense, explain
+from ..differentiate import explain
+from ..rows import dense
 from ..tasks import Tasks
 from .plan import Plan
 from .walk import Edge, Walk

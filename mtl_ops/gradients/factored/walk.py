@@ -9,7 +9,7 @@ from functools import cached_property
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
-from ..graph import root
+from ..reach import Trace, root
 from ..tasks import Tasks
 
 __all__ = ["Edge", "Walk", "walk"]
@@ -25,34 +25,23 @@ class Walk:
     Attributes:
         nodes: The nodes.
         names: What they are.
-        following: For each operand of each node where its gradient goes; ``None`` for nowhere.
+        following: For each operand of each node where its gradient goes; ``None`` where no loss uses it.
+        bits: For each node the tasks that use it, as bits.
         roots: Where the losses are; ``None`` for a task that is absent.
-        leaves: The node of each of P parameters; ``None`` for one that no loss reaches.
+        leaves: The node of each of P parameters; ``None`` for one that no loss uses.
     """
 
     nodes: list[Node]
     names: tuple[str, ...]
     following: tuple[tuple[Edge | None, ...], ...]
+    bits: tuple[int, ...]
     roots: tuple[Edge | None, ...]
     leaves: tuple[int | None, ...]
 
     @property
     def shape(self) -> Hashable:
         """Equal for graphs with the same nodes in the same places."""
-        return self.names, self.following, self.roots, self.leaves
-
-    @cached_property
-    def bits(self) -> list[int]:
-        """For each node the tasks that reach it, as bits."""
-        found = [0] * len(self.nodes)
-        for task, edge in enumerate(self.roots):
-            if edge is not None:
-                found[edge[0]] |= 1 << task
-        for place in range(len(found) - 1, -1, -1):
-            for after in self.following[place]:
-                if after is not None:
-                    found[after[0]] |= found[place]
-        return found
+        return self.names, self.following, self.bits, self.roots, self.leaves
 
     @cached_property
     def parents(self) -> list[list[Edge]]:
@@ -70,48 +59,46 @@ class Walk:
 
 
 def walk(tasks: Tasks, params: Sequence[Tensor]) -> Walk:
-    """Visits every node below the losses once."""
-    numbers: dict[Node, int] = {}
-    nodes: list[Node] = []
-    following: list[tuple[Edge | None, ...]] = []
-    roots: list[Edge | None] = []
-    for loss in tasks.losses:
-        start = None if loss is None else root(loss)
-        if isinstance(start, Tensor):
-            start = get_gradient_edge(start)
-        if start is None:
-            roots.append(None)
+    """Numbers the nodes that the losses use, by what part of each tensor they use."""
+    trace = Trace.of(tasks.losses)
+    roots = [_root(loss) for loss in tasks.losses]
+    nodes = [node for node in reversed(trace.order) if trace.reached[node]]
+    reached = [trace.reached[node] for node in nodes]
+    numbers = {node: place for place, node in enumerate(nodes)}
+    for task, edge in enumerate(roots):
+        if edge is None or trace.starts[task] is not None:
             continue
-        _visit(start.node, numbers, nodes, following)
-        roots.append((numbers[start.node], start.output_nr))
-    variables = {}
-    for place, edges in enumerate(following):
-        if not edges:
-            variables[id(getattr(nodes[place], "variable", None))] = place
-    leaves = tuple(variables.get(id(param)) for param in params)
-    names = tuple(node.name() for node in nodes)
-    return Walk(nodes, names, tuple(following), tuple(roots), leaves)
+        if edge.node not in numbers:  # a loss that is a leaf
+            numbers[edge.node] = len(nodes)
+            nodes.append(edge.node)
+            reached.append(0)
+        reached[numbers[edge.node]] |= 1 << task
+    following = tuple(_after(trace, node, numbers) for node in nodes)
+    variables = {
+        id(getattr(nodes[place], "variable", None)): place
+        for place, edges in enumerate(following)
+        if not edges
+    }
+    return Walk(
+        nodes,
+        tuple(node.name() for node in nodes),
+        following,
+        tuple(reached),
+        tuple(None if edge is None else (numbers[edge.node], edge.output_nr) for edge in roots),
+        tuple(variables.get(id(param)) for param in params),
+    )
 
 
-def _visit(
-    start: Node,
-    numbers: dict[Node, int],
-    nodes: list[Node],
-    following: list[tuple[Edge | None, ...]],
-) -> None:
-    """Numbers what a node leads to, and then itself."""
-    waiting: list[tuple[Node, tuple[tuple[Node | None, int], ...] | None]] = [(start, None)]
-    seen = set(numbers)
-    while waiting:
-        node, edges = waiting.pop()
-        if edges is not None:
-            numbers[node] = len(nodes)
-            nodes.append(node)
-            following.append(
-                tuple(None if after is None else (numbers[after], place) for after, place in edges)
-            )
-        elif node not in seen:
-            seen.add(node)
-            edges = node.next_functions
-            waiting.append((node, edges))
-            waiting += [(after, None) for after, _ in edges if after is not None]
+def _root(loss: Tensor | None) -> GradientEdge | None:
+    start = None if loss is None else root(loss)
+    return get_gradient_edge(start) if isinstance(start, Tensor) else start
+
+
+def _after(trace: Trace, node: Node, numbers: dict[Node, int]) -> tuple[Edge | None, ...]:
+    uses = trace.by_edge.get(node)
+    return tuple(
+        None
+        if after is None or after not in numbers or (uses is not None and not uses[k])
+        else (numbers[after], place)
+        for k, (after, place) in enumerate(trace.following.get(node, ()))
+    )
