@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
-from typing import Any, Literal, overload
+from typing import Any, Literal, get_args, overload
 
 import torch
 from torch import Tensor
 
 from .gradients.checks import check_owned, check_plain
+from .gradients.factored.make import make_factoring
 from .gradients.graph import refuse_reentrant_checkpoints
 from .gradients.parameters import Parameters
+from .gradients.source import Gradients
 from .gradients.tasks import Losses, Tasks, read_losses
 from .merging.call import Call
 from .merging.layout import Layout
@@ -19,6 +22,7 @@ from .merging.report import Report
 from .merging.rules import Nonfinite, Rules, TaskWeights, read_task_weights
 from .methods import Method, resolve
 from .step.exact import Exact
+from .step.factored import Factored
 from .step.weighted_sum import WeightedSum
 
 __all__ = ["backward", "merge"]
@@ -150,6 +154,7 @@ def backward(
     max_norm: float | None = None,
     nonfinite: Nonfinite = "skip_task",
     shared: Iterable[Tensor] | None = None,
+    gradients: Gradients = "dense",
     retain_graph: bool = False,
     **given: Any,
 ) -> Report:
@@ -171,6 +176,8 @@ def backward(
             ``"propagate"`` here.
         shared: The parameters to merge with the method, instead of those that two or more losses
             reach.
+        gradients: ``"dense"``, ``"factored"``, ``"auto"`` or ``"by_sample"``. What is learnt of a kind of model is
+            remembered from call to call.
         retain_graph: Keeps the graph for another backward.
         **given: What the method otherwise draws or remembers.
 
@@ -202,10 +209,12 @@ def backward(
         raise ValueError(
             "Parameter `params` should hold a tensor that requires a gradient. Found none."
         )
+    weigher = resolve(method)
+    _check_gradients(gradients, weigher, clip_value)
     named = None if chosen is None else {id(param) for param in chosen}
     flags = None if named is None else [id(param) in named for param in owned]
     call = Call(
-        resolve(method),
+        weigher,
         read,
         Parameters(owned, shared=flags),
         read_task_weights(task_weights, read.names, len(read.losses), 0),
@@ -213,5 +222,34 @@ def backward(
         given,
         retain_graph=retain_graph,
     )
-    step = WeightedSum() if call.method.needs == "losses" and not call.rules.per_task else Exact()
-    return step.backward(call)
+    if call.method.needs == "losses" and not call.rules.per_task:
+        return WeightedSum().backward(call)
+    factoring = _factoring(gradients)
+    if factoring is None:
+        return Exact().backward(call)
+    return Factored(factoring).backward(call)
+
+
+#: What is learnt of kinds of models.
+_factoring = functools.cache(make_factoring)
+
+
+def _check_gradients(gradients: Gradients, method: Method, clip_value: float | None) -> None:
+    """Raises a ValueError if there is no such way, or the gradient of each task is needed by itself."""
+    if gradients not in get_args(Gradients):
+        raise ValueError(
+            f"Parameter `gradients` should be one of {', '.join(get_args(Gradients))}. "
+            f"Found `gradients = {gradients!r}`."
+        )
+    if gradients in ("dense", "auto"):
+        return
+    found = None
+    if method.needs != "gram" or method.tracks:
+        found = f"method {method.name!r}"
+    elif clip_value is not None:
+        found = f"`clip_value = {clip_value}`"
+    if found is not None:
+        raise ValueError(
+            "Parameter `gradients` should be 'dense' or 'auto' unless the Gram matrix of the gradients is all that is "
+            f"needed. Found {found}."
+        )

@@ -454,7 +454,20 @@ def _several_places(dtype: torch.dtype) -> Case:
     return Case(layers, losses, list(layers[:3].parameters()), 3)
 
 
+def _columns(dtype: torch.dtype) -> Case:
+    """Heads that are put together, and taken apart again by the losses."""
+    layers, x = _layers(dtype)
+
+    def losses() -> list[Tensor]:
+        features = torch.tanh(layers[0](x))
+        joint = torch.cat([layers[k](features) for k in (1, 2, 3)], dim=1)
+        return [joint[:, 4 * k : 4 * k + 4].square().mean() for k in range(3)]
+
+    return Case(layers, losses, list(layers.parameters()), 1)
+
+
 GRAPHS: dict[str, Callable[[torch.dtype], Case]] = {
+    "columns of one output": _columns,
     "second derivatives": _second_derivatives,
     "heads at two levels": _two_levels,
     "branches": _branches,

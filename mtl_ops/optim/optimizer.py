@@ -13,13 +13,14 @@ from torch.optim import Optimizer
 
 from ..distributed import Distributed, Samples, make_processes
 from ..gradients.batched import Batching
+from ..gradients.factored.make import make_factoring
 from ..gradients.graph import allow_repeated_backward, refuse_reentrant_checkpoints, warn_of_graph
 from ..gradients.parameters import (
     Granularity,
     Parameters,
     find_parameters,
 )
-from ..gradients.source import Source
+from ..gradients.source import Gradients, Source
 from ..gradients.storage import is_dtensor
 from ..gradients.tasks import Losses, Tasks
 from ..merging.call import Call
@@ -121,6 +122,16 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
             operations, whose launches cost more than they do. Needs more memory for the heads. Where
             vmap cannot go (compiled models, some RNNs) it warns once and goes one by one. Hooks of
             parameters see the gradients of all tasks at once. Not for DTensors.
+        gradients: ``"dense"``: the gradient of each task is computed. ``"factored"``: of a weight that is in products
+            (linear layers, convolutions, embeddings) it is a product itself, of what the forward saved and of the
+            gradient of the product's output, and is measured and merged as such, which takes less time where layers
+            are wider than the batch has rows, and holds no T gradients. Exact, but for rounding. What else a model
+            does with a parameter, and layers where factors are dearer, are as dense. The first step of a kind of
+            model is verified by one backward more: where hooks of intermediate tensors change gradients, it warns and
+            goes without. Hooks of parameters are not called. ``"auto"``: as ``"factored"`` where that saves a good
+            part of the step, as ``"dense"`` elsewhere. ``"by_sample"``: the losses are one tensor ``(B,)``, each of
+            a sample whose rows feed no other loss, and all gradients come from one backward of their sum; samples
+            that see each other, as in batch normalisation, are refused.
         distributed: How to merge over processes with different batches that hold the same parameters,
             or, of DTensors, parts of them. ``"exact"``: as one process would with the joint batch.
             ``"mean_gram"``: with weights from the mean of the processes' Gram matrices, an
@@ -173,6 +184,7 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         grad_dtype: torch.dtype | None = None,
         memory: Literal["stream"] | None = None,
         batched: bool = False,
+        gradients: Gradients = "dense",
         groups: Groups | None = None,
         order: Order = "fixed",
         closing_joint: bool = False,
@@ -201,6 +213,7 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
             grad_dtype=grad_dtype,
             memory=memory,
             batched=batched,
+            gradients=gradients,
             groups=groups,
             order=order,
             closing_joint=closing_joint,
@@ -222,9 +235,11 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         params = [param for param in everything if param.requires_grad]
         self._parallel = make_processes(distributed, process_group, module, params)
         if self._parallel is not None:
+            check_together(settings, Situation(several=True))
             drawn = generator or self.method.generator
             facts = settings.compared(everything)
             generator = self._parallel.begin(facts, drawn, self._device())
+        self._factoring = make_factoring(settings.gradients)
         self._step = self._make_step()
         self.generator = generator
         if generator is not None:
@@ -384,7 +399,8 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         return self._memory.report.losses
 
     def __repr__(self) -> str:
-        return f"MultiTaskOptimizer({self.method!r}, {self.optimizer!r})"
+        how = "" if self._factoring is None else f", {self._factoring!r}"
+        return f"MultiTaskOptimizer({self.method!r}, {self.optimizer!r}{how})"
 
     # ---- what backward needs --------------------------------------------------------------------
 
@@ -411,6 +427,7 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
             settings.memory == "stream",
             settings.gram_on,
             settings.weights_every,
+            self._factoring,
         )
         return make_step(plan, source, GRADS if parallel is None else parallel)
 

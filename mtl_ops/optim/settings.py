@@ -13,6 +13,7 @@ from torch import Tensor
 from ..distributed import Distributed
 from ..gradients.checks import check_names, check_owned
 from ..gradients.parameters import Granularity
+from ..gradients.source import Gradients
 from ..merging.rules import Nonfinite, Rules, TaskWeights, read_task_weights
 from ..methods import Method, resolve
 from .turns import ORDERS, Groups, Order, check_groups
@@ -44,6 +45,7 @@ class Settings:
     grad_dtype: torch.dtype | None = None
     memory: Literal["stream"] | None = None
     batched: bool = False
+    gradients: Gradients = "dense"
     groups: Groups | None = None
     order: Order = "fixed"
     closing_joint: bool = False
@@ -232,6 +234,7 @@ _CHECKS: dict[str, _Check] = {
     "grad_dtype": _dtype,
     "memory": _stream,
     "batched": _flag,
+    "gradients": _one_of(get_args(Gradients)),
     "order": _order,
     "closing_joint": _flag,
     "distributed": _one_of(get_args(Distributed), none=True),
