@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 import mtl_ops
+from mtl_ops.gradients.layout import find_layout
 from mtl_ops.gradients.parameters import Parameters
 from mtl_ops.gradients.tasks import Tasks
 from mtl_ops.merging.call import Call
-from mtl_ops.merging.layout import find_layout
 from mtl_ops.merging.merge import merge_rows
 from mtl_ops.merging.rules import Rules
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mtl_ops.merging.layout import Layout, find_layout
+from mtl_ops.gradients.layout import Layout, find_layout
 
 
 def rows(pattern: str) -> list[Tensor | None]:

@@ -5,15 +5,28 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch.optim import Optimizer
 
-if TYPE_CHECKING:
-    from ..optim.optimizer import MultiTaskOptimizer
-
 __all__ = ["TrainingState"]
+
+
+class MergingOptimizer(Protocol):
+    """What is saved of a :class:`mtl_ops.MultiTaskOptimizer`."""
+
+    optimizer: Optimizer
+
+    @property
+    def learnable(self) -> list[torch.nn.Parameter]:
+        """What the method learns itself."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """With what the merging remembers under ``"tasks"``."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores it."""
 
 
 class TrainingState:
@@ -44,7 +57,7 @@ class TrainingState:
         ...     dcp.load(state, checkpoint_id=folder, no_dist=True)
     """
 
-    def __init__(self, model: torch.nn.Module, optimizer: MultiTaskOptimizer) -> None:
+    def __init__(self, model: torch.nn.Module, optimizer: MergingOptimizer) -> None:
         self.model, self.optimizer = model, optimizer
 
     def state_dict(self) -> dict[str, Any]:
@@ -79,7 +92,7 @@ class TrainingState:
 
     def _own_state(self) -> dict[str, Any]:
         """That of the method's own parameters, which no model names."""
-        inner, own = self.optimizer.optimizer, self.optimizer._memory.learnable
+        inner, own = self.optimizer.optimizer, self.optimizer.learnable
         groups = [group for group in inner.param_groups if _is_own(group, own)]
         return {
             "options": [{k: v for k, v in group.items() if k != "params"} for group in groups],
@@ -87,7 +100,7 @@ class TrainingState:
         }
 
     def _load_own_state(self, state: dict[str, Any]) -> None:
-        inner, own = self.optimizer.optimizer, self.optimizer._memory.learnable
+        inner, own = self.optimizer.optimizer, self.optimizer.learnable
         groups = [group for group in inner.param_groups if _is_own(group, own)]
         for group, options in zip(groups, state["options"], strict=True):
             group.update(options)
@@ -101,10 +114,10 @@ class TrainingState:
 
 
 @contextlib.contextmanager
-def _without_own(optimizer: MultiTaskOptimizer) -> Iterator[None]:
+def _without_own(optimizer: MergingOptimizer) -> Iterator[None]:
     """Takes the method's own parameters out of the inner optimizer for a while."""
     inner: Optimizer = optimizer.optimizer
-    own = optimizer._memory.learnable
+    own = optimizer.learnable
     places = [k for k, group in enumerate(inner.param_groups) if _is_own(group, own)]
     groups = [inner.param_groups[k] for k in places]
     state: dict[torch.Tensor, Any] = {

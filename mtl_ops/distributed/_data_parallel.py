@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from ..gradients.layout import NOTHING_REACHED, Layout, find_layout
 from ..gradients.rows import columns, dtypes_of
 from ..gradients.tasks import Tasks
 from ..merging.call import Call, Part
-from ..merging.layout import NOTHING_REACHED, Layout, find_layout
 from ..merging.merge import merge_rows
 from ..merging.report import Report
 from ..merging.sink import Early

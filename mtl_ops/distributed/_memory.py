@@ -3,39 +3,44 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
-from typing import Any
-
-from torch.optim import Optimizer
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from ._settings import show
 
-__all__ = ["memory_of", "trained_of"]
+__all__ = ["Watched", "Watcher"]
 
 
-def memory_of(owner: Optimizer) -> Callable[[], Mapping[str, Any]]:
-    """Returns what the merging remembers, with tensors as hashes; does not keep the optimizer."""
-    known = weakref.ref(owner)
+class Watched(Protocol):
+    """What merges over processes."""
 
-    def memory() -> Mapping[str, Any]:
-        one = known()
-        if one is None:
-            return {}
-        return {name: _digest(value) for name, value in one.state_dict()["tasks"].items()}
+    def remembered(self) -> Mapping[str, Any]:
+        """What the merging remembers from step to step."""
 
-    return memory
+    def trained(self) -> list[bool]:
+        """Which parameters require a gradient."""
 
 
-def trained_of(owner: Optimizer) -> Callable[[], list[bool]]:
-    """Returns of each parameter whether it requires a gradient; does not keep the optimizer."""
-    known = weakref.ref(owner)
+class Watcher:
+    """Asks it, and does not keep it alive.
 
-    def trained() -> list[bool]:
-        one = known()
-        groups = [] if one is None else one.param_groups
-        return [param.requires_grad for group in groups for param in group["params"]]
+    Args:
+        watched: What merges; ``None`` for nothing.
+    """
 
-    return trained
+    def __init__(self, watched: Watched | None = None) -> None:
+        self._known = (lambda: None) if watched is None else weakref.ref(watched)
+
+    def remembered(self) -> dict[str, Any]:
+        """What it remembers, with tensors as hashes."""
+        one = self._known()
+        found = {} if one is None else one.remembered()
+        return {name: _digest(value) for name, value in found.items()}
+
+    def trained(self) -> list[bool]:
+        """Which parameters require a gradient."""
+        one = self._known()
+        return [] if one is None else one.trained()
 
 
 def _digest(value: Any) -> Any:

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.optim import Optimizer
 
 from ..gradients.tasks import Tasks
 from ..merging.call import Call
 from ..merging.report import Report
 from ..merging.sink import Early, Sink, add_to_grads
 from ._collectives import Collectives
-from ._memory import memory_of, trained_of
+from ._memory import Watched, Watcher
 from ._samples import Samples, read_samples
 from ._settings import compare
 
@@ -55,8 +54,7 @@ class Processes(Sink, ABC):
         self.reads = 0
         self.world = dist.get_world_size(group)
         self.rank = dist.get_rank(group)
-        self._memory: Callable[[], Mapping[str, Any]] = dict
-        self._trained: Callable[[], list[bool]] = list
+        self._watcher = Watcher()
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
@@ -84,7 +82,7 @@ class Processes(Sink, ABC):
         """After a failure: what is remembered has to be the same, or the processes drift apart."""
         self.wire.watch.resumed = False
         try:
-            compare(self.wire, self._memory(), self._device)
+            compare(self.wire, self._watcher.remembered(), self._device)
         except ValueError as error:
             raise self.wire.watch.common(
                 self.wire.watch.close(f"another state ({error})")
@@ -159,7 +157,7 @@ class Processes(Sink, ABC):
         facts: Mapping[str, Any],
         generator: torch.Generator | None,
         device: torch.device,
-        owner: Optimizer,
+        owner: Watched,
     ) -> torch.Generator:
         """Checks what the optimizer was made with, and returns what all of them draw numbers from.
 
@@ -167,13 +165,13 @@ class Processes(Sink, ABC):
             facts: Everything that has to be the same.
             generator: What this process would draw from; ``None`` for one with the seed of rank 0.
             device: Of the parameters.
-            owner: The optimizer, of which is compared what it remembers after a failure, and which parameters
-                require a gradient.
+            owner: Of which is compared what it remembers after a failure, and which parameters require a
+                gradient.
 
         Raises:
             ValueError: On every process, if it is not the same.
         """
-        self._device, self._memory, self._trained = device, memory_of(owner), trained_of(owner)
+        self._device, self._watcher = device, Watcher(owner)
         with self.wire.call():
             self.check_same(facts, device)
             if generator is not None:
@@ -245,7 +243,7 @@ class Processes(Sink, ABC):
             text = None if problem is None else str(problem)
             self._raise_together(problem, self.wire.gather(text, device))
         if any(row[_TRAINED][0] != rows[0][_TRAINED][0] for row in rows):
-            self.check_same({"requires_grad": self._trained()}, device)
+            self.check_same({"requires_grad": self._watcher.trained()}, device)
         self._check_table(tasks, rows)
         if any(row[_GIVEN][0] for row in rows):
             self.check_same(given or {}, device)
@@ -298,7 +296,7 @@ class Processes(Sink, ABC):
         """``(world, 7, T)`` float64, what every process has to say of each task."""
         mine = torch.zeros(len(FACTS), count, dtype=torch.float64)
         mine[_GIVEN] = float(bool(given))
-        mine[_TRAINED] = float(zlib.crc32(bytes(self._trained())))
+        mine[_TRAINED] = float(zlib.crc32(bytes(self._watcher.trained())))
         if problem is not None:
             mine[_FAILED] = 1.0
             mine = mine.to(device)

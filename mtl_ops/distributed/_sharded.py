@@ -16,11 +16,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..gradients.graph import leaf_tensors
+from ..gradients.layout import NOTHING_REACHED, find_layout
 from ..gradients.rows import columns, dtypes_of
 from ..gradients.storage import is_dtensor
 from ..gradients.tasks import Tasks
 from ..merging.call import Call, Part
-from ..merging.layout import NOTHING_REACHED, find_layout
 from ..merging.merge import merge_rows
 from ..merging.report import Report
 from ..merging.sink import Early

@@ -14,6 +14,7 @@ from .tasks import Tasks
 
 __all__ = [
     "differentiate",
+    "explain",
     "joint_backward",
     "joint_gradient",
     "raw_gradient",
@@ -130,7 +131,7 @@ def raw_gradient(
         chosen = [params[p] for p in places]
         found = source.derive([start], chosen, [tasks.factor(task)], retain_graph)
     except RuntimeError as error:
-        _explain(error, tasks.label(task))
+        explain(error, tasks.label(task))
         raise
     for p, row in zip(places, found, strict=True):
         rows[p] = row
@@ -151,7 +152,7 @@ def joint_gradient(
     try:
         rows = source.derive(losses, params, factors, retain_graph)
     except RuntimeError as error:
-        _explain(error, "one of them")
+        explain(error, "one of them")
         raise
     return source.kept(rows)
 
@@ -164,7 +165,7 @@ def joint_backward(
     try:
         torch.autograd.backward(losses, factors, retain_graph=retain_graph, inputs=list(params))
     except RuntimeError as error:
-        _explain(error, "one of them")
+        explain(error, "one of them")
         raise
 
 
@@ -193,7 +194,7 @@ def _weighted(tasks: Tasks, weights: Tensor) -> tuple[list[Tensor], list[Tensor]
     return losses, factors
 
 
-def _explain(error: RuntimeError, label: str) -> None:
+def explain(error: RuntimeError, label: str) -> None:
     """One sentence for what users run into; any other error is left as it is.
 
     Raises:

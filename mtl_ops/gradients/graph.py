@@ -59,14 +59,14 @@ def warn_of_graph(
         warnings.warn(
             f"No loss reaches {len(unreached)} of the optimizer's {len(params)} parameters, which get no "
             f"gradient; the first has shape {unreached[0]}.",
-            stacklevel=4,
+            stacklevel=5,
         )
     if not shared_known and hidden_by_compiler(losses):
         warnings.warn(
             "The losses use different outputs of one compiled model, which hides what each of them reaches: all "
             "its parameters count as shared. Name those that are in `shared`, or compile the model without the "
             "heads.",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

@@ -57,7 +57,7 @@ def warn_of_hidden_heads(losses: Sequence[Tensor | None]) -> None:
             "gets its gradient from alone: their predictions are joined in one tensor, of which each loss picks a "
             "part in a way that the graph does not tell. They count as shared. Name those that are in `shared`, or "
             "index the joined tensor by slices and numbers.",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,7 +12,11 @@ from torch import Tensor
 from .batched import Batching
 from .rows import dense
 
-__all__ = ["PLAIN", "Source"]
+__all__ = ["PLAIN", "Gradients", "Source"]
+
+#: What the gradients of the tasks are: of the parameters' size; factors, wherever these are no dearer; whichever is
+#: faster; factors of the losses of single samples.
+Gradients = Literal["dense", "factored", "auto", "by_sample"]
 
 #: Computes the gradient of ``Σ factor · output`` by each of several tensors or edges of the graph; ``None``
 #: where none reaches it. Takes the outputs, what to differentiate by, the factors, and whether to keep the graph.

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..gradients.layout import Layout
 from ..gradients.rows import columns
 from ..methods import CoordinateMethod
 from .call import Call, Part
-from .layout import Layout
 
 __all__ = ["clip_merged", "merge_coordinates", "write_coordinates"]
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..gradients.layout import Layout
 from ..gradients.rows import measured_rows, on_device, unscaled
 from ..methods import CoordinateMethod, TrackingMethod
 from .call import WHOLE, Call, Part
 from .coordinates import merge_coordinates
-from .layout import Layout
 from .report import Report
 from .rules import Rules
 from .scaled_clip import clip_elements, with_scaled_threshold

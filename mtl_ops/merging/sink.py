@@ -8,14 +8,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..gradients.layout import NOTHING_REACHED, find_layout
 from ..gradients.rows import columns, dtypes_of
 from ..gradients.sparse import add_to_grad, stand_ins
 from .call import Call
-from .layout import NOTHING_REACHED, find_layout
 from .merge import merge_rows
 from .report import Report
 
-__all__ = ["GRADS", "Early", "Sink", "add_to_grads"]
+__all__ = ["GRADS", "Early", "Sink", "add_to_grads", "write_grads"]
 
 
 class Early(Protocol):
@@ -58,22 +58,14 @@ class Sink:
             rows = columns(rows, len(params), layout.kept)
         if not reached:
             raise ValueError(NOTHING_REACHED)
-        dtypes = dtypes_of(rows, reached)
-        pairs = list(zip(reached, dtypes, strict=True))
-        as_stored = all(param.dtype == dtype for param, dtype in pairs)
-        accumulate = as_stored and any(param.grad is not None for param in reached)
-        if accumulate:
-            out = [torch.zeros_like(p) if p.grad is None else p.grad for p in reached]
-        else:
-            out = [torch.empty_like(param, dtype=dtype) for param, dtype in pairs]
-        report = merge_rows(call, rows, out, layout, accumulate=accumulate)
-        rows.clear()
-        whole.clear()
-        if as_stored:
-            for param, gradient in zip(reached, out, strict=True):
-                param.grad = gradient
-        else:
-            add_to_grads(dict(enumerate(out)), reached)
+
+        def write_(out: list[Tensor], accumulate: bool) -> Report:
+            report = merge_rows(call, rows, out, layout, accumulate=accumulate)
+            rows.clear()
+            whole.clear()
+            return report
+
+        report = write_grads(reached, dtypes_of(rows, reached), write_)
         for stand_in in instead.values():
             stand_in.land()
         return report
@@ -110,6 +102,34 @@ class Sink:
 
 #: Of one process.
 GRADS = Sink()
+
+
+def write_grads(
+    params: Sequence[Tensor],
+    dtypes: Sequence[torch.dtype],
+    write_: Callable[[list[Tensor], bool], Report],
+) -> Report:
+    """Adds to ``.grad`` what is written to tensors of the parameters' shapes.
+
+    Args:
+        params: The parameters.
+        dtypes: Of what is written for each.
+        write_: Writes to the tensors, or adds to them, and frees what it needs for that.
+    """
+    pairs = list(zip(params, dtypes, strict=True))
+    as_stored = all(param.dtype == dtype for param, dtype in pairs)
+    accumulate = as_stored and any(param.grad is not None for param in params)
+    if accumulate:
+        out = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
+    else:
+        out = [torch.empty_like(param, dtype=dtype) for param, dtype in pairs]
+    report = write_(out, accumulate)
+    if as_stored:
+        for param, gradient in zip(params, out, strict=True):
+            param.grad = gradient
+    else:
+        add_to_grads(dict(enumerate(out)), params)
+    return report
 
 
 def add_to_grads(merged: dict[int, Tensor], params: Sequence[Tensor]) -> None:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..gradients.layout import Layout
 from ..methods import TrackingMethod
 from .call import Call
-from .layout import Layout
 
 __all__ = ["Tracked", "show"]
 

@@ -22,6 +22,7 @@ class Fact(enum.Enum):
     SEGMENT_WEIGHTS = "what is not shared has weights of its own"
     MEASURED_WHOLE = "where G is measured, the whole gradient of each task is at hand"
     EVERY_STEP = "every step has the gradient of each task"
+    ROWS = "the gradient of each task is there by itself"
     GRAM_ALONE = "weights follow from the Gram matrix alone"
     ONE_SET = "all shared parameters are weighed together"
     GRAPH_DECIDES = "the graph says what is shared"
@@ -30,6 +31,8 @@ class Fact(enum.Enum):
     WHOLE_PARAMETERS = "every process holds whole parameters"
     SUMMED_FIRST = "gradients are summed over the processes before they are measured"
     FEATURES = "the features are handed in"
+    ONE_PROCESS = "there is one process"
+    ONE_BATCH = "a step has one batch"
     ONE_STEP = "a call of `step` is one step of the inner optimizer"
 
 
@@ -40,10 +43,12 @@ class Situation:
     Attributes:
         sharded: Whether the parameters are DTensors.
         accumulating: Whether gradients of micro-batches are to be added up.
+        several: Whether there are several processes.
     """
 
     sharded: bool = False
     accumulating: bool = False
+    several: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,14 @@ TRAITS: tuple[Trait, ...] = (
         ),
         takes={Fact.PIECES: "which has to see all coordinates at once"},
     ),
-    Trait("clip_value", _given("clip_value"), "None", (Fact.EVERY_STEP,)),
+    Trait(
+        "method",
+        lambda s, _: s.method.needs == "coordinates" or s.method.tracks,
+        otherwise="another",
+        needs=(Fact.ROWS,),
+    ),
+    Trait("clip_value", _given("clip_value"), "None", (Fact.EVERY_STEP, Fact.ROWS)),
+    Trait("grad_dtype", _given("grad_dtype"), "None", (Fact.ROWS,)),
     Trait("max_task_norm", _given("max_task_norm"), "None", (Fact.MEASURED_WHOLE,)),
     Trait(
         "memory",
@@ -130,6 +142,7 @@ TRAITS: tuple[Trait, ...] = (
         (
             Fact.TASK_GRADIENTS,
             Fact.ONE_BY_ONE,
+            Fact.ROWS,
             Fact.MEASURED_WHOLE,
             Fact.PIECES,
             Fact.WHOLE_PARAMETERS,
@@ -177,8 +190,21 @@ TRAITS: tuple[Trait, ...] = (
         "batched",
         _set("batched", False),
         "False",
-        (Fact.WHOLE_PARAMETERS,),
+        (Fact.WHOLE_PARAMETERS, Fact.ROWS),
         takes={Fact.ONE_BY_ONE: "which computes all gradients at once"},
+    ),
+    Trait(
+        "gradients",
+        lambda s, _: s.gradients in ("factored", "by_sample"),
+        "'dense' or 'auto'",
+        (Fact.TASK_GRADIENTS, Fact.MEASURED_WHOLE, Fact.WHOLE_PARAMETERS, Fact.ONE_PROCESS),
+        takes={Fact.ROWS: "which forms no gradient of a single task"},
+    ),
+    Trait(
+        "gradients",
+        lambda s, _: s.gradients == "by_sample",
+        "another",
+        (Fact.ONE_BATCH, Fact.EVERY_STEP),
     ),
     Trait("grad_scaler", _given("grad_scaler"), "left out", (Fact.ONE_STEP,)),
     Trait(
@@ -196,6 +222,7 @@ TRAITS: tuple[Trait, ...] = (
         (Fact.WHOLE_PARAMETERS,),
         takes={
             Fact.SUMMED_FIRST: "which measures and merges in each process what it has",
+            Fact.ONE_PROCESS: "which measures and merges in each process what it has",
         },
     ),
     Trait(
@@ -209,6 +236,18 @@ TRAITS: tuple[Trait, ...] = (
         lambda _, situation: situation.accumulating,
         takes={Fact.PIECES: "which are all held until they are merged"},
         phrase="to accumulate the gradients of every task",
+    ),
+    Trait(
+        "accumulate",
+        lambda _, situation: situation.accumulating,
+        takes={Fact.ONE_BATCH: "whose samples are others each time"},
+        phrase="to accumulate gradients",
+    ),
+    Trait(
+        "processes",
+        lambda _, situation: situation.several,
+        takes={Fact.ONE_PROCESS: "which sum the gradients of each task"},
+        phrase="with several processes",
     ),
 )
 

@@ -2,40 +2,30 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from ..distributed import Distributed, Samples, make_processes, read_samples
-from ..gradients.batched import Batching
-from ..gradients.graph import allow_repeated_backward, refuse_reentrant_checkpoints, warn_of_graph
-from ..gradients.hidden import warn_of_hidden_heads
-from ..gradients.parameters import (
-    Granularity,
-    Parameters,
-    find_parameters,
-)
-from ..gradients.source import Source
-from ..gradients.storage import is_dtensor
-from ..gradients.tasks import Losses, Tasks
-from ..merging.call import Call
+from ..distributed import Distributed, Samples
+from ..gradients.parameters import Granularity
+from ..gradients.source import Gradients
+from ..gradients.tasks import Losses
 from ..merging.report import Report
-from ..merging.rules import Nonfinite, TaskWeights, read_task_weights
-from ..merging.sink import GRADS
+from ..merging.rules import Nonfinite, Rules, TaskWeights, check_task_weights
 from ..methods import Method
-from ..step.make import Plan, make_step
-from ..step.step import Step
-from ..step.unchanged import Before
-from .checkpoints import CheckpointedOptimizer
 from .closures import Remembered
-from .facts import Situation, check_together
-from .settings import make_settings
+from .inner_step import InnerStep
+from .learned_group import state_with_group
+from .merger import Merger, Request
+from .parts import load_parts, parts_of, save_parts
+from .settings import Settings, make_settings
 from .turns import Groups, Order, Turns
+from .wrapper import OptimizerWrapper
 
 __all__ = ["MultiTaskOptimizer"]
 
@@ -45,7 +35,7 @@ _TURNS = (
 )
 
 
-class MultiTaskOptimizer(CheckpointedOptimizer):
+class MultiTaskOptimizer(OptimizerWrapper):
     """Merges the gradients of several losses before each step of an inner optimizer.
 
     :meth:`backward` differentiates every loss, merges the gradients with the method, clips, and
@@ -136,6 +126,16 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
             parameters see the gradients of all tasks at once, those of the tensors where sharing begins
             zeros before; if one of these changes its gradient the tasks go one by one. Tensors with
             ``retain_grad()`` are left with a batch in ``.grad`` that is of no use. Not for DTensors.
+        gradients: ``"dense"``: the gradient of each task is computed. ``"factored"``: of a weight that is in products
+            (linear layers, convolutions, embeddings) it is a product itself, of what the forward saved and of the
+            gradient of the product's output, and is measured and merged as such, which takes less time where layers
+            are wider than the batch has rows, and holds no T gradients. Exact, but for rounding. What else a model
+            does with a parameter, and layers where factors are dearer, are as dense. The first step of a kind of
+            model is verified by one backward more: where hooks of intermediate tensors change gradients, it warns and
+            goes without. Hooks of parameters are not called. ``"auto"``: as ``"factored"`` where that saves a good
+            part of the step, as ``"dense"`` elsewhere. ``"by_sample"``: the losses are one tensor ``(B,)``, each of
+            a sample whose rows feed no other loss, and all gradients come from one backward of their sum; samples
+            that see each other, as in batch normalisation, are refused.
         distributed: How to merge over processes with different batches that hold the same parameters,
             or, of DTensors, parts of them. ``"exact"``: as one process would with the joint batch.
             ``"mean_gram"``: with weights from the mean of the processes' Gram matrices, an
@@ -188,6 +188,7 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         grad_dtype: torch.dtype | None = None,
         memory: Literal["stream"] | None = None,
         batched: bool = False,
+        gradients: Gradients = "dense",
         groups: Groups | None = None,
         order: Order = "fixed",
         closing_joint: bool = False,
@@ -196,12 +197,11 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         module: torch.nn.Module | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        everything = [
-            p for group in getattr(optimizer, "param_groups", ()) for p in group["params"]
-        ]
+        super().__init__(optimizer)
+        params = [param for group in optimizer.param_groups for param in group["params"]]
         settings = make_settings(
             method,
-            everything,
+            params,
             tasks=tasks,
             task_weights=task_weights,
             max_task_norm=max_task_norm,
@@ -216,6 +216,7 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
             grad_dtype=grad_dtype,
             memory=memory,
             batched=batched,
+            gradients=gradients,
             groups=groups,
             order=order,
             closing_joint=closing_joint,
@@ -224,31 +225,54 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
             module=module,
             generator=generator,
         )
-        super().__init__(optimizer, settings.rules, settings.grad_scaler)
-        check_together(settings, Situation(sharded=any(is_dtensor(p) for p in everything)))
-        self.settings = settings
-        self.method = settings.method
-        self.task_weights = settings.task_weights
-        self.granularity = settings.granularity
-        self._shared = settings.shared
         self._turns = None
         if settings.groups is not None:
             self._turns = Turns(settings.groups, settings.order, settings.closing_joint)
-        params = [param for param in everything if param.requires_grad]
-        self._parallel = make_processes(distributed, process_group, module, params)
-        if self._parallel is not None:
-            drawn = generator or self.method.generator
-            facts = settings.compared(everything)
-            generator = self._parallel.begin(facts, drawn, self._device(), self)
-        self._step = self._make_step()
-        self.generator = generator
-        if generator is not None:
-            self.method.generator = generator
-        if settings.tasks is not None:
-            self._bind(settings.tasks, len(settings.tasks))
-            if self._turns is not None:
+            if settings.tasks is not None:
                 self._turns.check(settings.tasks, len(settings.tasks))
-        allow_repeated_backward()
+        self._merger = Merger(settings, optimizer, learns=True)
+
+    # ---- what was chosen ------------------------------------------------------------------------
+
+    @property
+    def settings(self) -> Settings:
+        """All options."""
+        return self._merger.settings
+
+    @property
+    def method(self) -> Method:
+        """What weighs the tasks."""
+        return self._merger.method
+
+    @property
+    def rules(self) -> Rules:
+        """Clipping, and what to do about gradients that are not finite."""
+        return self.settings.rules
+
+    @property
+    def task_weights(self) -> TaskWeights | None:
+        """Factors of the tasks' gradients; they may be set anew."""
+        return self.settings.task_weights
+
+    @task_weights.setter
+    def task_weights(self, weights: TaskWeights | None) -> None:
+        check_task_weights(weights)
+        self._merger.settings = replace(self.settings, task_weights=weights)
+
+    @property
+    def generator(self) -> torch.Generator | None:
+        """Where random methods draw from; ``None`` for the device's default generator."""
+        return self._merger.generator
+
+    @property
+    def learnable(self) -> list[Parameter]:
+        """What the method learns itself."""
+        return self._merger.progress.learnable
+
+    @property
+    def report(self) -> Report:
+        """What the last :meth:`backward` measured and decided."""
+        return self._merger.progress.report
 
     # ---- what a user calls in every step --------------------------------------------------------
 
@@ -289,70 +313,8 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         """
         if self._turns is not None:
             raise RuntimeError(_TURNS)
-        with self._together():
-            self._backward(
-                losses, features=features, samples=samples, retain_graph=retain_graph, **given
-            )
-
-    def _backward(
-        self,
-        losses: Losses,
-        *,
-        features: Tensor | Sequence[Tensor] | None = None,
-        samples: Samples = 1.0,
-        retain_graph: bool = False,
-        **given: Any,
-    ) -> None:
-        groups, before = len(self.optimizer.param_groups), self._before()
-        try:
-            self._merge(before, losses, features, samples, retain_graph, given)
-            before.add()
-        except BaseException:
-            self._put_back(before, groups)
-            raise
-
-    def _merge(
-        self,
-        before: Before,
-        losses: Losses,
-        features: Tensor | Sequence[Tensor] | None,
-        samples: Samples,
-        retain_graph: bool,
-        given: dict[str, Any],
-    ) -> None:
-        """What :meth:`backward` does where no gradient is there yet."""
-        read, memory = self._read(losses, samples, **given), self._memory
-        count = len(read.losses)
-        weights = read_task_weights(self.task_weights, read.names, count, memory.steps)
-        params = self._parameters()
-        call = Call(
-            self.method,
-            read,
-            params,
-            weights,
-            self.rules,
-            given,
-            memory.counter(self._device()),
-            retain_graph,
-            _as_features(features, self._step),
-            memory.steps,
-        )
-        if memory.steps == 0:
-            refuse_reentrant_checkpoints(read.losses)
-        look = not memory.looked_at_graph and len(read.present) == count
-        look = look and (self._parallel is None or self._parallel.leaves_known)
-        if look and params.shared is None and self._parallel is None:
-            warn_of_hidden_heads(read.losses)
-        before.set_aside(memory.learnable)
-        fresh = before.set_aside(params.tensors)
-        if self._step.sums is not None:
-            before.forget(self._step, "sums")  # they are added to
-        report = self._step.backward(call)
-        memory.report, memory.unmerged = report, None
-        memory.unstepped = [report] if fresh else [*memory.unstepped, report]
-        if look:
-            memory.looked_at_graph = True
-            warn_of_graph(read.losses, params.tensors, params.shared is not None)
+        with self._merger.together():
+            self._merger.backward(losses, Request(features, samples, retain_graph, given))
 
     def accumulate(
         self,
@@ -383,30 +345,26 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         """
         if self._turns is not None:
             raise RuntimeError(_TURNS)
-        check_together(self.settings, Situation(accumulating=True))
-        groups, before = len(self.optimizer.param_groups), self._before()
-        with self._together():
-            try:
-                self._accumulate(before, losses, features, samples)
-            except BaseException:
-                self._put_back(before, groups)
-                raise
+        with self._merger.together():
+            self._merger.accumulate(losses, Request(features, samples))
 
-    def _accumulate(
-        self,
-        before: Before,
-        losses: Losses,
-        features: Tensor | Sequence[Tensor] | None,
-        samples: Samples,
-    ) -> None:
-        read, memory = self._read(losses, samples), self._memory
-        weights = read_task_weights(self.task_weights, read.names, len(read.losses), memory.steps)
-        params, counter = self._parameters(), memory.counter(self._device())
-        call = Call(self.method, read, params, weights, self.rules, times_skipped=counter)
-        chosen = _as_features(features, self._step)
-        before.forget(self._step, "sums")  # a part may have been added after an error
-        self._step.accumulate(replace(call, step=memory.steps, features=chosen))
-        memory.unmerged = None
+    def observe(self, losses: Losses, *, samples: Samples = 1.0) -> None:
+        """Shows the method the losses of the same batch after the step, for ``famo``.
+
+        Args:
+            losses: As of :meth:`backward`; they need no gradient.
+            samples: As of :meth:`backward`.
+
+        Raises:
+            TypeError: If the losses are not tensors, or the method has no use for them.
+            ValueError: As :meth:`backward`.
+        """
+        self._merger.observe(losses, samples)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As ``torch.optim.Optimizer.zero_grad``; forgets accumulated gradients, too."""
+        self._merger.forget()
+        super().zero_grad(set_to_none)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """The inner optimizer's step, unless the gradients are lost (see ``nonfinite``).
@@ -416,112 +374,84 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
 
         Args:
             closure: Evaluates the losses, calls :meth:`backward` and returns the total loss, for
-                optimizers that evaluate several times a step, such as ``LBFGS``. With ``groups`` it
-                returns the losses, in any form that :meth:`backward` takes, and calls nothing.
+                optimizers that evaluate within their step, such as ``LBFGS`` or SAM. It is theirs to
+                call. If the gradients of the first evaluation are lost, or it fails, the step ends there
+                and the parameters are where they were; a NaN in a later one is the inner optimizer's to
+                deal with. With ``groups`` it returns the losses, in any form that :meth:`backward` takes,
+                and calls nothing.
 
         Returns:
-            What the inner optimizer returns; with ``groups`` the losses of the first evaluation.
+            What the inner optimizer returns; the closure's result if the step is called off; with ``groups``
+            the losses of the first evaluation.
 
         Raises:
             RuntimeError: With ``groups``, if there is no closure.
         """
+        merger = self._merger
+        progress, settings = merger.progress, merger.settings
+        inner = InnerStep(self, progress, settings.rules, settings.grad_scaler)
         if self._turns is None:
-            with self._together():
-                return super().step(closure)
+            with merger.together():
+                return inner.take(closure)
         if closure is None:
             raise RuntimeError(_TURNS)
-        memory, steps = self._memory, self._memory.steps
+
+        def turn(evaluate: Callable[[], Losses], steps: int) -> Tensor | None:
+            progress.steps = steps
+            return self._turn(inner, evaluate)
+
+        steps = progress.steps
         seed = torch.initial_seed() if self.generator is None else self.generator.initial_seed()
-        alone = self._parallel is None
-        with self._together():
-            first = self._turns.take(closure, self._read_own, self._take_turn, steps, seed, alone)
-        memory.steps = steps + 1  # however many turns it has
+        with merger.together():
+            alone = merger.processes is None
+            first = self._turns.take(closure, merger.read_own, turn, steps, seed, alone)
+        progress.steps = steps + 1  # however many turns it has
         return first
 
-    def _take_turn(self, evaluate: Callable[[], Losses], steps: int) -> Tensor | None:
+    def _turn(self, inner: InnerStep, evaluate: Callable[[], Losses]) -> Tensor | None:
         """One update with the losses of a group; returns those of the joint batch, ``(T,)``."""
+        merger = self._merger
 
         def closure() -> Tensor:
             self.zero_grad()
-            self._backward(evaluate())
-            return _total(self._memory.report)
+            merger.backward(evaluate(), Request())
+            losses = merger.progress.report.losses
+            assert losses is not None
+            return losses.nansum()
 
-        self._memory.steps = steps
-        first = closure()
-        params = self._parameters().tensors
-        super().step(Remembered(closure, first, params))
-        return self._memory.report.losses
+        inner.take(Remembered(closure, closure(), merger.params.tensors))
+        return merger.progress.report.losses
+
+    # ---- checkpoints and copies -----------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The inner optimizer's state, and under ``"tasks"`` what the merging remembers.
+
+        Tensors, numbers and strings only, for ``torch.load(weights_only=True)``.
+        """
+        state = super().state_dict()
+        state["tasks"] = save_parts(self._merger, parts_of(self._merger, self._turns))
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores what :meth:`state_dict` returned.
+
+        The state of a bare inner optimizer is accepted, too; the merging then starts afresh.
+
+        Raises:
+            ValueError: If the state is of another method or of other tasks.
+        """
+        state = dict(state_dict)
+        tasks, merger = state.pop("tasks", None), self._merger
+        parts = parts_of(merger, self._turns)
+
+        def load_inner() -> None:
+            full = state_with_group(self.optimizer, merger.progress.learnable, state)
+            super(MultiTaskOptimizer, self).load_state_dict(full)
+
+        load_parts(merger, parts, tasks, load_inner)
 
     def __repr__(self) -> str:
-        return f"MultiTaskOptimizer({self.method!r}, {self.optimizer!r})"
-
-    # ---- what backward needs --------------------------------------------------------------------
-
-    def _read(self, losses: Losses, samples: Samples, **given: Any) -> Tasks:
-        if self._parallel is None:
-            read = self._read_own(losses)
-            read_samples(samples, read)  # of one process they change nothing, but are checked
-        else:
-            own, count = functools.partial(self._read_own, losses), self._memory.count
-            read = self._parallel.read(own, count, samples, self._device(), given)
-        if self._memory.count is None:
-            self._bind(read.names, len(read.losses))
-        if self._grad_scaler is not None:
-            one = torch.ones((), device=self._device())
-            read = replace(read, scale=self._grad_scaler.scale(one))
-        return read
-
-    def _before(self) -> Before:
-        """What is put back after an error."""
-        changed = (self._memory, self.method, self._step)
-        return Before(changed, self.generator or self.method.generator, self._device())
-
-    def _put_back(self, before: Before, groups: int) -> None:
-        """After an error; ``groups`` is how many parameter groups there were."""
-        before.put_back()
-        if self._memory.count is None:  # again: the method has no group yet
-            del self.optimizer.param_groups[groups:]
-
-    def _make_step(self) -> Step:
-        settings, parallel = self.settings, self._parallel
-        source = Source(settings.grad_dtype, Batching() if settings.batched else None)
-        if parallel is not None:
-            source = replace(source, derive=parallel.derive, leaves_known=parallel.leaves_known)
-        plan = Plan(
-            self.method.needs == "losses" and not self.rules.per_task,
-            settings.memory == "stream",
-            settings.gram_on,
-            settings.weights_every,
-        )
-        return make_step(plan, source, GRADS if parallel is None else parallel)
-
-    def _parameters(self) -> Parameters:
-        groups, learnable = self.optimizer.param_groups, self._memory.learnable
-        return find_parameters(groups, self.granularity, self._shared, learnable)
-
-
-def _as_features(features: Tensor | Sequence[Tensor] | None, step: Step) -> list[Tensor]:
-    """The features of a step that takes any.
-
-    Raises:
-        ValueError: If they are something else, missing, or of no use.
-    """
-    if not step.takes_features:
-        if features is not None:
-            raise ValueError(
-                'Parameter `features` should be given with `gram_on="features"`. Found it without.'
-            )
-        return []
-    tensors = [features] if isinstance(features, Tensor) else list(features or ())
-    if not tensors or not all(isinstance(f, Tensor) and f.requires_grad for f in tensors):
-        raise ValueError(
-            'Parameter `features` should be a tensor that requires a gradient, or several, with `gram_on="features"`. '
-            f"Found {'None' if features is None else 'something else'}."
-        )
-    return list({id(tensor): tensor for tensor in tensors}.values())
-
-
-def _total(report: Report) -> Tensor:
-    """The sum of the losses that are there."""
-    assert report.losses is not None
-    return report.losses.nansum()
+        how = self._merger.step.how
+        shown = [repr(self.method), repr(self.optimizer), *([how] if how else [])]
+        return f"MultiTaskOptimizer({', '.join(shown)})"

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..distributed import Distributed
 from ..gradients.checks import check_names, check_owned
 from ..gradients.parameters import Granularity
+from ..gradients.source import Gradients
 from ..merging.rules import (
     Nonfinite,
     Rules,
@@ -50,6 +51,7 @@ class Settings:
     grad_dtype: torch.dtype | None = None
     memory: Literal["stream"] | None = None
     batched: bool = False
+    gradients: Gradients = "dense"
     groups: Groups | None = None
     order: Order = "fixed"
     closing_joint: bool = False
@@ -86,12 +88,18 @@ class Settings:
         return values
 
 
-def make_settings(method: str | Method, params: Sequence[Tensor], **options: Any) -> Settings:
+def make_settings(
+    method: str | Method,
+    params: Sequence[Tensor],
+    owner: str = "the optimizer",
+    **options: Any,
+) -> Settings:
     """Checks each option by itself.
 
     Args:
         method: A name or a method.
-        params: The optimizer's parameters.
+        params: The parameters.
+        owner: How messages call what holds them.
         **options: As of :class:`Settings`.
 
     Raises:
@@ -101,7 +109,7 @@ def make_settings(method: str | Method, params: Sequence[Tensor], **options: Any
     read: dict[str, Any] = {}
     for name, value in options.items():
         check = _CHECKS.get(name)
-        read[name] = value if check is None else check(name, value, params)
+        read[name] = value if check is None else check(name, value, Owned(params, owner))
     settings = Settings(resolve(method), **read)
     _ = settings.rules  # checks the thresholds
     check_groups(settings.groups, settings.order, settings.closing_joint)
@@ -113,11 +121,20 @@ def make_settings(method: str | Method, params: Sequence[Tensor], **options: Any
 
 # ---- one check an option: the name, what was found, the optimizer's parameters; the value ----------
 
-_Check = Callable[[str, Any, Sequence[Tensor]], Any]
+
+@dataclass(frozen=True)
+class Owned:
+    """Parameters, and how messages call what holds them."""
+
+    params: Sequence[Tensor]
+    owner: str
+
+
+_Check = Callable[[str, Any, Owned], Any]
 
 
 def _one_of(words: Sequence[str], none: bool = False) -> _Check:
-    def check(name: str, value: Any, _: Sequence[Tensor]) -> Any:
+    def check(name: str, value: Any, _: Owned) -> Any:
         if (none and value is None) or (isinstance(value, str) and value in words):
             return value
         raise ValueError(
@@ -131,7 +148,7 @@ def _one_of(words: Sequence[str], none: bool = False) -> _Check:
 def _instance(kind: Callable[[], type], called: str) -> _Check:
     """None or an object; the type is asked for late, as not every build of torch has it."""
 
-    def check(name: str, value: Any, _: Sequence[Tensor]) -> Any:
+    def check(name: str, value: Any, _: Owned) -> Any:
         if value is not None and not isinstance(value, kind()):
             raise TypeError(
                 f"Parameter `{name}` should be {called} or None. Found {type(value).__name__}."
@@ -141,31 +158,31 @@ def _instance(kind: Callable[[], type], called: str) -> _Check:
     return check
 
 
-def _flag(name: str, value: Any, _: Sequence[Tensor]) -> bool:
+def _flag(name: str, value: Any, _: Owned) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"Parameter `{name}` should be True or False. Found `{name} = {value!r}`.")
     return value
 
 
-def _names(_: str, value: Any, __: Sequence[Tensor]) -> tuple[str, ...] | None:
+def _names(_: str, value: Any, __: Owned) -> tuple[str, ...] | None:
     return None if value is None else check_names(value)
 
 
-def _weights(_: str, value: Any, __: Sequence[Tensor]) -> Any:
+def _weights(_: str, value: Any, __: Owned) -> Any:
     check_task_weights(value)
     return value
 
 
-def _params(name: str, value: Any, params: Sequence[Tensor]) -> list[Tensor] | None:
+def _params(name: str, value: Any, owned: Owned) -> list[Tensor] | None:
     if isinstance(value, str) or not isinstance(value, (Iterable, type(None))):
         raise TypeError(
             f"Parameter `{name}` should be an iterable of parameters. Found {type(value).__name__}."
         )
-    return None if value is None else check_owned(name, value, params, "the optimizer")
+    return None if value is None else check_owned(name, value, owned.params, owned.owner)
 
 
-def _measured_on(name: str, value: Any, params: Sequence[Tensor]) -> Any:
-    chosen = value if value is None or isinstance(value, str) else _params(name, value, params)
+def _measured_on(name: str, value: Any, owned: Owned) -> Any:
+    chosen = value if value is None or isinstance(value, str) else _params(name, value, owned)
     if chosen is not None and (chosen != "features" if isinstance(chosen, str) else not chosen):
         raise ValueError(
             f'Parameter `{name}` should be None, "features" or parameters. '
@@ -174,7 +191,7 @@ def _measured_on(name: str, value: Any, params: Sequence[Tensor]) -> Any:
     return chosen
 
 
-def _positive_integer(name: str, value: Any, _: Sequence[Tensor]) -> int:
+def _positive_integer(name: str, value: Any, _: Owned) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(
             f"Parameter `{name}` should be a positive integer. Found `{name} = {value!r}`."
@@ -182,7 +199,7 @@ def _positive_integer(name: str, value: Any, _: Sequence[Tensor]) -> int:
     return value
 
 
-def _scaler(name: str, value: Any, _: Sequence[Tensor]) -> torch.amp.GradScaler | None:
+def _scaler(name: str, value: Any, _: Owned) -> torch.amp.GradScaler | None:
     if value is not None and not isinstance(value, torch.amp.GradScaler):
         raise TypeError(
             f"Parameter `{name}` should be a torch.amp.GradScaler. Found {type(value).__name__}."
@@ -190,7 +207,7 @@ def _scaler(name: str, value: Any, _: Sequence[Tensor]) -> torch.amp.GradScaler 
     return value if value is not None and value.is_enabled() else None
 
 
-def _dtype(name: str, value: Any, _: Sequence[Tensor]) -> torch.dtype | None:
+def _dtype(name: str, value: Any, _: Owned) -> torch.dtype | None:
     if value is None:
         return None
     if not isinstance(value, torch.dtype):
@@ -205,7 +222,7 @@ def _dtype(name: str, value: Any, _: Sequence[Tensor]) -> torch.dtype | None:
     return value
 
 
-def _stream(name: str, value: Any, _: Sequence[Tensor]) -> Any:
+def _stream(name: str, value: Any, _: Owned) -> Any:
     if value is not None and value != "stream":
         raise ValueError(
             f'Parameter `{name}` should be None or "stream". Found `{name} = {value!r}`.'
@@ -213,7 +230,7 @@ def _stream(name: str, value: Any, _: Sequence[Tensor]) -> Any:
     return value
 
 
-def _order(name: str, value: Any, _: Sequence[Tensor]) -> Any:
+def _order(name: str, value: Any, _: Owned) -> Any:
     if not callable(value) and value not in ORDERS:
         raise ValueError(
             f"Parameter `{name}` should be a function or one of {', '.join(ORDERS)}. "
@@ -233,6 +250,7 @@ _CHECKS: dict[str, _Check] = {
     "grad_dtype": _dtype,
     "memory": _stream,
     "batched": _flag,
+    "gradients": _one_of(get_args(Gradients)),
     "order": _order,
     "closing_joint": _flag,
     "distributed": _one_of(get_args(Distributed), none=True),

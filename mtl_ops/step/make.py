@@ -8,9 +8,12 @@ from typing import Literal
 
 from torch import Tensor
 
+from ..gradients.factored.by_sample import BySample
+from ..gradients.factored.find import Factoring
 from ..gradients.source import Source
 from ..merging.sink import Sink
 from .exact import Exact
+from .factored import Factored
 from .measured_elsewhere import MeasuredElsewhere
 from .step import Step
 from .streamed import Streamed
@@ -28,12 +31,14 @@ class Plan:
         streamed: Whether gradients are freed piece by piece.
         gram_on: Where G is measured; ``None`` for all shared parameters.
         weights_every: In how many steps the weights are solved anew once.
+        factoring: What measures and merges without the gradients of single tasks; ``None`` for rows.
     """
 
     one_backward: bool = False
     streamed: bool = False
     gram_on: Literal["features"] | Sequence[Tensor] | None = None
     weights_every: int = 1
+    factoring: Factoring | BySample | None = None
 
 
 def make_step(plan: Plan, source: Source, sink: Sink) -> Step:
@@ -46,7 +51,9 @@ def make_step(plan: Plan, source: Source, sink: Sink) -> Step:
     """
     if plan.one_backward:
         return WeightedSum(source, sink)
-    exact = Streamed(source, sink) if plan.streamed else Exact(source, sink)
+    exact: Step = Streamed(source, sink) if plan.streamed else Exact(source, sink)
+    if plan.factoring is not None and isinstance(exact, Exact):
+        exact = Factored(plan.factoring, exact)
     if plan.gram_on is None and plan.weights_every == 1:
         return exact
     return MeasuredElsewhere(exact, plan.gram_on, plan.weights_every)

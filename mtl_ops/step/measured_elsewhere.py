@@ -13,10 +13,10 @@ from torch import Tensor
 from .. import ops
 from ..gradients.accumulation import Accumulated
 from ..gradients.differentiate import differentiate
+from ..gradients.layout import NOTHING_REACHED, find_layout
 from ..gradients.rows import columns, unscaled
 from ..gradients.source import Source
 from ..merging.call import Call
-from ..merging.layout import NOTHING_REACHED, find_layout
 from ..merging.merge import find_scale, find_weights
 from ..merging.report import Report
 from .features import feature_rows
@@ -50,6 +50,11 @@ class MeasuredElsewhere(Step):
         self.takes_features = isinstance(gram_on, str)
         self._known: dict[tuple[int, ...], tuple[Measured, int]] = {}  # by tasks; in which step
         self._begun: dict[tuple[int, ...], Measured] = {}  # of micro-batches
+
+    @property
+    def how(self) -> str:  # type: ignore[override]
+        """Of the step that measures."""
+        return self.exact.how
 
     def backward(self, call: Call) -> Report:
         """One backward to ``.grad``, or T to measure G."""

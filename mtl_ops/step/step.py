@@ -26,9 +26,11 @@ class Step(ABC):
     Attributes:
         takes_features: Whether a call brings features.
         sums: The gradients of micro-batches that are not merged yet.
+        how: What a user may want to know of it, for ``repr``; empty for nothing.
     """
 
     takes_features = False
+    how = ""
 
     def __init__(self, source: Source = PLAIN, sink: Sink = GRADS) -> None:
         self.source, self.sink = source, sink

@@ -17,6 +17,7 @@ from torch import Tensor
 from .. import ops
 from ..gradients.checks import check_dtypes
 from ..gradients.differentiate import differentiate, task_gradients
+from ..gradients.layout import NOTHING_REACHED, Layout, find_layout
 from ..gradients.piecewise import Take, in_pieces, split
 from ..gradients.reach import leaves_of_each
 from ..gradients.rows import columns, dtypes_of, unscaled
@@ -25,7 +26,6 @@ from ..gradients.storage import store
 from ..gradients.tasks import Tasks
 from ..merging.call import Call
 from ..merging.coordinates import clip_merged, write_coordinates
-from ..merging.layout import NOTHING_REACHED, Layout, find_layout
 from ..merging.merge import (
     find_scale,
     find_weights,
@@ -75,9 +75,19 @@ class Streamed(Step):
         last = max(tasks.present)
         others = tuple(None if t == last else loss for t, loss in enumerate(tasks.losses))
         others_alone = replace(tasks, losses=others)
-        rows = differentiate(others_alone, params, retain_graph=True, source=self.source)
         call, limit = with_scaled_threshold(call)
-        step = _Pass(call, self.source, list(clip_elements(rows, limit)), limit)
+        # No name for the gradients here: it would hold them when they are freed there.
+        step = _Pass(
+            call,
+            self.source,
+            list(
+                clip_elements(
+                    differentiate(others_alone, params, retain_graph=True, source=self.source),
+                    limit,
+                )
+            ),
+            limit,
+        )
         run = step.in_one_pass if step.needs_no_other_piece else step.in_two_passes
         return run(), step.merged
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..gradients.sparse import summed
 from ..methods import Method
 
 __all__ = ["Before"]
@@ -71,11 +72,11 @@ class Before:
             new = param.grad
             if new is None:
                 sums.append((param, grad))
-            elif _writable(grad):
+            elif _writable(grad) and new.layout == torch.strided:
                 arrived.append(new)
                 held.append((param, grad, grad._version))
             else:
-                sums.append((param, new + grad.detach()))
+                sums.append((param, summed(grad.detach(), new)))
         self._sums, self._held = sums, held
         if held:  # in one call, which is not interrupted half-way
             torch._foreach_add_([grad for _, grad, _ in held], arrived)

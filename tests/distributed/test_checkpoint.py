@@ -69,12 +69,12 @@ def resume(rank: int, world: int, folder: Path) -> None:
         dcp.load(state, checkpoint_id=folder / f"{saved}-{method}")
         steps(net, optimizer, world, rank)
         assert_same(alone, net, 1e-9)
-        own = [list(o._memory.learnable) for o in (one, optimizer)]
+        own = [list(o.learnable) for o in (one, optimizer)]
         assert len(own[0]) == (method == "uncertainty")
         for first, second in zip(*own, strict=True):
             torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-7)
             assert len(optimizer.optimizer.state[second]) == 3
-        assert optimizer._memory.steps == 4
+        assert optimizer._merger.progress.steps == 4
 
 
 def test_four_processes_save_and_two_go_on(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ class TestAlone:
         dcp.load({"t": TrainingState(other, resumed)}, checkpoint_id=tmp_path, no_dist=True)
         steps(other, resumed, 1, 0)
         assert_same(net, other, 0.0)
-        assert torch.equal(optimizer._memory.learnable[0], resumed._memory.learnable[0])
+        assert torch.equal(optimizer.learnable[0], resumed.learnable[0])
 
     def test_of_another_method(self, tmp_path: Path) -> None:
         net, optimizer = start("alone", "pcgrad", 0)

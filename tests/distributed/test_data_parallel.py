@@ -116,7 +116,7 @@ def wire(rank: int, world: int) -> None:
         return counted
 
     ring = (world - 1) / world
-    wire = optimizer._parallel.wire
+    wire = optimizer._merger.processes.wire
     for name, tensor, share in (
         ("start_reduce_scatter", 1, ring),
         ("all_gather", 0, ring),
@@ -141,7 +141,7 @@ def overlap(rank: int, world: int) -> None:
         MultiTaskOptimizer(torch.optim.SGD(net.parameters(), lr=0.01)) for net in (early, late)
     ]
     for optimizer in optimizers:
-        wire = optimizer._parallel.wire
+        wire = optimizer._merger.processes.wire
         wire.start_reduce_scatter = recorded(wire.start_reduce_scatter, events)
     for step in range(4):
         for net, optimizer in zip((early, late), optimizers, strict=True):
@@ -154,7 +154,7 @@ def overlap(rank: int, world: int) -> None:
             for name, loss in losses.items():
                 loss.register_hook(lambda grad, name=name: events.append(name))
             if net is late:
-                optimizer._parallel._flags.clear()
+                optimizer._merger.processes._flags.clear()
             optimizer.backward(losses)
             optimizer.step()
             between = events[events.index("b") : events.index("c")].count("sent")

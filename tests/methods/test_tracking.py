@@ -12,10 +12,10 @@ from resuming import assert_forgets, assert_resumes, take_steps
 from torch import Tensor
 
 import mtl_ops
+from mtl_ops.gradients.layout import Layout
 from mtl_ops.gradients.parameters import Parameters
 from mtl_ops.gradients.tasks import Tasks
 from mtl_ops.merging.call import Call, Part
-from mtl_ops.merging.layout import Layout
 from mtl_ops.merging.merge import merge_rows
 from mtl_ops.methods import DBMTL, ExcessMTL, Method, MoCo, TrackingMethod
 

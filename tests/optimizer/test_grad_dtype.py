@@ -26,6 +26,7 @@ from mtl_ops.gradients.parameters import Parameters
 from mtl_ops.gradients.tasks import Tasks
 from mtl_ops.merging.call import Call
 from mtl_ops.merging.sink import GRADS
+from mtl_ops.optim.merger import Request
 
 BF16 = torch.bfloat16
 
@@ -97,7 +98,7 @@ def test_micro_batches_are_stored_that_way_too() -> None:
     optimizer = wrap(net, "sum", grad_dtype=BF16)
     halves = [batch(0, like=net), batch(1, like=net)]
     optimizer.accumulate({k: v / 2 for k, v in net.losses(halves[0]).items()})
-    stored = optimizer._step.sums
+    stored = optimizer._merger.step.sums
     assert stored is not None
     assert {row.dtype for rows in stored._rows for row in rows if row is not None} == {BF16}
     optimizer.backward({k: v / 2 for k, v in net.losses(halves[1]).items()})
@@ -130,8 +131,8 @@ def test_what_autograd_returned_is_freed_as_it_is_converted() -> None:
     alive: list[weakref.ref[Tensor]] = []
     net.trunk[0].weight.register_hook(lambda gradient: alive.append(weakref.ref(gradient)))
     optimizer = wrap(net, "sum", grad_dtype=BF16)
-    tasks = optimizer._read(net.losses(batch(like=net)), 1.0)
-    rows = differentiate(tasks, list(net.parameters()), source=optimizer._step.source)
+    tasks = optimizer._merger.read(net.losses(batch(like=net)), Request())
+    rows = differentiate(tasks, list(net.parameters()), source=optimizer._merger.step.source)
     assert len(alive) == 3
     assert all(reference() is None for reference in alive)
     assert {row.dtype for row in rows if row is not None} == {BF16}

@@ -214,8 +214,8 @@ def test_autocast_trains() -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             losses = net.losses(DATA)
         optimizer.backward(losses)
-        optimizer._grad_scaler.step(optimizer)
-        optimizer._grad_scaler.update()
+        optimizer.settings.grad_scaler.step(optimizer)
+        optimizer.settings.grad_scaler.update()
         last = sum(loss.item() for loss in losses.values())
         first = last if step == 0 else first
     assert last < 0.5 * first

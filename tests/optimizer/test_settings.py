@@ -59,6 +59,9 @@ VALUES: dict[str, dict[str, Any]] = {
     "shared": {"shared": "SHARED"},
     "grad_dtype": {"grad_dtype": torch.float64},
     "batched": {"batched": True},
+    'gradients="factored"': {"gradients": "factored"},
+    'gradients="auto"': {"gradients": "auto"},
+    'gradients="by_sample"': {"gradients": "by_sample"},
     "grad_scaler": {"grad_scaler": "SCALER"},
     "groups": {"groups": [["a", "b"], ["c"]]},
     'nonfinite="raise"': {"nonfinite": "raise"},
@@ -67,8 +70,8 @@ VALUES: dict[str, dict[str, Any]] = {
     'distributed="mean_gram"': {"distributed": "mean_gram"},
 }
 
-#: What a single process cannot be asked for.
-ELSEWHERE = {"DTensors", 'distributed="mean_gram"'}
+#: What a single process cannot be asked for, or not with a loss for each task.
+ELSEWHERE = {"DTensors", 'distributed="mean_gram"', 'gradients="by_sample"'}
 
 
 def joined(labels: Sequence[str]) -> dict[str, Any] | None:
@@ -84,7 +87,8 @@ def joined(labels: Sequence[str]) -> dict[str, Any] | None:
 def settings_of(options: dict[str, Any], net: Net) -> tuple[Settings, Situation]:
     given = {name: value for name, value in real(options, net).items() if name != "method"}
     settings = make_settings(chosen(options), list(net.parameters()), **given)
-    return settings, Situation("SHARDED" in options, "ACCUMULATE" in options)
+    several = options.get("distributed") == "mean_gram"
+    return settings, Situation("SHARDED" in options, "ACCUMULATE" in options, several)
 
 
 def chosen(options: dict[str, Any]) -> Any:
@@ -214,6 +218,7 @@ def test_facts_are_needed_and_taken_away() -> None:
         *Settings.__dataclass_fields__,
         "parameters",
         "accumulate",
+        "processes",
     }
 
 

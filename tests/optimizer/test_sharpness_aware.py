@@ -189,7 +189,7 @@ def test_a_lost_first_evaluation_changes_nothing(name: str, steps: int, nonfinit
     assert torch.isnan(optimizer.step(closure))
     assert lost["calls"] == lost["at"]
     assert_equal(everything(net, inner), before)
-    assert optimizer._memory.steps == steps + 1
+    assert optimizer._merger.progress.steps == steps + 1
     optimizer.zero_grad()
     closure()
     optimizer.step(closure)
@@ -213,7 +213,7 @@ def test_an_error_in_the_first_evaluation_changes_nothing(name: str) -> None:
     with pytest.raises(ZeroDivisionError):
         optimizer.step(lambda: 1 / 0)
     assert_equal(everything(net, inner), before)
-    assert optimizer._memory.steps == 2
+    assert optimizer._merger.progress.steps == 2
 
 
 def test_gradients_that_were_lost_before_the_step() -> None:
@@ -264,7 +264,7 @@ class TestTurns:
                 closure()
                 bare.step(closure)
         assert_same(nets[0].parameters(), nets[1].parameters(), rtol=1e-9, atol=1e-12)
-        assert wrapped._memory.steps == 4
+        assert wrapped._merger.progress.steps == 4
 
     def test_a_plain_optimizer_evaluates_once_a_turn(self) -> None:
         net, calls = Net(), []

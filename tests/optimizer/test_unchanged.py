@@ -148,8 +148,8 @@ class Run:
     def state(self) -> dict[str, Any]:
         """All that is to stay, copied."""
         optimizer = self.optimizer
-        memory = optimizer._memory
-        step = optimizer._step
+        memory = optimizer._merger.progress
+        step = optimizer._merger.step
         return copy.deepcopy(
             {
                 "gradients": self.gradients(),
@@ -205,7 +205,7 @@ def backward_fails_everywhere(
             return k
         except Injected:
             pass
-        if len(run.optimizer._memory.unstepped) != before["unstepped"]:
+        if len(run.optimizer._merger.progress.unstepped) != before["unstepped"]:
             return k  # failed after the last addition: all was done
         assert_state(run.state(), before, f"after a failure at point {k}:")
         assert all(one is two for one, two in zip(run.gradients(), held, strict=True)), k
@@ -287,11 +287,11 @@ def test_sums_of_micro_batches_stay_or_are_forgotten() -> None:
     for k in range(0, 100, 3):
         run.optimizer.zero_grad()
         run.optimizer.accumulate(run.losses(6)[1])
-        sums, losses = run.optimizer._step.sums, run.losses(7)[1]
+        sums, losses = run.optimizer._merger.step.sums, run.losses(7)[1]
         with pytest.raises(Injected), FailAt(k, after=False):
             run.optimizer.backward(losses)
         assert_state(run.state(), before, f"after a failure at point {k}:")
-        outcomes.append(run.optimizer._step.sums)
+        outcomes.append(run.optimizer._merger.step.sums)
         assert outcomes[-1] in (None, sums)
         losses = run.losses(6)[1]
         with pytest.raises(Injected), FailAt(k % 60, after=False):
@@ -319,13 +319,13 @@ def test_a_turn_fails() -> None:
     with pytest.raises(ZeroDivisionError):
         optimizer.step(closure)
     assert len(calls) == 2  # the first turn does not go through the neck
-    assert optimizer._memory.steps == 1
+    assert optimizer._merger.progress.steps == 1
     assert torch.equal(optimizer.method.rho, rho)
     assert all(param.grad is None for param in net.parameters())
     assert_equal(net.neck.parameters(), params[4:6])
     handle.remove()
     optimizer.step(closure)
-    assert optimizer._memory.steps == 2
+    assert optimizer._merger.progress.steps == 2
 
 
 @pytest.mark.parametrize("name", ["upgrad", "equal", "gradvac", "imtl_l"])
@@ -376,7 +376,7 @@ def test_ctrl_c_at_random_times(kind: str) -> None:
             except KeyboardInterrupt:
                 interrupted += 1
             signal.setitimer(signal.ITIMER_REAL, 0.0)
-            done = len(run.optimizer._memory.unstepped) != before["unstepped"]
+            done = len(run.optimizer._merger.progress.unstepped) != before["unstepped"]
             assert_state(run.state(), expected if done else before, "after Ctrl+C:")
             if done:
                 run = Run(kind, filled=True)

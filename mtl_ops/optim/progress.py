@@ -12,11 +12,11 @@ from torch.nn import Parameter
 
 from ..merging.report import Report
 
-__all__ = ["Memory"]
+__all__ = ["Progress"]
 
 
 @dataclass(eq=False)
-class Memory:
+class Progress:
     """All that changes from step to step, in one object.
 
     Lightning and Fabric wrap an optimizer in an object that starts with a copy of its attributes,
@@ -64,7 +64,7 @@ class Memory:
         """As ``zero_grad`` does."""
         self.unstepped.clear()
 
-    def without_gradients(self) -> Memory:
+    def without_gradients(self) -> Progress:
         """What a copy of the optimizer starts with: not the last losses and measurements."""
         return replace(self, report=Report(), unstepped=[])
 
