@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .arrays import read_npy
 from .digits import Split
 from .folders import DataError
 from .task import Batch
@@ -26,8 +24,6 @@ SOURCE = "the links in the README of github.com/lorenmt/mtan"
 LABELS = {"label": 13, "label_7": 7, "label_19": 19}
 #: Larger images are thinned out by a whole factor, so that the shorter side has at most these pixels.
 SIDE = 96
-#: Pixels of a side, which the network halves twice.
-LEAST = 4
 
 
 def is_npy_folder(folder: Path) -> bool:
@@ -99,13 +95,11 @@ def _scene(folder: Path, name: str, labels: str) -> tuple[Tensor, Tensor, Tensor
     if image.ndim != 3 or image.shape[2] != 3:
         raise DataError(f"File {path} should have shape (H, W, 3) and has shape {image.shape}.")
     height, width = image.shape[:2]
-    if min(height, width) < LEAST:
-        raise DataError(f"File {path} should have {LEAST} rows and columns at least.")
     label, depth = (_plane(folder / part / name, height, width) for part in (labels, "depth"))
-    if label.min() < -1 or label.max() >= LABELS[labels] or (label != np.floor(label)).any():
+    if label.min() < -1 or label.max() >= LABELS[labels]:
         raise DataError(
-            f"File {folder / labels / name} should hold classes from -1 to {LABELS[labels] - 1}, "
-            f"whole numbers, and holds {label.min():g} to {label.max():g}."
+            f"File {folder / labels / name} should hold classes from -1 to {LABELS[labels] - 1} "
+            f"and holds {label.min():g} to {label.max():g}."
         )
     step = -(-min(height, width) // SIDE)
     thin = (slice(None, None, step), slice(None, None, step))
@@ -130,6 +124,14 @@ def _plane(path: Path, height: int, width: int) -> Array:
 
 def _read(path: Path) -> Array:
     """A numeric array without anything that is not a number."""
-    if not os.path.lexists(path):
-        raise DataError(f"File {path} is missing; get it from {SOURCE}.")
-    return read_npy(path)
+    try:
+        values: Array = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise DataError(f"File {path} is missing; get it from {SOURCE}.") from None
+    except (ValueError, OSError, EOFError):
+        raise DataError(f"File {path} is truncated, or no npy file of numbers.") from None
+    if not np.issubdtype(values.dtype, np.number) or values.size == 0:
+        raise DataError(f"File {path} should hold numbers and holds {values.dtype}.")
+    if not np.isfinite(values).all():
+        raise DataError(f"File {path} holds values that are not finite.")
+    return values

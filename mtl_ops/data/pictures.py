@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import random
-import warnings
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +11,7 @@ import torch
 from torch import Tensor
 
 from .digits import Split
-from .folders import DataError, check_names, check_regular, inside, require
-from .lists import read_lines
+from .folders import DataError, require
 
 __all__ = ["celeba", "celeba_attributes", "office", "office_domains"]
 
@@ -27,10 +24,6 @@ SIDE = 64
 CELEBA_COUNTS = (10_000, 2_000)
 ATTRIBUTES, PARTITION = "list_attr_celeba.txt", "list_eval_partition.txt"
 KINDS = (".jpg", ".jpeg", ".png")
-#: What such a file may really be. A name decides nothing, and other formats run other programs.
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
-#: Bytes of a photograph, and its pixels: those of a good telephone.
-BYTES, PIXELS = 2**27, 64_000_000
 
 
 def celeba_attributes(folder: Path) -> list[str]:
@@ -41,12 +34,9 @@ def celeba_attributes(folder: Path) -> list[str]:
     """
     (path,) = require(folder, [ATTRIBUTES], CELEBA_SOURCE)
     lines = _lines(path)
-    first, second, third = (next(lines, (0, "")) for _ in range(3))
-    names = second[1].split()
-    if not third[1] or not first[1].strip().isdecimal() or len(names) < 2:
+    if len(lines) < 3 or not lines[0].strip().isdigit() or len(lines[1].split()) < 2:
         raise DataError(f"File {path} should begin with a number and the names of attributes.")
-    check_names(names, f"File {path}, line {second[0]},")
-    return names
+    return lines[1].split()
 
 
 def celeba(folder: Path, counts: tuple[int, int] = CELEBA_COUNTS) -> Split:
@@ -66,40 +56,31 @@ def celeba(folder: Path, counts: tuple[int, int] = CELEBA_COUNTS) -> Split:
     """
     names = celeba_attributes(folder)
     paths = require(folder, [ATTRIBUTES, PARTITION], CELEBA_SOURCE)
-    pictures = folder / "img_align_celeba"
-    values: dict[str, list[bool]] = {}
-    rows = _lines(paths[0])
-    next(rows), next(rows)
-    for number, line in rows:
+    values: dict[str, list[float]] = {}
+    for number, line in enumerate(_lines(paths[0])[2:], start=3):
         name, *marks = line.split()
         if len(marks) != len(names) or set(marks) - {"-1", "1"}:
             raise DataError(
                 f"File {paths[0]} should hold a name and {len(names)} times -1 or 1 in each line, "
                 f"and does not in line {number}."
             )
-        if name in values:
-            raise DataError(f"File {paths[0]}, line {number}, names {name!r} once more.")
-        inside(pictures, name, f"File {paths[0]}, line {number},")
-        values[name] = [mark == "1" for mark in marks]
-    # By name, so that a photograph is in one part only.
-    chosen: dict[str, str] = {}
-    for number, line in _lines(paths[1]):
+        values[name] = [float(mark == "1") for mark in marks]
+    chosen: dict[str, list[str]] = {"0": [], "1": [], "2": []}
+    for number, line in enumerate(_lines(paths[1]), start=1):
         parts = line.split()
-        if len(parts) != 2 or parts[1] not in ("0", "1", "2") or parts[0] not in values:
+        if len(parts) != 2 or parts[1] not in chosen or parts[0] not in values:
             raise DataError(
-                f"File {paths[1]} should hold the name of a photograph that {ATTRIBUTES} has, and "
-                f"0, 1 or 2, in each line, and does not in line {number}."
+                f"File {paths[1]} should hold the name of a photograph and 0, 1 or 2 in each line, "
+                f"and does not in line {number}."
             )
-        if parts[0] in chosen:
-            raise DataError(f"File {paths[1]}, line {number}, names {parts[0]!r} once more.")
-        chosen[parts[0]] = parts[1]
+        chosen[parts[1]].append(parts[0])
     result = []
     for part, count in zip(("0", "2"), counts, strict=True):
-        files = [name for name, own in chosen.items() if own == part][:count]
+        files = chosen[part][:count]
         if not files:
             raise DataError(f"File {paths[1]} names no photograph of part {part}.")
-        images = torch.stack([_picture(pictures / name) for name in files])
-        marks_of = torch.tensor([values[name] for name in files]).float()
+        images = torch.stack([_picture(folder / "img_align_celeba" / name) for name in files])
+        marks_of = torch.tensor([values[name] for name in files])
         columns = dict(zip(names, marks_of.unbind(dim=1), strict=True))
         result.append({"input": images, **columns})
     return Split(*result)
@@ -121,7 +102,6 @@ def office_domains(folder: Path) -> dict[str, Path]:
             f"Folder {folder} lacks photographs <domain>/<class>/<name>.jpg, or "
             f"<domain>/images/<class>/<name>.jpg, of two domains; get {OFFICE_SOURCE}."
         )
-    check_names(list(domains), f"Folder {folder}")
     return domains
 
 
@@ -176,9 +156,11 @@ def _pictures(path: Path) -> list[Path]:
     return sorted(each for each in path.iterdir() if each.suffix.lower() in KINDS)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines that are not blank, with their numbers."""
-    return ((number, line) for number, line in read_lines(path) if line.strip())
+def _lines(path: Path) -> Sequence[str]:
+    try:
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError:
+        raise DataError(f"File {path} is no text file.") from None
 
 
 def _picture(path: Path) -> Tensor:
@@ -189,28 +171,14 @@ def _picture(path: Path) -> Tensor:
         raise ImportError(
             'Photographs are read by Pillow. Install it with `pip install "mtl-ops[demo]"`.'
         ) from error
-    check_regular(path, BYTES)
     try:
-        with warnings.catch_warnings():
-            # Of too many pixels we speak ourselves, and less are too many.
-            warnings.simplefilter("ignore")
-            # From memory, where a length that a chunk claims costs nothing.
-            with Image.open(io.BytesIO(path.read_bytes()), formats=FORMATS) as file:
-                # Nothing is decoded yet: this is what the head says.
-                if file.width * file.height > PIXELS:
-                    raise DataError(
-                        f"File {path} has {file.width} x {file.height} pixels, and at most {PIXELS} "
-                        "are read."
-                    )
-                side = min(file.size)
-                left, top = ((length - side) // 2 for length in file.size)
-                square = file.convert("RGB").crop((left, top, left + side, top + side))
-        pixels = np.asarray(square.resize((SIDE, SIDE)), dtype=np.float32) / 255
-    except DataError:
-        raise
-    except Image.DecompressionBombError:
-        raise DataError(f"File {path} has more pixels than {PIXELS}, which are read.") from None
-    except Exception:
-        # What decoders raise on bytes that nobody vouches for has no common type.
+        with Image.open(path) as file:
+            side = min(file.size)
+            left, top = ((length - side) // 2 for length in file.size)
+            square = file.convert("RGB").crop((left, top, left + side, top + side))
+            pixels = np.asarray(square.resize((SIDE, SIDE)), dtype=np.float32) / 255
+    except FileNotFoundError:
+        raise DataError(f"File {path} is missing.") from None
+    except (OSError, SyntaxError, ValueError):
         raise DataError(f"File {path} is truncated, or no picture.") from None
     return torch.as_tensor(pixels).movedim(2, 0).contiguous()

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from .digits import Split
 from .folders import DataError, require
-from .lists import read_lines
 
 __all__ = ["ag_news", "encode", "topics", "vocabulary"]
 
@@ -158,19 +157,19 @@ def _news(path: Path, limit: int | None) -> list[tuple[list[str], int]]:
     """Words and class of each line."""
     rows: list[tuple[list[str], int]] = []
     try:
-        reader = csv.reader((line for _, line in read_lines(path)), strict=True)
-        for line in reader:
-            if len(line) != 3 or line[0] not in ("1", "2", "3", "4"):
-                raise DataError(
-                    f"File {path} should hold a class from 1 to 4, a title and a description in "
-                    f"each line, and does not in line {reader.line_num}."
-                )
-            # No more than is read; a passage without a word would leave nothing to read.
-            words = _words(f"{line[1]} {line[2]}")[:WORDS]
-            rows.append((words or ["?"], int(line[0]) - 1))
-            if len(rows) == limit:
-                break
-    except csv.Error:
+        with path.open(encoding="utf-8", newline="") as file:
+            for number, line in enumerate(csv.reader(file, strict=True), start=1):
+                if len(line) != 3 or line[0] not in ("1", "2", "3", "4"):
+                    raise DataError(
+                        f"File {path} should hold a class from 1 to 4, a title and a description in "
+                        f"each line, and does not in line {number}."
+                    )
+                words = _words(f"{line[1]} {line[2]}")
+                # A passage without a word would leave nothing to read.
+                rows.append((words or ["?"], int(line[0]) - 1))
+                if len(rows) == limit:
+                    break
+    except (csv.Error, UnicodeDecodeError):
         raise DataError(f"File {path} is truncated, or no CSV file.") from None
     if not rows:
         raise DataError(f"File {path} is empty.")

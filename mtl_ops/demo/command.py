@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import io
 import platform
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +22,7 @@ from ..optim.turns import ORDERS
 from .checkpoint import save_json
 from .config import ALL, DEFAULT_METHODS, Config, Run
 from .experiment import load_data, run_all, run_timing
-from .files import DEFAULT_FOLDER, RunFolder, find_folder, open_folder, read_config
+from .files import DEFAULT_FOLDER, FolderError, Layout, find_folder, open_folder, read_config
 from .given import (
     ALTERNATING,
     read_choice,
@@ -43,7 +41,6 @@ from .summary import Row, summarize
 from .table import render
 from .timing import Timing
 from .trainer import History
-from .writer import FolderError, write_file
 
 __all__ = ["train"]
 
@@ -195,28 +192,27 @@ def train(
     if prune is not None and not 0.0 < prune < 1.0:
         refuse("--prune", f"{prune} is not between 0 and 1.")
     with _folder_errors():
-        folder = find_folder(out, resume=resume, example=example)
+        layout = find_folder(out, resume=resume, example=example)
         _check_problem(given, resume=resume)
-        config = read_config(folder, given, resume=resume)
+        config = read_config(layout, given, resume=resume)
         with _data_errors():
-            _check_stored(folder, config)
             first = load_data(config, config.seeds[0])
         try:
             chosen, left_out = select(config, first)
         except REFUSALS as error:
             refuse("--method", str(error))
-        with open_folder(folder, config), _interrupts(folder), one_thread():
-            _run(folder, config, chosen, left_out, first)
+        with open_folder(layout, config), _interrupts(layout), one_thread():
+            _run(layout, config, chosen, left_out, first)
             if prune is not None:
-                _print_pruned(folder, config, chosen, first, prune)
+                _print_pruned(layout, config, chosen, first, prune)
 
 
 def _print_pruned(
-    folder: RunFolder, config: Config, chosen: Sequence[str], first: Split, amount: float
+    layout: Layout, config: Config, chosen: Sequence[str], first: Split, amount: float
 ) -> None:
     """What pruning costs; an example that shares nothing to prune says so."""
     try:
-        found = prune_all(config, chosen, first, folder, amount)
+        found = prune_all(config, chosen, first, layout, amount)
     except ValueError as error:
         refuse("--prune", str(error))
     console = for_results(PLAIN_WIDTH)
@@ -224,7 +220,7 @@ def _print_pruned(
 
 
 def _run(
-    folder: RunFolder,
+    layout: Layout,
     config: Config,
     chosen: Sequence[str],
     left_out: Mapping[str, str],
@@ -233,26 +229,25 @@ def _run(
     """The experiment, and all that is shown and written of it."""
     messages = Console(stderr=True, highlight=False, soft_wrap=True)
     messages.print(_headline(config, chosen))
-    messages.print(f"[dim]Everything goes to {folder.root}[/]")
+    messages.print(f"[dim]Everything goes to {layout.root}[/]")
     with progress(messages) as listener:
-        histories = run_all(config, chosen, first, folder, listener)
-        timing = run_timing(config, chosen, first, folder, listener)
+        histories = run_all(config, chosen, first, layout, listener)
+        timing = run_timing(config, chosen, first, layout, listener)
     rows = summarize(config, chosen, histories, timing)
-    save_json(folder.results, _results(config, rows, histories, timing, left_out))
-    pictures = draw(folder, config, chosen, histories, timing)
-    _print_table(folder, config, rows, left_out)
-    messages.print(_footer(folder, pictures))
+    save_json(layout.results, _results(config, rows, histories, timing, left_out))
+    pictures = draw(layout, config, chosen, histories, timing)
+    _print_table(layout, config, rows, left_out)
+    messages.print(_footer(layout, pictures))
 
 
 def _print_table(
-    folder: RunFolder, config: Config, rows: Sequence[Row], left_out: Mapping[str, str]
+    layout: Layout, config: Config, rows: Sequence[Row], left_out: Mapping[str, str]
 ) -> None:
-    text = io.StringIO()
-    plain = Console(file=text, width=PLAIN_WIDTH, no_color=True, force_terminal=False)
-    plain.print(render(config, rows, left_out, plain))
-    write_file(folder.table, text.getvalue().encode())
     console = for_results(PLAIN_WIDTH)
     console.print(render(config, rows, left_out, console))
+    with layout.table.open("w", encoding="utf-8") as file:
+        plain = Console(file=file, width=PLAIN_WIDTH, no_color=True, force_terminal=False)
+        plain.print(render(config, rows, left_out, plain))
 
 
 def _headline(config: Config, chosen: Sequence[str]) -> str:
@@ -264,12 +259,12 @@ def _headline(config: Config, chosen: Sequence[str]) -> str:
     )
 
 
-def _footer(folder: RunFolder, pictures: Sequence[str]) -> str:
-    files = ", ".join(str(folder.picture(name)) for name in pictures)
+def _footer(layout: Layout, pictures: Sequence[str]) -> str:
+    files = ", ".join(str(layout.picture(name)) for name in pictures)
     return (
         f" Pictures     {files}\n"
-        f" Figures      {folder.table}, {folder.results}\n"
-        f" TensorBoard  tensorboard --logdir {shlex.quote(str(folder.tensorboard))}"
+        f" Figures      {layout.table}, {layout.results}\n"
+        f" TensorBoard  tensorboard --logdir {shlex.quote(str(layout.tensorboard))}"
     )
 
 
@@ -297,29 +292,22 @@ def _results(
 
 
 @contextmanager
-def _interrupts(folder: RunFolder) -> Iterator[None]:
+def _interrupts(layout: Layout) -> Iterator[None]:
     """Ctrl-C is no failure: every epoch that was finished is kept."""
     try:
         yield
     except KeyboardInterrupt:
-        again = f"mtl-ops train --resume --out {shlex.quote(str(folder.root))}"
+        again = f"mtl-ops train --resume --out {shlex.quote(str(layout.root))}"
         typer.echo(f"Interrupted. Go on with: {again}", err=True)
         raise typer.Exit(130) from None
 
 
 @contextmanager
 def _folder_errors() -> Iterator[None]:
-    """What the folder or the system refuses is one sentence."""
     try:
         yield
     except FolderError as error:
         refuse("--out", str(error))
-    except OSError as error:
-        # A reader of standard output that has gone is no error; the command line knows what to do.
-        if error.errno == errno.EPIPE:
-            raise
-        what = f"File {error.filename}" if error.filename else "Standard output, or another file,"
-        refuse("--out", f"{what} cannot be used: {error.strerror or error}.")
 
 
 @contextmanager
@@ -329,27 +317,6 @@ def _data_errors() -> Iterator[None]:
         yield
     except (DataError, ImportError) as error:
         refuse("--data" if isinstance(error, DataError) else "--example", str(error))
-    except OSError as error:
-        refuse("--data", f"{error.filename} cannot be read: {error.strerror or error}.")
-
-
-def _check_stored(folder: RunFolder, config: Config) -> None:
-    """Whether the example has what the options name, which another program may have altered."""
-    try:
-        example = config.problem
-    except DataError:
-        raise
-    except ValueError as error:
-        raise FolderError(f"File {folder.config} does not fit its example: {error}") from error
-    named = [*config.tasks, *(task for group in config.groups or () for task in group)]
-    unknown = [task for task in named if task not in example.tasks]
-    if config.architecture not in (None, *example.architectures):
-        unknown.append(str(config.architecture))
-    if unknown:
-        raise FolderError(
-            f"File {folder.config} names '{unknown[0]}', which example '{example.name}' has not; "
-            "choose another folder."
-        )
 
 
 def _check_problem(given: dict[str, Any], *, resume: bool) -> None:

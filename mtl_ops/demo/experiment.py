@@ -8,12 +8,11 @@ from typing import Any, Protocol
 import torch
 
 from ..data import Loader, Split, move
-from .checkpoint import save_checkpoint, save_json
+from .checkpoint import load_checkpoint, load_json, save_checkpoint, save_json
 from .config import PLAIN, SINGLE, Config, Run
 from .events import Events
-from .files import RunFolder
-from .restored import restore, state_to_save
-from .timing import WARM_UP, Timing, measure, stored_timing
+from .files import Layout
+from .timing import WARM_UP, Timing, measure
 from .trainer import History, Trainer
 
 __all__ = ["Listener", "load_data", "run_all", "run_timing"]
@@ -34,9 +33,6 @@ class Listener(Protocol):
     def advance(self, amount: float, *, skipped: bool = False) -> None:
         """``amount`` units are done; ``skipped`` if they were done in an earlier session."""
 
-    def say(self, text: str) -> None:
-        """``text`` is a sentence that the user should read, now or later."""
-
 
 def load_data(config: Config, seed: int) -> Split:
     """The data of one seed on the device, where they stay."""
@@ -45,7 +41,7 @@ def load_data(config: Config, seed: int) -> Split:
 
 
 def run_all(
-    config: Config, methods: Sequence[str], first: Split, folder: RunFolder, listener: Listener
+    config: Config, methods: Sequence[str], first: Split, layout: Layout, listener: Listener
 ) -> dict[Run, History]:
     """Train what is not trained yet.
 
@@ -53,7 +49,7 @@ def run_all(
         config: What the user asks for.
         methods: Those that are trained.
         first: The data of the first seed.
-        folder: Where everything is written.
+        layout: Where everything is written.
         listener: Who watches.
 
     Returns:
@@ -66,11 +62,11 @@ def run_all(
     timing_work = sum((WARM_UP + ROUNDS) * _cost(run) for run in runs if run.seed == runs[0].seed)
     work = (_steps(config, run, splits[run.seed]) * config.epochs * _cost(run) for run in runs)
     listener.start(sum(work) + timing_work)
-    return {run: _train(config, run, splits[run.seed], folder, listener) for run in runs}
+    return {run: _train(config, run, splits[run.seed], layout, listener) for run in runs}
 
 
 def run_timing(
-    config: Config, methods: Sequence[str], first: Split, folder: RunFolder, listener: Listener
+    config: Config, methods: Sequence[str], first: Split, layout: Layout, listener: Listener
 ) -> Timing:
     """Time the steps, unless the folder holds the times of all these methods already.
 
@@ -79,7 +75,7 @@ def run_timing(
     """
     runs = [run for run in config.runs(methods) if run.seed == config.seeds[0]]
     work = [_cost(run) for run in runs]
-    stored = stored_timing(folder.timing, listener.say)
+    stored: Timing | None = load_json(layout.timing)
     if stored is not None and all(run.label in stored for run in runs):
         listener.advance((WARM_UP + ROUNDS) * sum(work), skipped=True)
         return stored
@@ -87,35 +83,42 @@ def run_timing(
     share = sum(work) / len(work)
     with _fork(config):
         times = measure(config, methods, first, ROUNDS, lambda: listener.advance(share))
-    save_json(folder.timing, times)
+    save_json(layout.timing, times)
     return times
 
 
-def _train(
-    config: Config, run: Run, split: Split, folder: RunFolder, listener: Listener
-) -> History:
+def _train(config: Config, run: Run, split: Split, layout: Layout, listener: Listener) -> History:
     """One run from its checkpoint, or from the start, to its last epoch."""
-    path = folder.checkpoint(run)
+    path = layout.checkpoint(run)
+    state = load_checkpoint(path, config.device)
+    if state is not None:
+        done = state["epoch"] * _steps(config, run, split)
+        listener.advance(done * _cost(run), skipped=True)
+        if state["epoch"] >= config.epochs:
+            history: History = state["history"]
+            return history
     with _fork(config):
-        earlier = restore(config, run, split, folder, listener.say)
-        if earlier is not None:
-            done = len(earlier.history["steps"]) * _steps(config, run, split)
-            listener.advance(done * _cost(run), skipped=True)
-            if earlier.trainer is None:
-                return earlier.history
-            trainer = earlier.trainer
-        else:
-            trainer = Trainer(config, run, split)
-        events = Events(folder.tensorboard, run, trainer.history)
-        while trainer.epoch < config.epochs:
-            listener.describe(
-                f"{run.label}, seed {run.seed}, epoch {trainer.epoch + 1} of {config.epochs}"
-            )
-            trainer.train_epoch(lambda: listener.advance(_cost(run)))
-            # Logged first: of a run that is saved as finished nothing is logged any more.
-            events.log(trainer.history)
-            save_checkpoint(path, state_to_save(trainer))
+        trainer = Trainer(config, run, split)
+        if state is not None:
+            trainer.load_state_dict(state)
+        with Events(layout.tensorboard, run, trainer.history) as events:
+            while trainer.epoch < config.epochs:
+                listener.describe(
+                    f"{run.label}, seed {run.seed}, epoch {trainer.epoch + 1} of {config.epochs}"
+                )
+                trainer.train_epoch(lambda: listener.advance(_cost(run)))
+                # Logged first: of a run that is saved as finished nothing is logged any more.
+                events.log(trainer.history)
+                save_checkpoint(path, _to_save(trainer, config))
     return trainer.history
+
+
+def _to_save(trainer: Trainer, config: Config) -> dict[str, Any]:
+    """The whole state, or of a finished run only what is of use later."""
+    state = trainer.state_dict()
+    if trainer.epoch < config.epochs:
+        return state
+    return {name: state[name] for name in ("epoch", "history", "model")}
 
 
 def _steps(config: Config, run: Run, split: Split) -> int:

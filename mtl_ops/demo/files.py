@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import fcntl
 import itertools
-import os
+import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from .. import examples
-from .checkpoint import DamagedError, load_json, save_json
+from .checkpoint import load_json, save_json
 from .config import EXTENT, Config, Run
-from .stored import read_options
-from .writer import FolderError
 
-__all__ = ["FolderError", "RunFolder", "find_folder", "open_folder", "read_config"]
+__all__ = ["FolderError", "Layout", "find_folder", "open_folder", "read_config"]
 
 #: Where experiments go whose folder nobody named: here by the example's name, then with -2, -3, ...
 DEFAULT_FOLDER = Path("runs")
 
 
+class FolderError(ValueError):
+    """A folder cannot be used as asked; the message is one sentence for the user."""
+
+
 @dataclass(frozen=True)
-class RunFolder:
+class Layout:
     """The files of one experiment.
 
     Attributes:
@@ -68,7 +70,7 @@ class RunFolder:
         return self.root / f"{name}.png"
 
 
-def find_folder(out: Path | None, *, resume: bool, example: str | None = None) -> RunFolder:
+def find_folder(out: Path | None, *, resume: bool, example: str | None = None) -> Layout:
     """The folder of a new or an earlier experiment; nothing is made yet.
 
     Args:
@@ -78,15 +80,15 @@ def find_folder(out: Path | None, *, resume: bool, example: str | None = None) -
         example: Which; ``None`` for the default, or to resume the latest of any.
     """
     if out is not None:
-        return RunFolder(out)
-    return RunFolder(_latest(example) if resume else _next_free(example or Config.example))
+        return Layout(out)
+    return Layout(_latest(example) if resume else _next_free(example or Config.example))
 
 
-def read_config(folder: RunFolder, given: Mapping[str, Any], *, resume: bool) -> Config:
+def read_config(layout: Layout, given: Mapping[str, Any], *, resume: bool) -> Config:
     """The options of the experiment that the folder holds or is to hold.
 
     Args:
-        folder: The folder.
+        layout: The folder.
         given: The fields of :class:`Config` that the user named. The rest is the default's in a
             new folder, and the folder's own in an earlier one.
         resume: Whether it is an earlier one.
@@ -95,16 +97,16 @@ def read_config(folder: RunFolder, given: Mapping[str, Any], *, resume: bool) ->
         FolderError: If there is nothing to resume, the folder was trained with other options, a
             folder that should be new holds something, or it cannot be read.
     """
-    with _explained(folder):
-        stored = _stored_config(folder)
+    with _explained(layout):
+        stored = _stored_config(layout)
         if resume:
-            return _resumed(folder, stored, given)
-        _check_free(folder, stored)
+            return _resumed(layout, stored, given)
+        _check_free(layout, stored)
     return Config.of(given)
 
 
 @contextmanager
-def open_folder(folder: RunFolder, config: Config) -> Iterator[None]:
+def open_folder(layout: Layout, config: Config) -> Iterator[None]:
     """Make the folder if need be, and write the options.
 
     It is locked until the context ends or the process dies, whichever comes first.
@@ -113,58 +115,54 @@ def open_folder(folder: RunFolder, config: Config) -> Iterator[None]:
         FolderError: If the folder is in use, or cannot be made or written.
     """
     with ExitStack() as stack:
-        with _explained(folder):
-            folder.root.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(_locked(folder.root))
-            save_json(folder.config, config.to_json())
+        with _explained(layout):
+            layout.root.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(_locked(layout.root))
+            save_json(layout.config, config.to_json())
         yield
 
 
-def _resumed(folder: RunFolder, stored: Config | None, given: Mapping[str, Any]) -> Config:
+def _resumed(layout: Layout, stored: Config | None, given: Mapping[str, Any]) -> Config:
     """The folder's options, with more or fewer methods and seeds if the user said so."""
     if stored is None:
         raise FolderError(
-            f"Folder {folder.root} holds no experiment to resume; start one without `--resume`."
+            f"Folder {layout.root} holds no experiment to resume; start one without `--resume`."
         )
     for name, value in given.items():
         if name not in EXTENT and getattr(stored, name) != value:
             raise FolderError(
-                f"Folder {folder.root} was trained with `{name} = {_plain(getattr(stored, name))}` "
+                f"Folder {layout.root} was trained with `{name} = {_plain(getattr(stored, name))}` "
                 f"and cannot go on with `{name} = {_plain(value)}`; leave the option out, or "
                 "choose another folder."
             )
     return replace(stored, **given)
 
 
-def _check_free(folder: RunFolder, stored: Config | None) -> None:
+def _check_free(layout: Layout, stored: Config | None) -> None:
     """Nobody's files are overwritten, and none are mixed with ours."""
     if stored is not None:
         raise FolderError(
-            f"Folder {folder.root} holds an experiment already; go on with it by `--resume`, or "
+            f"Folder {layout.root} holds an experiment already; go on with it by `--resume`, or "
             "choose another folder."
         )
-    if os.path.lexists(folder.root) and not folder.root.is_dir():
-        raise FolderError(f"File {folder.root} is in the way; choose another folder.")
     # Hidden files are what a process leaves that was killed before it had written its options.
-    if folder.root.is_dir() and any(path.name[0] != "." for path in folder.root.iterdir()):
-        raise FolderError(f"Folder {folder.root} is not empty; choose an empty or a new one.")
+    if layout.root.is_dir() and any(path.name[0] != "." for path in layout.root.iterdir()):
+        raise FolderError(f"Folder {layout.root} is not empty; choose an empty or a new one.")
 
 
-def _stored_config(folder: RunFolder) -> Config | None:
+def _stored_config(layout: Layout) -> Config | None:
     """The options of the experiment in the folder; ``None`` if there is none."""
     try:
-        values = load_json(folder.config)
-    except DamagedError as error:
-        raise FolderError(
-            f"File {folder.config} {error} and holds no options of this experiment; choose another "
-            "folder."
-        ) from error
+        values = load_json(layout.config)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        values = {}
     if values is None:
         return None
-    try:
-        return read_options(values)
-    except ValueError as error:
-        raise FolderError(f"File {folder.config} {error}; choose another folder.") from error
+    if not isinstance(values, dict) or set(values) != {field.name for field in fields(Config)}:
+        raise FolderError(
+            f"File {layout.config} holds no options of this experiment; choose another folder."
+        )
+    return Config.from_json(values)
 
 
 def _next_free(example: str) -> Path:
@@ -182,10 +180,10 @@ def _latest(example: str | None) -> Path:
     held = [
         path
         for path in DEFAULT_FOLDER.glob("*")
-        if re.fullmatch(rf"({wanted})(-\d+)?", path.name) and RunFolder(path).config.exists()
+        if re.fullmatch(rf"({wanted})(-\d+)?", path.name) and Layout(path).config.exists()
     ]
     none = DEFAULT_FOLDER / (example or Config.example)
-    return max(held, key=lambda path: RunFolder(path).config.stat().st_mtime_ns, default=none)
+    return max(held, key=lambda path: Layout(path).config.stat().st_mtime_ns, default=none)
 
 
 @contextmanager
@@ -202,14 +200,12 @@ def _locked(root: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _explained(folder: RunFolder) -> Iterator[None]:
+def _explained(layout: Layout) -> Iterator[None]:
     """What the system refuses, as a sentence for the user."""
     try:
         yield
     except OSError as error:
-        raise FolderError(
-            f"Folder {folder.root} cannot be used: {error.strerror or error}."
-        ) from error
+        raise FolderError(f"Folder {layout.root} cannot be used: {error.strerror}.") from error
 
 
 def _plain(value: Any) -> Any:

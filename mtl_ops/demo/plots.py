@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,10 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from .config import PLAIN, SINGLE, Config, Run
-from .files import RunFolder
+from .files import Layout
 from .timing import Timing
 from .trainer import History
-from .writer import write_file
 
 __all__ = ["draw", "draw_cosines", "draw_curves", "draw_overhead"]
 
@@ -53,7 +51,7 @@ SNAPSHOTS = 5
 
 
 def draw(
-    folder: RunFolder,
+    layout: Layout,
     config: Config,
     methods: Sequence[str],
     histories: Mapping[Run, History],
@@ -71,15 +69,13 @@ def draw(
             ("cosines", draw_cosines(config, methods, histories)),
             ("overhead", draw_overhead(config, methods, timing)),
         ):
-            path = folder.picture(name)
+            path = layout.picture(name)
             if figure is None:
                 # One of an earlier session with other methods would be taken for this one's.
                 path.unlink(missing_ok=True)
                 continue
             FigureCanvasAgg(figure)
-            drawing = io.BytesIO()
-            figure.savefig(drawing)
-            write_file(path, drawing.getbuffer())
+            figure.savefig(path)
             drawn.append(name)
     return drawn
 

@@ -91,10 +91,6 @@ class Bar:
         self.clock.advance(amount, skipped=skipped)
         self.bar.advance(self.task, amount)
 
-    def say(self, text: str) -> None:
-        """See :class:`mtl_ops.demo.experiment.Listener`."""
-        self.bar.console.print(text, markup=False, highlight=False)
-
 
 class Lines:
     """A line for each tenth of the work, for files and pipes."""
@@ -133,10 +129,6 @@ class Lines:
         if news:
             parts = (f"{10 * tenths:>3}%", self.clock.left() if tenths < 10 else "", self.text)
             self.console.print("  ".join(part for part in parts if part), highlight=False)
-
-    def say(self, text: str) -> None:
-        """See :class:`mtl_ops.demo.experiment.Listener`."""
-        self.console.print(text, markup=False, highlight=False)
 
 
 class _Left(ProgressColumn):

@@ -9,16 +9,16 @@ from rich.table import Table
 
 from ..data import Split
 from ..models import Pruned, prune_shared
+from .checkpoint import load_checkpoint
 from .config import SINGLE, Config
-from .files import RunFolder
-from .restored import restore_model
+from .files import Layout
 from .trainer import Trainer
 
 __all__ = ["prune_all", "render_pruned"]
 
 
 def prune_all(
-    config: Config, methods: Sequence[str], first: Split, folder: RunFolder, amount: float
+    config: Config, methods: Sequence[str], first: Split, layout: Layout, amount: float
 ) -> dict[str, list[Pruned]]:
     """Prunes the trained models of the first seed; their checkpoints stay as they are.
 
@@ -29,8 +29,10 @@ def prune_all(
     for run in config.runs(methods):
         if run.seed != config.seeds[0] or run.method == SINGLE:
             continue
+        state = load_checkpoint(layout.checkpoint(run), config.device)
+        assert state is not None  # it has just been trained
         trainer = Trainer(config, run, first)
-        restore_model(trainer, folder)
+        trainer.model.load_state_dict(state["model"])
         batch = next(trainer.batches())
         found[run.label] = prune_shared(trainer.model, amount, batch, evaluated(trainer))
     return found

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
 
 from ..data import Batch, Split
-from .checkpoint import DamagedError, load_json
 from .config import PLAIN, SINGLE, Config, Run
 from .trainer import Trainer
-from .writer import set_aside
 
-__all__ = ["Timing", "measure", "stored_timing"]
+__all__ = ["Timing", "measure"]
 
 #: For each label: median, first and third quartile, in milliseconds.
 Timing = dict[str, dict[str, float]]
@@ -63,32 +58,6 @@ def measure(
             if count >= WARM_UP:
                 times[trainer.run.label].append(1e3 * elapsed)
     return {label: _quartiles(values) for label, values in times.items()}
-
-
-def stored_timing(path: Path, say: Callable[[str], None]) -> Timing | None:
-    """What an earlier session has measured; ``None`` if nothing, or nothing that can be read.
-
-    A damaged file is renamed and ``say`` gets a sentence about it: times can be measured again.
-    """
-    try:
-        stored = load_json(path)
-        if stored is not None and not _is_timing(stored):
-            raise DamagedError("holds no times of steps")
-    except DamagedError as error:
-        aside = set_aside(path)
-        say(f"File {path} {error} (it is {aside and aside.name} now); the steps are timed again.")
-        return None
-    return stored  # type: ignore[no-any-return]
-
-
-def _is_timing(values: Any) -> bool:
-    """Whether these are positive milliseconds, as :func:`measure` returns them."""
-    return isinstance(values, dict) and all(
-        isinstance(times, dict)
-        and set(times) == {"median", "low", "high"}
-        and all(type(time) is float and math.isfinite(time) and time > 0 for time in times.values())
-        for times in values.values()
-    )
 
 
 def _time_step(trainer: Trainer, batch: Batch) -> float:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ..data import Batch, Goal, Split, Task, digits
-from ..data.folders import DataError, held
+from ..data.folders import DataError
 from ..data.idx import is_mnist, mnist
 from ..data.speech import LETTERS, Transcript, fsdd, spoken_digits, voice_in_use
 from ..data.text import VOCABULARY, ag_news, topics
@@ -162,7 +162,7 @@ class ImageTextSpeech(Example):
     @property
     def tasks(self) -> dict[str, Goal]:
         """See :class:`Example`."""
-        classes = 8 if self.folder is None or not held(self.folder, "train.csv") else 4
+        classes = 8 if self.folder is None or not (self.folder / "train.csv").exists() else 4
         every: dict[str, Goal] = {
             "image": Task("image", 10, "classes"),
             "text": Task("text", classes, "classes"),
@@ -194,7 +194,7 @@ class ImageTextSpeech(Example):
         assert self.folder is not None
         found = {
             "image": is_mnist(self.folder),
-            "text": held(self.folder, "train.csv"),
+            "text": (self.folder / "train.csv").exists(),
             "speech": bool([*self.folder.glob("*.wav"), *self.folder.glob("recordings/*.wav")]),
         }
         return [name for name in self.modalities if found[name]]

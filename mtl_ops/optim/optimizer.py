@@ -336,6 +336,7 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
             retain_graph,
             _as_features(features, self._step),
             memory.steps,
+            self.settings.grad_dtype,
         )
         if memory.steps == 0:
             refuse_reentrant_checkpoints(read.losses)
@@ -405,7 +406,8 @@ class MultiTaskOptimizer(CheckpointedOptimizer):
         call = Call(self.method, read, params, weights, self.rules, times_skipped=counter)
         chosen = _as_features(features, self._step)
         before.forget(self._step, "sums")  # a part may have been added after an error
-        self._step.accumulate(replace(call, step=memory.steps, features=chosen))
+        call = replace(call, step=memory.steps, features=chosen)
+        self._step.accumulate(replace(call, grad_dtype=self.settings.grad_dtype))
         memory.unmerged = None
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

@@ -19,7 +19,6 @@ from .. import methods
 from ..data import TOY_STARTS, toy_losses
 from ..demo.config import ALL
 from ..demo.options import default, for_results, one_thread, read_names, refuse
-from ..demo.writer import FolderError
 from .cone import merged_at_angles
 from .merged import REFUSALS
 from .pictures import AT_FRONT, draw_cone, draw_field, draw_toy, save
@@ -122,8 +121,8 @@ def _figure(
 def _write(figure: Figure, path: Path, messages: Console) -> None:
     try:
         save(figure, path)
-    except FolderError as error:
-        refuse("--out", str(error))
+    except OSError as error:
+        refuse("--out", f"File {path} cannot be written: {error.strerror}.")
     messages.print(f" {path}")
 
 

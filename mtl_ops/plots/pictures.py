@@ -20,7 +20,6 @@ from PIL import Image
 
 from ..data import TOY_STARTS, toy_losses
 from ..demo.plots import PALETTE, STYLE
-from ..demo.writer import write_file
 from .cone import ANGLES, ROUNDING, conflicts, merged_at_angles, pair
 from .merged import merge_at
 from .toy import FIRST_SCALE, distance_to_front, pareto_front, toy_gradients
@@ -39,21 +38,15 @@ ALLY, FOE = PALETTE[0], PALETTE[1]
 
 
 def save(figure: Figure, path: Path) -> None:
-    """As PNG, small enough for a README.
-
-    Raises:
-        FolderError: If the file cannot be written.
-    """
+    """As PNG, small enough for a README."""
     FigureCanvasAgg(figure)
     drawn = BytesIO()
     with mpl.rc_context(STYLE):
         figure.savefig(drawn, dpi=min(110.0, float(STYLE["savefig.dpi"])))
     # A palette takes a third of the bytes, and lines and few colours do not show it.
-    small = BytesIO()
     Image.open(drawn).convert("RGB").quantize(48, dither=Image.Dither.NONE).save(
-        small, format="PNG", optimize=True
+        path, format="PNG", optimize=True
     )
-    write_file(path, small.getbuffer())
 
 
 def draw_toy(paths: Mapping[str, Array], first_scale: float = FIRST_SCALE) -> Figure:

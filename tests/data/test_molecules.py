@@ -122,37 +122,3 @@ def test_what_is_not_qm9(tmp_path: Path, processed: Path, monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "torch_geometric.datasets", None)
     with pytest.raises(ImportError, match="pip install torch-geometric"):
         qm9(processed)
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"y": torch.full((1, 19), torch.nan)}, "Molecule 3 has values that are not finite"),
-        (
-            {"y": torch.zeros(1, 19, dtype=torch.complex64)},
-            "Molecule 3 should have one row of real",
-        ),
-        ({"y": torch.zeros(2, 19)}, "Molecule 3 should have one row of real targets"),
-        ({"z": torch.tensor([8, 1, 92])}, "Molecule 3 should have 1 to 64 atoms of H, C, N, O"),
-        ({"z": torch.ones(65, dtype=torch.int64)}, "Molecule 3 should have 1 to 64 atoms"),
-        ({"z": torch.tensor([], dtype=torch.int64)}, "Molecule 3 should have 1 to 64 atoms"),
-        ({"edge_index": torch.tensor([[0, -1], [1, 0]])}, "Molecule 3 has bonds of atoms that"),
-        ({"edge_index": torch.tensor([[0, 3], [1, 0]])}, "Molecule 3 has bonds of atoms that"),
-        ({"edge_attr": torch.full((4, 4), torch.inf)}, "Molecule 3 has values that are not"),
-        ({"edge_attr": torch.zeros(4, 3)}, "size mismatch|must have same reduction"),
-    ],
-)
-def test_a_broken_molecule_is_named(
-    processed: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], message: str
-) -> None:
-    rows = [_water(place) for place in range(8)]
-    vars(rows[3]).update(given)
-    _with_geometric(monkeypatch, rows)
-    with pytest.raises(DataError, match=rf"Folder {processed} is not QM9's .*({message}).*\.$"):
-        qm9(processed)
-
-
-def test_too_few_molecules_to_split(processed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _with_geometric(monkeypatch, [_water(place) for place in range(4)])
-    with pytest.raises(DataError, match="holds 4 molecules, and five are needed"):
-        qm9(processed)

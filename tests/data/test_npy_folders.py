@@ -44,7 +44,7 @@ def _object(path: Path) -> None:
     [
         ("image", lambda path: path.write_bytes(path.read_bytes()[:200]), "truncated"),
         ("image", lambda path: path.write_bytes(b""), "truncated"),
-        ("image", _object, "should hold numbers and holds object"),
+        ("image", _object, "no npy file of numbers"),
         ("image", lambda path: np.save(path, np.array([["a"]])), "should hold numbers"),
         ("image", lambda path: np.save(path, np.zeros((12, 16))), r"shape \(H, W, 3\)"),
         ("image", lambda path: np.save(path, np.full((12, 16, 3), np.nan)), "not finite"),

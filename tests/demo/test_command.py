@@ -221,7 +221,7 @@ def test_values_one_by_one_or_with_commas(
 ) -> None:
     given: list[dict[str, Any]] = []
 
-    def stop(folder: object, values: dict[str, Any], **_: object) -> None:
+    def stop(layout: object, values: dict[str, Any], **_: object) -> None:
         given.append(values)
         raise KeyboardInterrupt
 

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from mtl_ops.demo.config import PLAIN, SINGLE, Config, Run
-from mtl_ops.demo.files import RunFolder
+from mtl_ops.demo.files import Layout
 from mtl_ops.demo.plots import draw, draw_cosines, draw_curves, draw_overhead
 
 from .conftest import Invented
@@ -21,10 +21,10 @@ def _labels(figure: Figure) -> list[str]:
 
 
 def test_pictures_are_written_and_show_something(invented: Invented, tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    assert draw(folder, *invented) == ["losses", "cosines", "overhead"]
+    layout = Layout(tmp_path)
+    assert draw(layout, *invented) == ["losses", "cosines", "overhead"]
     for name in ("losses", "cosines", "overhead"):
-        pixels = matplotlib.image.imread(folder.picture(name))
+        pixels = matplotlib.image.imread(layout.picture(name))
         height, width = pixels.shape[:2]
         assert min(height, width) > 100
         colours = np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)
@@ -34,9 +34,9 @@ def test_pictures_are_written_and_show_something(invented: Invented, tmp_path: P
 
 
 def test_other_figures_give_other_pictures(invented: Invented, tmp_path: Path) -> None:
-    first, second = RunFolder(tmp_path / "1"), RunFolder(tmp_path / "2")
-    for folder in (first, second):
-        folder.root.mkdir()
+    first, second = Layout(tmp_path / "1"), Layout(tmp_path / "2")
+    for layout in (first, second):
+        layout.root.mkdir()
     draw(first, *invented)
     changed = dict(invented.histories)
     run = Run("first", 0, invented.config.tasks)
@@ -44,7 +44,7 @@ def test_other_figures_give_other_pictures(invented: Invented, tmp_path: Path) -
     changed[run] = {**changed[run], "metric": metric, "cosine": [[0.9]] * 3}
     draw(second, *invented._replace(histories=changed))
     for name, same in (("losses", False), ("cosines", False), ("overhead", True)):
-        pictures = [folder.picture(name).read_bytes() for folder in (first, second)]
+        pictures = [layout.picture(name).read_bytes() for layout in (first, second)]
         assert (pictures[0] == pictures[1]) == same, name
 
 
@@ -118,11 +118,11 @@ def test_a_pair_without_a_cosine_is_left_blank() -> None:
 def test_without_cosines_there_is_no_picture_and_an_old_one_goes(
     invented: Invented, tmp_path: Path
 ) -> None:
-    folder = RunFolder(tmp_path)
-    draw(folder, *invented)
-    assert folder.picture("cosines").exists()
-    assert draw(folder, *invented._replace(methods=["second"])) == ["losses", "overhead"]
-    assert not folder.picture("cosines").exists()
+    layout = Layout(tmp_path)
+    draw(layout, *invented)
+    assert layout.picture("cosines").exists()
+    assert draw(layout, *invented._replace(methods=["second"])) == ["losses", "overhead"]
+    assert not layout.picture("cosines").exists()
 
 
 def test_bars_are_ratios_to_the_plain_sum_the_cheapest_on_top(invented: Invented) -> None:

@@ -20,12 +20,10 @@ from .conftest import Result
 
 Invoke = Callable[..., Result]
 
-#: One that draws random numbers at every step, one with a memory, one with parameters of its own.
-METHODS = ("pcgrad", "famo", "uncertainty")
-METHOD = METHODS[1]
-OPTIONS = ("--tasks", "digit,reconstruction", "--seed", "3", "--epochs", "4")
-OPTIONS += ("--method", ",".join(METHODS))
-LABELS = ("single-digit", "single-reconstruction", "plain", *METHODS)
+#: One that draws random numbers at every step.
+METHOD = "pcgrad"
+OPTIONS = ("--tasks", "digit,reconstruction", "--method", METHOD, "--seed", "3", "--epochs", "4")
+LABELS = ("single-digit", "single-reconstruction", "plain", METHOD)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -64,9 +62,6 @@ def _assert_same(folder: Path, whole: Path) -> None:
     """The same histories, and the same weights at the end."""
     one, two = (json.loads((path / "results.json").read_text()) for path in (folder, whole))
     assert one["histories"] == two["histories"]
-    for left, right in zip(one["rows"], two["rows"], strict=True):
-        measured = {"milliseconds": 0, "overhead": 0}
-        assert {**left, **measured} == {**right, **measured}
     for label in LABELS:
         left, right = _state(folder, label), _state(whole, label)
         assert left is not None
@@ -125,36 +120,3 @@ def test_an_epoch_logged_but_not_saved_is_trained_again_and_counted_once(
     events = EventAccumulator(str(folder / "tensorboard" / "single-digit" / "seed3"))
     events.Reload()
     assert [each.step for each in events.Scalars("loss/digit")] == [1, 2, 3, 4]
-
-
-@pytest.mark.parametrize("moment", [1, 7, 20])
-def test_killed_at_a_change_of_the_folder(
-    whole: Path,
-    invoke: Invoke,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    moment: int,
-) -> None:
-    """Before one of the renamings that a session makes; nothing is tidied up after it."""
-    folder = tmp_path / "out"
-    count, real = 0, os.replace
-
-    def replace(source: Path, target: Path) -> None:
-        nonlocal count
-        count += 1
-        if count == moment:
-            raise KeyboardInterrupt
-        real(source, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("mtl_ops.demo.writer.os.replace", replace)
-        result = invoke("train", *OPTIONS, "--out", folder)
-    if moment == 1:
-        # The options are not there yet, so there is nothing to resume.
-        assert not (folder / "config.json").exists()
-        assert invoke("train", *OPTIONS, "--out", folder).exit_code == 0
-    else:
-        assert result.exit_code == 130, result.output
-        result = invoke("train", "--resume", "--out", folder)
-        assert result.exit_code == 0, result.output
-    _assert_same(folder, whole)
