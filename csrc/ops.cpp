@@ -4,6 +4,7 @@
 // T tasks, P parameter tensors, S segments (sets of parameters whose gradients are measured and merged together).
 // `grads` is the T x P matrix of per-task gradients in row-major order; None stands for "this task does not reach this parameter".
 // `segments` names the segment of each of the P parameters; empty means one segment for all.
+// `rounding` is the share of sqrt(G_ii G_jj) by which the entries of `gram` may be off, for tolerances that are not given.
 // `scale` (S, T) are the factors of `task_scales`, 0 for a task that takes no part; None means all 1.
 // `first` is the number of the first coordinate of each of the P parameters; empty means that they follow one another from 0.
 
@@ -26,18 +27,21 @@ STABLE_TORCH_LIBRARY(mtl_ops, m) {
   m.def("solve_mgda_frank_wolfe(Tensor gram, Tensor? scale, float epsilon, int max_iters) -> Tensor");
   m.def("solve_cagrad(Tensor gram, Tensor? scale, float c, int rescale, float norm_eps) -> Tensor");
   m.def(
-      "solve_upgrad(Tensor gram, Tensor? scale, Tensor? preference, bool scale_rows, float reg_eps, float norm_eps) "
-      "-> Tensor");
+      "solve_upgrad(Tensor gram, Tensor? scale, Tensor? preference, bool scale_rows, float? reg_eps, float norm_eps, "
+      "float rounding) -> Tensor");
   m.def(
-      "solve_dualproj(Tensor gram, Tensor? scale, Tensor? preference, bool scale_rows, float reg_eps, float norm_eps) "
-      "-> Tensor");
+      "solve_dualproj(Tensor gram, Tensor? scale, Tensor? preference, bool scale_rows, float? reg_eps, float norm_eps, "
+      "float rounding) -> Tensor");
   m.def("solve_pcd(Tensor gram, Tensor? scale, Tensor(a!) state, float tau, float beta, float eps) -> Tensor");
 
-  m.def("solve_imtl_g(Tensor gram, Tensor? scale, bool avoid_ascent, float? rank_tol) -> Tensor");
-  m.def("solve_config(Tensor gram, Tensor? scale, Tensor? preference, float? rank_tol) -> Tensor");
-  m.def("solve_aligned_mtl(Tensor gram, Tensor? scale, Tensor? preference, int scale_mode, float? rank_tol) -> Tensor");
-  m.def("solve_nash_mtl(Tensor gram, Tensor? scale, float? max_norm, float reg_eps) -> Tensor");
-  m.def("solve_fairgrad(Tensor gram, Tensor? scale, float alpha, float reg_eps) -> Tensor");
+  m.def("solve_imtl_g(Tensor gram, Tensor? scale, bool avoid_ascent, float? rank_tol, float rounding) -> Tensor");
+  m.def("solve_config(Tensor gram, Tensor? scale, Tensor? preference, float? rank_tol, float rounding) -> Tensor");
+  m.def(
+      "solve_aligned_mtl(Tensor gram, Tensor? scale, Tensor? preference, int scale_mode, float? rank_tol, float "
+      "rounding) "
+      "-> Tensor");
+  m.def("solve_nash_mtl(Tensor gram, Tensor? scale, float? max_norm, float? reg_eps, float rounding) -> Tensor");
+  m.def("solve_fairgrad(Tensor gram, Tensor? scale, float alpha, float? reg_eps, float rounding) -> Tensor");
   m.def("solve_krum(Tensor gram, Tensor? scale, int n_byzantine, int n_selected, bool squared) -> Tensor");
   m.def(
       "solve_sdmgrad(Tensor gram, Tensor? scale, Tensor(a!) state, Tensor? preference, float lr, float momentum, "

@@ -6,6 +6,10 @@
 // T x T sum, and the jobs are added in their order.  So the bits depend on the shapes and the level of instruction set, not on the
 // number of threads.
 //
+// Range.  Squares of float32 or bfloat16 elements leave the range of float32 above 1e19, and lose their digits below 1e-19.  Both
+// show in the diagonal of G, so nothing is looked for while the rows are read: a segment is multiplied once more, in float64, if the
+// square of a task is not finite though its elements are, or less than what may have vanished (kVanished) though not all are 0.
+//
 // Where the time goes.  Up to about eight tasks the kernel waits for memory.  So while a block is multiplied, the next one is
 // fetched, a cache line after each few products: fetched all at once it would fill the queues and the products would wait, and left
 // to the processor it would come late, because the rows are visited in turn.
@@ -13,6 +17,7 @@
 
 #include <memory>
 
+#include "gram_range.h"
 #include "jobs.h"
 #include "simd.h"
 
@@ -251,7 +256,7 @@ template <int L, class S, class A>
 MTL_INLINE void stage_two(const S* from, double limit, A* to) {
 #pragma GCC unroll 2
   for (int half = 0; half < 2; ++half) {
-    const auto v = load_half<L>(from, half);
+    const auto v = convert<A, L>(load_half<L>(from, half));
     store_raw(to + half * L, limit < 0 ? v : clamp(v, static_cast<A>(limit)));
   }
 }
@@ -277,9 +282,9 @@ MTL_INLINE int64_t stage(const S* const* rows, int64_t k, int64_t x, int64_t n, 
   return padded;
 }
 
-template <int BYTES, class S>
+// A is double where products of narrower elements are out of the range of float32.
+template <int BYTES, class S, class A = Accumulator<S>>
 MTL_INLINE void gram_range(GramJob& job, const Range& range) {
-  using A = Accumulator<S>;
   constexpr int L = BYTES / sizeof(A);
   constexpr bool wide = std::is_same_v<A, double>;
   const Reached reached(job.grads, range.param);
@@ -297,7 +302,8 @@ MTL_INLINE void gram_range(GramJob& job, const Range& range) {
   }
   A* lanes = job.workspace.lanes<A>();
   // float16 is multiplied from a copy: it takes too long to convert to do it in every tile
-  const bool in_place = job.limit < 0 && !std::is_same_v<S, float16>;
+  constexpr bool as_stored = std::is_same_v<A, Accumulator<S>> && !std::is_same_v<S, float16>;
+  const bool in_place = job.limit < 0 && as_stored;
   const int64_t n = range.end - range.begin;
   const int64_t block = std::clamp<int64_t>(kBlockElements / k / kColumns * kColumns, kColumns, kMaxBlock);
   const int64_t tiles = count_tiles<BYTES>(k);
@@ -310,7 +316,7 @@ MTL_INLINE void gram_range(GramJob& job, const Range& range) {
     for (int64_t i = 0; i < k; ++i) next[i] = reinterpret_cast<const char*>(rows[i] + x + m);
     const ReadAhead ahead(next, x + m < n ? k : 0, tiles, sizeof(S));
     const int64_t whole = in_place ? m / kColumns * kColumns : 0;
-    if constexpr (!std::is_same_v<S, float16>) {
+    if constexpr (as_stored) {
       const S* at[kMaxTasks];
       for (int64_t i = 0; i < k; ++i) at[i] = rows[i] + x;
       if (whole > 0) run_multiply_block(at, k, whole, lanes, ahead);
@@ -334,6 +340,59 @@ MTL_INLINE void gram_job(GramJob& job) {
 
 MTL_SIMD_ENTRY(gram_job, (GramJob & job), (job))
 
+// The same, but with products of float32 and bfloat16 elements in float64.
+template <int BYTES>
+MTL_INLINE void gram_job_in_float64(GramJob& job) {
+  for (const Range& range : job.job.ranges) {
+    with_element_type(job.grads.dtype(range.param), [&](auto element) MTL_INLINE_LAMBDA {
+      using S = decltype(element);
+      if constexpr (std::is_same_v<S, float16>) {
+        gram_range<BYTES, S>(job, range);
+      } else {
+        gram_range<BYTES, S, double>(job, range);
+      }
+    });
+  }
+  flush<BYTES>(job);
+}
+
+MTL_SIMD_ENTRY(gram_job_in_float64, (GramJob & job), (job))
+
+// Adds what `run` makes of each job to the sums of its segment, (S, T, T), in the order of the jobs.
+void add_jobs(const TaskGrads& grads, const std::vector<Job>& jobs, double limit, void (*run)(GramJob&), double* out) {
+  const int64_t T = grads.tasks();
+  std::vector<double> partial(jobs.size() * T * T, 0.0);
+  run_jobs(jobs, [&](int64_t begin, int64_t end) {
+    const Workspace workspace(T);
+    for (int64_t j = begin; j < end; ++j) {
+      GramJob job{grads, jobs[j], limit, workspace, partial.data() + j * T * T};
+      run(job);
+    }
+  });
+  for (size_t j = 0; j < jobs.size(); ++j) {
+    double* G = out + jobs[j].segment * T * T;
+    for (int64_t i = 0; i < T * T; ++i) G[i] += partial[j * T * T + i];
+  }
+}
+
+// Replaces the sums of the segments that float32 cannot hold.
+void mend_range(const TaskGrads& grads, const std::vector<Job>& jobs, double limit, double* out) {
+  const int64_t T = grads.tasks();
+  OutOfRange wrong(grads, out);
+  if (!wrong.any()) return;
+  run_jobs(jobs, [&](int64_t begin, int64_t end) {
+    for (int64_t j = begin; j < end; ++j) wrong.look_at(jobs[j]);
+  });
+  std::vector<Job> again;
+  for (const Job& job : jobs) {
+    if (!wrong.has(job)) continue;
+    std::fill_n(out + job.segment * T * T, T * T, 0.0);
+    again.push_back(job);
+  }
+  if (again.empty()) return;
+  add_jobs(grads, again, limit, run_gram_job_in_float64, out);
+}
+
 void mirror(double* G, int64_t T) {
   for (int64_t i = 0; i < T; ++i) {
     for (int64_t j = 0; j < i; ++j) G[i * T + j] = G[j * T + i];
@@ -353,19 +412,8 @@ Tensor gram(const OptionalTensors& tensors, int64_t T, const std::vector<int64_t
   std::fill_n(out, S * T * T, 0.0);
 
   const std::vector<Job> jobs = split(grads, /*min_elements=*/16384, /*max_jobs=*/T <= 16 ? 256 : 64);
-  std::vector<double> partial(jobs.size() * T * T, 0.0);
-  run_jobs(jobs, [&](int64_t begin, int64_t end) {
-    const Workspace workspace(T);
-    for (int64_t j = begin; j < end; ++j) {
-      GramJob job{grads, jobs[j], clip_value.value_or(-1.0), workspace, partial.data() + j * T * T};
-      run_gram_job(job);
-    }
-  });
-
-  for (size_t j = 0; j < jobs.size(); ++j) {
-    double* G = out + jobs[j].segment * T * T;
-    for (int64_t i = 0; i < T * T; ++i) G[i] += partial[j * T * T + i];
-  }
+  add_jobs(grads, jobs, clip_value.value_or(-1.0), run_gram_job, out);
+  mend_range(grads, jobs, clip_value.value_or(-1.0), out);
   for (int64_t s = 0; s < S; ++s) mirror(out + s * T * T, T);
   return result;
 }

@@ -124,14 +124,16 @@ Tensor solve_cagrad(const Tensor& gram, const std::optional<Tensor>& scale, doub
 }
 
 Tensor solve_upgrad(const Tensor& gram, const std::optional<Tensor>& scale, const std::optional<Tensor>& preference,
-                    bool scale_rows, double reg_eps, double norm_eps) {
-  const solvers::DualCone cone{check_preference(gram, preference), scale_rows, reg_eps, norm_eps};
+                    bool scale_rows, std::optional<double> reg_eps, double norm_eps, double rounding) {
+  const solvers::DualCone cone{check_preference(gram, preference), scale_rows, reg_eps.value_or(-1.0), norm_eps,
+                               rounding};
   return solve(gram, scale, solvers::UpGrad{cone});
 }
 
 Tensor solve_dualproj(const Tensor& gram, const std::optional<Tensor>& scale, const std::optional<Tensor>& preference,
-                      bool scale_rows, double reg_eps, double norm_eps) {
-  const solvers::DualCone cone{check_preference(gram, preference), scale_rows, reg_eps, norm_eps};
+                      bool scale_rows, std::optional<double> reg_eps, double norm_eps, double rounding) {
+  const solvers::DualCone cone{check_preference(gram, preference), scale_rows, reg_eps.value_or(-1.0), norm_eps,
+                               rounding};
   return solve(gram, scale, solvers::DualProj{cone});
 }
 
@@ -141,30 +143,33 @@ Tensor solve_pcd(const Tensor& gram, const std::optional<Tensor>& scale, Tensor 
 }
 
 Tensor solve_imtl_g(const Tensor& gram, const std::optional<Tensor>& scale, bool avoid_ascent,
-                    std::optional<double> rank_tol) {
-  return solve(gram, scale, solvers::ImtlG{avoid_ascent, rank_tol.value_or(-1.0)});
+                    std::optional<double> rank_tol, double rounding) {
+  return solve(gram, scale, solvers::ImtlG{avoid_ascent, {rank_tol.value_or(-1.0), rounding}});
 }
 
 Tensor solve_config(const Tensor& gram, const std::optional<Tensor>& scale, const std::optional<Tensor>& preference,
-                    std::optional<double> rank_tol) {
-  return solve(gram, scale, solvers::Config{check_preference(gram, preference), rank_tol.value_or(-1.0)});
+                    std::optional<double> rank_tol, double rounding) {
+  return solve(gram, scale, solvers::Config{check_preference(gram, preference), {rank_tol.value_or(-1.0), rounding}});
 }
 
 Tensor solve_aligned_mtl(const Tensor& gram, const std::optional<Tensor>& scale,
-                         const std::optional<Tensor>& preference, int64_t scale_mode, std::optional<double> rank_tol) {
+                         const std::optional<Tensor>& preference, int64_t scale_mode, std::optional<double> rank_tol,
+                         double rounding) {
   STD_TORCH_CHECK(scale_mode >= 0 && scale_mode <= 2, "scale_mode should be 0, 1 or 2. Found ", scale_mode, ".");
   const auto scale_of = static_cast<solvers::AlignedMtl::Scale>(scale_mode);
-  return solve(gram, scale, solvers::AlignedMtl{check_preference(gram, preference), scale_of, rank_tol.value_or(-1.0)});
+  return solve(gram, scale,
+               solvers::AlignedMtl{check_preference(gram, preference), scale_of, {rank_tol.value_or(-1.0), rounding}});
 }
 
 Tensor solve_nash_mtl(const Tensor& gram, const std::optional<Tensor>& scale, std::optional<double> max_norm,
-                      double reg_eps) {
+                      std::optional<double> reg_eps, double rounding) {
   const double limit = max_norm.value_or(std::numeric_limits<double>::infinity());
-  return solve(gram, scale, solvers::NashMtl{limit, reg_eps});
+  return solve(gram, scale, solvers::NashMtl{limit, {reg_eps.value_or(-1.0), rounding}});
 }
 
-Tensor solve_fairgrad(const Tensor& gram, const std::optional<Tensor>& scale, double alpha, double reg_eps) {
-  return solve(gram, scale, solvers::FairGrad{alpha, reg_eps});
+Tensor solve_fairgrad(const Tensor& gram, const std::optional<Tensor>& scale, double alpha,
+                      std::optional<double> reg_eps, double rounding) {
+  return solve(gram, scale, solvers::FairGrad{alpha, {reg_eps.value_or(-1.0), rounding}});
 }
 
 Tensor solve_krum(const Tensor& gram, const std::optional<Tensor>& scale, int64_t n_byzantine, int64_t n_selected,

@@ -10,10 +10,12 @@
 // Order of accumulation.  A thread's lanes add up float32 products (float64 for float64 gradients), at most
 // kFlushProducts each; then a warp adds two and two of its lanes in the same type, and what that gives in float64;
 // the warps of a block are added in their order, and the jobs of a segment in theirs.  So the bits depend on the
-// shapes, the alignment and the device, and not on what else runs.
+// shapes, the alignment and the device, and not on what else runs.  Where that is out of the range of float32, all of
+// it is float64 (gram_range.cuh).
 //
 // Tensor cores are not used: they truncate what they add, which biases the norms by more than float32 lanes do.
 #include "gram_narrow.cuh"
+#include "gram_range.cuh"
 #include "gram_wide.cuh"
 
 namespace mtl_ops::cuda {
@@ -57,12 +59,22 @@ launch::Plan make_plan(const GramCall& call, const std::vector<int64_t>& params,
 }
 
 // `multiply` launches the kernel that fills partial.
-template <class F>
+template <class S, class F>
 void run_plan(const GramCall& call, const launch::Plan& plan, bool add, F multiply) {
   const DeviceTable table(call.device, plan);
   const int64_t pairs = launch::pair_count(call.T);
   const Tensor partial = call.device.new_float64({pairs * plan.jobs()});
-  multiply(table.argument(), static_cast<double*>(partial.mutable_data_ptr()));
+  auto* sums = static_cast<double*>(partial.mutable_data_ptr());
+  multiply(table.argument(), sums);
+  if constexpr (kNeedsRange<S>) {
+    constexpr int64_t words = sizeof(Squares) / sizeof(double);
+    const Tensor memory = call.device.new_float64({words * plan.jobs()});
+    auto* squares = static_cast<Squares*>(memory.mutable_data_ptr());
+    launch(call.device, look_for_range<S>, {plan.jobs(), kThreads}, table.argument(), call.T,
+           static_cast<const double*>(sums), squares);
+    launch(call.device, mend_range<S>, {plan.jobs(), kThreads}, table.argument(), call.T, call.limit,
+           static_cast<const Squares*>(squares), sums);
+  }
   const int64_t blocks = call.grads.segments() * launch::ceil_div(static_cast<int>(pairs), kWarps);
   launch(call.device, add_jobs, {blocks, kThreads}, table.argument(), call.T,
          static_cast<const double*>(partial.const_data_ptr()), call.out, add);
@@ -72,7 +84,7 @@ template <class S, int K>
 void run_narrow(const GramCall& call, const std::vector<int64_t>& params, bool add) {
   launch::Plan plan = make_plan(call, params, sizeof(S), Narrow<S, K>::kWidth);
   plan.cut_by_segment(call.grads.segments(), call.device.processors() * kBlocks);
-  run_plan(call, plan, add, [&](const TableArgument& table, double* partial) {
+  run_plan<S>(call, plan, add, [&](const TableArgument& table, double* partial) {
     launch(call.device, gram_narrow<S, K>, {plan.jobs(), kThreads}, table, call.T, call.limit, partial);
   });
 }
@@ -87,7 +99,7 @@ void run_wide(const GramCall& call, const std::vector<int64_t>& params, bool add
   const int64_t jobs = teams.kinds() == 1 ? blocks : 4 * blocks / teams.kinds();
   launch::Plan plan = make_plan(call, params, sizeof(S), teams.steps() * Wide<S>::kStep);
   plan.cut_by_segment(call.grads.segments(), jobs);
-  run_plan(call, plan, add, [&](const TableArgument& table, double* partial) {
+  run_plan<S>(call, plan, add, [&](const TableArgument& table, double* partial) {
     launch(call.device, gram_wide<S>, {plan.jobs() * teams.kinds(), teams.warps() * kWarp, shared}, table, teams,
            stages, call.limit, partial);
   });

@@ -12,7 +12,7 @@ struct AlignedMtl {
 
   const double* preference;  // (T,), or null for 1/k
   Scale scale;
-  double rank_tol;  // negative for that of an exact G
+  RankTolerance tolerance;
 
   MTL_HD static constexpr int workspace(int T) { return 2 * T + Eigen<Serial>::workspace(T); }
 
@@ -22,9 +22,9 @@ struct AlignedMtl {
     double *s = arena.reals(k), *p = arena.reals(k);
     Eigen<Lanes> eigen(lanes, k, arena);
     unit_diagonal(lanes, k, problem.gram, s);
-    int rank = eigen.rank_of(problem.gram, rank_tolerance(rank_tol, k));
+    int rank = eigen.rank_of(problem.gram, tolerance.of(k));
     restore_lengths(lanes, k, s, problem.gram, p);
-    eigen.decompose(problem.gram);
+    eigen.decompose(problem.gram, tolerance.of(k));
     rank = rank < eigen.count() ? rank : eigen.count();
 
     each(lanes, k, [=, this](int i) { p[i] = preference == nullptr ? 1.0 / k : preference[problem.tasks[i]]; });

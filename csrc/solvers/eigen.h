@@ -42,10 +42,10 @@ class Eigen {
         coefficient_(arena.reals(n)),
         order_(arena.ints(n)) {}
 
-  /// Of A (n x n), whose largest entry should be far from the limits of a double squared.  A row that depends on others up to
-  /// rounding adds an eigenvalue of exactly 0.
-  MTL_HD void decompose(const double* a) {
-    factorise(a);
+  /// Of A (n x n), whose largest entry should be far from the limits of a double squared.  A row of whose diagonal entry the others
+  /// leave no more than the share `dependent`, or rounding, adds an eigenvalue of exactly 0.
+  MTL_HD void decompose(const double* a, double dependent = 0.0) {
+    factorise(a, dependent);
     for (int sweep = 0; sweep < kMaxSweeps; ++sweep) {
       measure();
       if (rotate_all() == 0.0) break;
@@ -58,7 +58,7 @@ class Eigen {
   /// orthogonal: by Weyl's inequality, no squared norm is further from an eigenvalue than the inner products of different columns
   /// together, ‖LᵀL - diag‖_F² = ‖A‖_F² - ‖diag‖².
   MTL_HD int rank_of(const double* a, double tolerance) {
-    factorise(a);
+    factorise(a, 0.0);
     const double total = sum_of(lanes_, n_ * n_, [=](int at) { return a[at] * a[at]; });
     for (int sweep = 0; sweep < kMaxSweeps && count_ > 0; ++sweep) {
       measure();
@@ -110,8 +110,8 @@ class Eigen {
 
   /// A = LLᵀ, a column at a time, the largest remaining diagonal first.  Rows stay where they are: L is triangular only up to a
   /// permutation, which nobody needs to know.
-  MTL_HD void factorise(const double* a) {
-    const double dependent = 2.0 * n_ * kEpsilon;
+  MTL_HD void factorise(const double* a, double dependent) {
+    dependent = fmax(dependent, 2.0 * n_ * kEpsilon);
     double* rest = rest_;  // what the columns so far leave of each diagonal entry
     lanes_.sync();
     each(lanes_, n_, [=, this](int i) { rest[i] = a[i * n_ + i]; });
@@ -187,9 +187,13 @@ class Eigen {
 };
 
 /// Which tasks depend on each other is read off the cosine matrix C = G_ij s_i s_j, so that a task with a small gradient is never
-/// mistaken for a dependent one: an eigenvalue counts if it is more than this share of the largest.  `given` < 0 stands for what the
-/// rounding of an exact G calls for.
-MTL_HD inline double rank_tolerance(double given, int k) { return given >= 0.0 ? given : 32.0 * k * kEpsilon; }
+/// mistaken for a dependent one: an eigenvalue counts if it is more than this share of the largest.
+struct RankTolerance {
+  double given;     // negative for what the rounding of G calls for
+  double rounding;  // of G's entries
+
+  MTL_HD double of(int k) const { return given >= 0.0 ? given : noise_of(rounding, k); }
+};
 
 /// Turns C back into G, in units of its largest diagonal entry, and puts the lengths 1/s in the same units into `length`.
 template <class Lanes>

@@ -11,6 +11,10 @@ namespace mtl_ops::solvers {
 
 constexpr double kEpsilon = 2.220446049250313e-16;
 
+/// How far rounding may move an eigenvalue of the k x k cosine matrix, if it moves each of G's entries by the share `rounding` of
+/// sqrt(G_ii G_jj): what is less than that may as well be 0.
+MTL_HD constexpr double noise_of(double rounding, int k) { return 8.0 * k * rounding; }
+
 /// An upper triangle stored row after row; `at(q, i)`, q <= i, is contiguous in i.
 struct Triangle {
   double* data;

@@ -63,7 +63,8 @@ class FairnessEquation {
  private:
   struct Error {
     double residual;  // max |1 - v/target|
-    double rounding;  // what of it is beyond double precision
+    double step;      // the largest relative step that Newton's method in a single weight would take
+    double rounding;  // what of that is beyond double precision
   };
 
   static constexpr int kMaxIterations = 100;
@@ -103,19 +104,21 @@ class FairnessEquation {
     each(lanes_, n_, [=, this](int i) { x_[i] = best_[i] = size; });
   }
 
+  /// How near x is, the step tells: the residual of a large weight does not, because with a small α its target may be less than the
+  /// rounding of v.
   MTL_HD void iterate() {
     double best = HUGE_VAL;
     int stalled = 0;
     for (int iteration = 0; iteration < kMaxIterations; ++iteration) {
       const Error error = measure();
-      if (error.residual < 0.999 * best) {
-        best = error.residual;
+      if (error.step < 0.999 * best) {
+        best = error.step;
         stalled = 0;
         each(lanes_, n_, [this](int i) { best_[i] = x_[i]; });
       } else {
         ++stalled;
       }
-      if (error.residual <= 1e-13 || (stalled >= 2 && error.residual <= 1e3 * error.rounding)) return;
+      if (error.residual <= 1e-13 || (stalled >= 2 && error.step <= 1e3 * error.rounding)) return;
       const bool any_over =
           least_of(lanes_, n_, [this](int i) { return v_[i] > target_[i]; }, [](int) { return 0.0; }).index >= 0;
       if (!(any_over && step(true)) && !step(false)) return;
@@ -131,8 +134,10 @@ class FairnessEquation {
       target_[i] = wanted(i, x_[i]);
     });
     const auto residual = [this](int i) { return fabs(1.0 - v_[i] / target_[i]); };
-    const auto rounding = [this](int i) { return 4.0 * kEpsilon * x_[i] * magnitude_[i] / target_[i]; };
-    return {largest_of(lanes_, n_, residual), largest_of(lanes_, n_, rounding)};
+    const auto curvature = [this](int i) { return a_[i * n_ + i] * x_[i] * x_[i] + target_[i] / alpha_; };
+    const auto step = [=, this](int i) { return fabs(target_[i] - v_[i]) / curvature(i); };
+    const auto rounding = [=, this](int i) { return 4.0 * kEpsilon * x_[i] * magnitude_[i] / curvature(i); };
+    return {largest_of(lanes_, n_, residual), largest_of(lanes_, n_, step), largest_of(lanes_, n_, rounding)};
   }
 
   /// One step of Newton's method; false if it leads nowhere.  The logarithmic form of the equations with too large a v converges
@@ -207,9 +212,19 @@ class FairnessEquation {
   double *s_, *k_, *x_, *best_, *v_, *magnitude_, *target_, *diagonal_, *step_, *trial_, *change_, *scratch_;
 };
 
+/// The ridge on the cosine matrix.
+struct Ridge {
+  double given;     // negative for what the rounding of G calls for
+  double rounding;  // of G's entries
+
+  MTL_HD double of(int k) const { return given >= 0.0 ? given : fmax(kLeast, noise_of(rounding, k)); }
+
+  static constexpr double kLeast = 1e-10;
+};
+
 struct FairGrad {
   double alpha;
-  double reg_eps;
+  Ridge ridge;
 
   MTL_HD static constexpr int workspace(int T) { return FairnessEquation<Serial>::workspace(T); }
 
@@ -220,19 +235,19 @@ struct FairGrad {
       each(lanes, k, [=](int i) { w[i] = 1.0 / k; });
       return;
     }
-    FairnessEquation<Lanes>(lanes, k, problem.gram, alpha, reg_eps, arena).solve(w);
+    FairnessEquation<Lanes>(lanes, k, problem.gram, alpha, ridge.of(k), arena).solve(w);
   }
 };
 
 struct NashMtl {
   double max_norm;  // infinity for none
-  double reg_eps;
+  Ridge ridge;
 
   MTL_HD static constexpr int workspace(int T) { return FairnessEquation<Serial>::workspace(T); }
 
   template <class Lanes>
   MTL_HD void operator()(const Lanes& lanes, const Problem& problem, double* w, Arena& arena) const {
-    FairnessEquation<Lanes> equation(lanes, problem.count, problem.gram, 1.0, reg_eps, arena);
+    FairnessEquation<Lanes> equation(lanes, problem.count, problem.gram, 1.0, ridge.of(problem.count), arena);
     equation.solve(w);
     const double norm = equation.norm();
     if (norm > max_norm) each(lanes, problem.count, [=, this](int i) { w[i] *= max_norm / norm; });

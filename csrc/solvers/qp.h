@@ -48,6 +48,9 @@ class NonNegativeQp {
     return run();
   }
 
+  /// After a call without the equality whose h has changed since: from the passive set of that call, whose factor still holds.
+  MTL_HD QpStatus minimise_again() { return run(valid_); }
+
   /// With the equality.  `warm` starts from the passive set of the last call instead of from all variables.
   MTL_HD QpStatus minimise(const double* h, const double* e, double rhs, bool warm) {
     h_ = h;
@@ -86,9 +89,9 @@ class NonNegativeQp {
     return sum_of(lanes_, size_, [=, this](int q) { return full[passive_[q]] * packed[q]; });
   }
 
-  MTL_HD QpStatus run() {
+  MTL_HD QpStatus run(int valid = 0) {
     steps_ = 0;
-    valid_ = 0;
+    valid_ = valid;
     tau_ = 0.0;
     entered_ = -1;
     all_at_once_ = e_ == nullptr;

@@ -14,6 +14,7 @@ from ..gradients.parameters import Parameters
 from ..gradients.rows import on_device
 from ..gradients.tasks import Tasks
 from ..methods import Method
+from ..ops import rounding_of
 from .rules import Rules
 
 __all__ = ["WHOLE", "Call", "Part"]
@@ -34,6 +35,7 @@ class Call:
         retain_graph: Keeps the graph for another backward.
         features: What the heads are computed from, if G is measured there.
         step: How many steps were taken before.
+        grad_dtype: What gradients are stored in; ``None`` for the parameters' own dtypes.
     """
 
     method: Method
@@ -46,6 +48,7 @@ class Call:
     retain_graph: bool = False
     features: Sequence[Tensor] = ()
     step: int = 0
+    grad_dtype: torch.dtype | None = None
 
     @property
     def scale(self) -> Tensor | None:
@@ -60,6 +63,12 @@ class Call:
         """T numbers, 0 for a task that takes no part."""
         part = set(self.tasks.taking_part)
         return [weight if t in part else 0.0 for t, weight in enumerate(self.task_weights)]
+
+    @functools.cached_property
+    def rounding(self) -> float:
+        """That of Gram matrices, see :func:`mtl_ops.ops.rounding_of`; the same in all processes."""
+        dtypes = {tensor.dtype for tensor in [*self.params.tensors, *self.features]}
+        return rounding_of(dtypes if self.grad_dtype is None else dtypes | {self.grad_dtype})
 
     @functools.cached_property
     def losses(self) -> Tensor:

@@ -18,7 +18,7 @@ from .rules import Rules
 from .scaled_clip import clip_elements, with_scaled_threshold
 from .tracked import Tracked, show
 
-__all__ = ["find_scale", "find_weights", "merge_rows", "raise_if_nonfinite", "report_of"]
+__all__ = ["find_scale", "find_weights", "merge_rows", "raise_if_nonfinite", "report_of", "solve"]
 
 
 def merge_rows(
@@ -121,11 +121,18 @@ def find_weights(call: Call, gram: Tensor | None, scale: Tensor, shared: int) ->
         weights = method.weights(None, losses, **call.given)
         return torch.where(scale != 0, scale * weights.to(scale.device), 0.0)
     if shared == len(scale):
-        return method.solve(gram, scale, losses, **call.given)  # type: ignore[arg-type]
+        return solve(call, gram, scale, losses)
     if shared == 0:
         return method.scale_heads(scale, losses)
-    solved = method.solve(gram[:shared], scale[:shared], losses, **call.given)  # type: ignore[index]
+    assert gram is not None
+    solved = solve(call, gram[:shared], scale[:shared], losses)
     return torch.cat([solved, method.scale_heads(scale[shared:], losses)])
+
+
+def solve(call: Call, gram: Tensor | None, scale: Tensor, losses: Tensor | None) -> Tensor:
+    """The method's answer, for which it is told how exact the Gram matrix is if it asks."""
+    known = {"rounding": call.rounding} if call.method.uses_rounding else {}
+    return call.method.solve(gram, scale, losses, **known, **call.given)  # type: ignore[arg-type]
 
 
 def raise_if_nonfinite(

@@ -28,6 +28,8 @@ class Method(ABC):
         segmentwise: Whether sets of parameters may be weighed in several calls, a part of the S sets in
             each: it neither draws nor remembers anything, and sets do not depend on each other. With
             ``memory="stream"`` it then saves a backward.
+        uses_rounding: Whether :meth:`solve` takes ``rounding``, the share of ``√(G_ii G_jj)`` by which
+            ``G_ij`` may be off; see :func:`mtl_ops.ops.rounding_of`.
         tracks: Whether it is shown the gradients themselves, see ``TrackingMethod``.
         state_names: Attributes that are the method's memory: tensors, numbers, or ``None`` before
             the first call.
@@ -51,6 +53,7 @@ class Method(ABC):
     learns: bool = False
     observes: bool = False
     segmentwise: bool = False
+    uses_rounding: bool = False
     tracks: bool = False
     generator: torch.Generator | None = None
 

@@ -17,23 +17,24 @@ class DualConeMethod(NativeMethod):
     """Projections on the dual cone of the gradients: a preference, and a ridge."""
 
     segmentwise = True
+    uses_rounding = True
 
     def __init__(
         self,
         *,
         preference: Sequence[float] | Tensor | None = None,
         scaling: Literal["rows", "frobenius"] = "rows",
-        reg_eps: float = 1e-6,
+        reg_eps: float | None = None,
         norm_eps: float = 0.0,
     ) -> None:
         self.preference = None
         if preference is not None:
             self.preference = PerTask("preference", preference, sign="some")
         self.scaling = one_of("scaling", scaling, ("rows", "frobenius"))
-        self.reg_eps = non_negative("reg_eps", reg_eps)
+        self.reg_eps = None if reg_eps is None else non_negative("reg_eps", reg_eps)
         self.norm_eps = non_negative("norm_eps", norm_eps)
 
-    def arguments(self, gram: Tensor, given: dict[str, Any]) -> dict[str, Any]:
+    def arguments(self, gram: Tensor, given: dict[str, Any], rounding: float) -> dict[str, Any]:
         """What the solvers take beside the Gram matrix and the scales."""
         only(given)
         return {
@@ -41,4 +42,5 @@ class DualConeMethod(NativeMethod):
             "scaling": self.scaling,
             "reg_eps": self.reg_eps,
             "norm_eps": self.norm_eps,
+            "rounding": rounding,
         }

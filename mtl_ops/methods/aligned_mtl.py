@@ -35,8 +35,10 @@ class AlignedMTL(NativeMethod):
         preference: p, one number for each task; ``None`` for ``1/k`` with k tasks, as in TorchJD.
             The paper's own code and LibMTL sum: ``preference=[1] * T``.
         rank_tol: Eigenvalues of C below this share of the largest are those of dependent gradients.
-            ``None`` stands for ``32 k ε`` with k tasks, right for gradients that are exact; with
-            noise of relative size δ, take ``10 k δ``. Others take the rank of G and not of C, and
+            ``None`` follows from the dtype of the gradients, with k tasks: ``32 k ε`` of float64
+            (7e-15 k), 1e-6 k of float32, 8e-6 k of float16, 5e-4 k of bfloat16, the latter two also
+            by ``grad_dtype``. Under autocast, gradients are noisier than their dtype tells: with
+            noise of relative size δ, take ``10 k δ²``. Others take the rank of G and not of C, and
             in float32 lose tasks whose gradient is 3e-4 of the longest.
 
     Degenerate cases: a zero gradient has the weight 0 and changes nothing for the others. If all
@@ -56,6 +58,7 @@ class AlignedMTL(NativeMethod):
     """
 
     segmentwise = True
+    uses_rounding = True
 
     def __init__(
         self,
@@ -69,7 +72,13 @@ class AlignedMTL(NativeMethod):
         self.rank_tol = None if rank_tol is None else non_negative("rank_tol", rank_tol)
 
     def solve(
-        self, gram: Tensor, scale: Tensor | None, losses: Tensor | None, **given: Any
+        self,
+        gram: Tensor,
+        scale: Tensor | None,
+        losses: Tensor | None,
+        *,
+        rounding: float = ops.EXACT,
+        **given: Any,
     ) -> Tensor:
         only(given)
         preference = PerTask.on_gram(self.preference, gram)
@@ -79,4 +88,5 @@ class AlignedMTL(NativeMethod):
             preference=preference,
             scale_mode=self.scale_mode,
             rank_tol=self.rank_tol,
+            rounding=rounding,
         )

@@ -29,14 +29,17 @@ class ConFIG(NativeMethod):
     worse. The direction does not depend on the gradients' lengths, and ``|d|`` is proportional to
     them.
 
-    Because C squares the singular values of U, those below 1e-7 of the largest cannot be told from
-    0; the pseudo-inverse of U itself can, at the price of a singular value decomposition of U.
+    Because C squares the singular values of U, those below 1e-7 of the largest (in float32, 1e-3)
+    cannot be told from 0; the pseudo-inverse of U itself can, at the price of a singular value
+    decomposition of U.
 
     Args:
         preference: p, one number for each task; ``None`` for 1.
         rank_tol: Eigenvalues of C below this share of the largest are those of dependent gradients.
-            ``None`` stands for ``32 k ε`` with k tasks, right for gradients that are exact; with
-            noise of relative size δ, take ``10 k δ``.
+            ``None`` follows from the dtype of the gradients, with k tasks: ``32 k ε`` of float64
+            (7e-15 k), 1e-6 k of float32, 8e-6 k of float16, 5e-4 k of bfloat16, the latter two also
+            by ``grad_dtype``. Under autocast, gradients are noisier than their dtype tells: with
+            noise of relative size δ, take ``10 k δ²``.
 
     In float32 the paper's own package, conflictfree, takes a least-squares solution of the long unit
     gradients, which for three tasks was wrong by up to 1.7 times the length; in float64 it agrees.
@@ -60,6 +63,7 @@ class ConFIG(NativeMethod):
     """
 
     segmentwise = True
+    uses_rounding = True
 
     def __init__(
         self,
@@ -71,8 +75,16 @@ class ConFIG(NativeMethod):
         self.rank_tol = None if rank_tol is None else non_negative("rank_tol", rank_tol)
 
     def solve(
-        self, gram: Tensor, scale: Tensor | None, losses: Tensor | None, **given: Any
+        self,
+        gram: Tensor,
+        scale: Tensor | None,
+        losses: Tensor | None,
+        *,
+        rounding: float = ops.EXACT,
+        **given: Any,
     ) -> Tensor:
         only(given)
         preference = PerTask.on_gram(self.preference, gram)
-        return ops.solve_config(gram, scale, preference=preference, rank_tol=self.rank_tol)
+        return ops.solve_config(
+            gram, scale, preference=preference, rank_tol=self.rank_tol, rounding=rounding
+        )

@@ -78,6 +78,11 @@ class CRMOGM(Method):
         return self.method.uses_losses
 
     @property
+    def uses_rounding(self) -> bool:  # type: ignore[override]
+        """As the other method."""
+        return self.method.uses_rounding
+
+    @property
     def learns(self) -> bool:  # type: ignore[override]
         """As the other method."""
         return self.method.learns

@@ -17,11 +17,11 @@ __all__ = ["DualProj"]
 class DualProj(DualConeMethod):
     """Projects the preferred combination of gradients so that it contradicts no gradient.
 
-        ``w = π(p)``,  ``π(u)`` the ``v ≥ u`` with ``vᵀ(G + ridge)v`` least:
+        ``w = π(p)``,  ``π(u)`` the ``v ≥ u`` with ``vᵀGv`` least:
 
     the vector nearest to ``Σ_i p_i g_i`` among those with ``⟨d, g_i⟩ ≥ 0`` for all i.
 
-    Guarantees: ``⟨g_i, d⟩ ≥ -reg_eps w_i |g_i|²``, ``w ≥ p``, and ``w = p`` if ``Σ p_i g_i``
+    Guarantees: ``⟨g_i, d⟩ ≥ -1e-9 |g_i| |d|`` as of ``UPGrad``, ``w ≥ p``, and ``w = p`` if ``Σ p_i g_i``
     contradicts no gradient.
 
     Args:
@@ -47,6 +47,12 @@ class DualProj(DualConeMethod):
     """
 
     def solve(
-        self, gram: Tensor, scale: Tensor | None, losses: Tensor | None, **given: Any
+        self,
+        gram: Tensor,
+        scale: Tensor | None,
+        losses: Tensor | None,
+        *,
+        rounding: float = ops.EXACT,
+        **given: Any,
     ) -> Tensor:
-        return ops.solve_dualproj(gram, scale, **self.arguments(gram, given))
+        return ops.solve_dualproj(gram, scale, **self.arguments(gram, given, rounding))

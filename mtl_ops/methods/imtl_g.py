@@ -38,14 +38,16 @@ class IMTLG(NativeMethod):
         on_ascent: What to do then: ``"paper"`` takes d as it is, as all other implementations do;
             ``"config"`` takes the weights of :class:`ConFIG`.
         rank_tol: Eigenvalues of C below this share of the largest are those of dependent gradients.
-            ``None`` stands for ``32 k ε`` with k tasks, right for gradients that are exact; with
-            noise of relative size δ, take ``10 k δ``.
+            ``None`` follows from the dtype of the gradients, with k tasks: ``32 k ε`` of float64
+            (7e-15 k), 1e-6 k of float32, 8e-6 k of float16, 5e-4 k of bfloat16, the latter two also
+            by ``grad_dtype``. Under autocast, gradients are noisier than their dtype tells: with
+            noise of relative size δ, take ``10 k δ²``.
 
     LibMTL's ``IMTL`` is this and ``imtl_l`` together: here ``imtl``.
 
     Degenerate cases: a zero gradient has the weight 0 and changes nothing for the others. If all
-    are zero, or ``|Σv|`` is less than 1e-12 of ``Σ|v|``, the weights are 0 (with ``"config"``, they
-    are ConFIG's). T = 1: ``w = 1``.
+    are zero, or ``|Σv|`` is no more of ``Σ|v|`` than rounding makes it (at least 1e-12; in float32,
+    1e-6 k), the weights are 0 (with ``"config"``, they are ConFIG's). T = 1: ``w = 1``.
 
     Raises:
         ValueError: If a parameter is out of range.
@@ -61,6 +63,7 @@ class IMTLG(NativeMethod):
     """
 
     segmentwise = True
+    uses_rounding = True
 
     def __init__(
         self, *, on_ascent: Literal["paper", "config"] = "paper", rank_tol: float | None = None
@@ -69,9 +72,19 @@ class IMTLG(NativeMethod):
         self.rank_tol = None if rank_tol is None else non_negative("rank_tol", rank_tol)
 
     def solve(
-        self, gram: Tensor, scale: Tensor | None, losses: Tensor | None, **given: Any
+        self,
+        gram: Tensor,
+        scale: Tensor | None,
+        losses: Tensor | None,
+        *,
+        rounding: float = ops.EXACT,
+        **given: Any,
     ) -> Tensor:
         only(given)
         return ops.solve_imtl_g(
-            gram, scale, avoid_ascent=self.on_ascent == "config", rank_tol=self.rank_tol
+            gram,
+            scale,
+            avoid_ascent=self.on_ascent == "config",
+            rank_tol=self.rank_tol,
+            rounding=rounding,
         )

@@ -17,6 +17,7 @@ from .coordinates import (
 )
 from .gram_merge import gram, merge_, task_scales
 from .operator import MAX_TASKS, Rows
+from .rounding import EXACT, rounding_of
 from .solve import (
     solve_adaptive_sharing,
     solve_aligned_mtl,
@@ -40,6 +41,7 @@ from .solve import (
 )
 
 __all__ = [
+    "EXACT",
     "MAX_TASKS",
     "Rows",
     "gram",
@@ -48,6 +50,7 @@ __all__ = [
     "merge_median_",
     "merge_sign_agreement_",
     "merge_trimmed_mean_",
+    "rounding_of",
     "solve_adaptive_sharing",
     "solve_aligned_mtl",
     "solve_cagrad",

@@ -58,7 +58,8 @@ def gram(
         clip_value: Clamps every element to ``[-clip_value, clip_value]`` as it is read.
 
     Returns:
-        ``(S, T, T)`` float64.
+        ``(S, T, T)`` float64, exact to :func:`rounding_of` the gradients' dtypes. Gradients of float32,
+        bfloat16 and float16 may have any size; of float64, norms have to lie within 1e-150 and 1e150.
     """
     result: Tensor = _gram.on(device_of(rows), tasks)(rows, tasks, segments, clip_value)
     return result

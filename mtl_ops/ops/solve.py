@@ -1,4 +1,9 @@
-"""Solvers: ``(S, T, T)`` Gram matrices to ``(S, T)`` weights, ``w = s ∘ method(s G s)``."""
+"""Solvers: ``(S, T, T)`` Gram matrices to ``(S, T)`` weights, ``w = s ∘ method(s G s)``.
+
+``rounding`` is the share of ``√(G_ii G_jj)`` by which ``G_ij`` may be off; see :func:`rounding_of`. With k tasks,
+eigenvalues of the cosine matrix of less than ``8 k · rounding`` may as well be 0, and that is what
+``rank_tol=None`` and ``reg_eps=None`` stand for.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from .operator import Operator
+from .rounding import EXACT
 
 __all__ = [
     "solve_adaptive_sharing",
@@ -146,14 +152,15 @@ def solve_upgrad(
     *,
     preference: Tensor | None = None,
     scaling: Literal["rows", "frobenius"] = "rows",
-    reg_eps: float = 1e-6,
+    reg_eps: float | None = None,
     norm_eps: float = 0.0,
+    rounding: float = EXACT,
 ) -> Tensor:
     """Sum of the projections of ``p_i g_i`` on the dual cone of all gradients.
 
-    ``preference`` p ``(T,)`` float64, or 1/k.
+    ``preference`` p ``(T,)`` float64, or 1/k. A ridge ``reg_eps`` that is not given is taken out again.
     """
-    return _solve_upgrad(gram, scale, preference, scaling == "rows", reg_eps, norm_eps)
+    return _solve_upgrad(gram, scale, preference, scaling == "rows", reg_eps, norm_eps, rounding)
 
 
 def solve_dualproj(
@@ -162,11 +169,12 @@ def solve_dualproj(
     *,
     preference: Tensor | None = None,
     scaling: Literal["rows", "frobenius"] = "rows",
-    reg_eps: float = 1e-6,
+    reg_eps: float | None = None,
     norm_eps: float = 0.0,
+    rounding: float = EXACT,
 ) -> Tensor:
     """Projection of ``Σ p_i g_i`` on the dual cone of the gradients; see :func:`solve_upgrad`."""
-    return _solve_dualproj(gram, scale, preference, scaling == "rows", reg_eps, norm_eps)
+    return _solve_dualproj(gram, scale, preference, scaling == "rows", reg_eps, norm_eps, rounding)
 
 
 def solve_pcd(
@@ -192,9 +200,10 @@ def solve_imtl_g(
     *,
     avoid_ascent: bool = False,
     rank_tol: float | None = None,
+    rounding: float = EXACT,
 ) -> Tensor:
     """Equal projections on all unit gradients, ``Σw = 1``; ConFIG where that goes uphill."""
-    return _solve_imtl_g(gram, scale, avoid_ascent, rank_tol)
+    return _solve_imtl_g(gram, scale, avoid_ascent, rank_tol, rounding)
 
 
 def solve_config(
@@ -203,9 +212,10 @@ def solve_config(
     *,
     preference: Tensor | None = None,
     rank_tol: float | None = None,
+    rounding: float = EXACT,
 ) -> Tensor:
     """``w = (n·Cx / xᵀCx) x/n``, ``x = C⁺p``; ``preference`` p ``(T,)`` float64, or 1."""
-    return _solve_config(gram, scale, preference, rank_tol)
+    return _solve_config(gram, scale, preference, rank_tol, rounding)
 
 
 def solve_aligned_mtl(
@@ -215,10 +225,11 @@ def solve_aligned_mtl(
     preference: Tensor | None = None,
     scale_mode: Literal["min", "median", "rmse"] = "min",
     rank_tol: float | None = None,
+    rounding: float = EXACT,
 ) -> Tensor:
     """``w = √σ V Λ^{-1/2} Vᵀ p``; ``preference`` p ``(T,)`` float64, or 1/k."""
     mode = ("min", "median", "rmse").index(scale_mode)
-    return _solve_aligned_mtl(gram, scale, preference, mode, rank_tol)
+    return _solve_aligned_mtl(gram, scale, preference, mode, rank_tol, rounding)
 
 
 def solve_nash_mtl(
@@ -226,17 +237,23 @@ def solve_nash_mtl(
     scale: Tensor | None = None,
     *,
     max_norm: float | None = 1.0,
-    reg_eps: float = 1e-10,
+    reg_eps: float | None = None,
+    rounding: float = EXACT,
 ) -> Tensor:
     """The w > 0 with ``(Gw)_i = 1/w_i``, shortened to ``√(wᵀGw) <= max_norm``."""
-    return _solve_nash_mtl(gram, scale, max_norm, reg_eps)
+    return _solve_nash_mtl(gram, scale, max_norm, reg_eps, rounding)
 
 
 def solve_fairgrad(
-    gram: Tensor, scale: Tensor | None = None, *, alpha: float = 1.0, reg_eps: float = 1e-10
+    gram: Tensor,
+    scale: Tensor | None = None,
+    *,
+    alpha: float = 1.0,
+    reg_eps: float | None = None,
+    rounding: float = EXACT,
 ) -> Tensor:
     """The w > 0 with ``(Gw)_i = w_i^{-1/α}``."""
-    return _solve_fairgrad(gram, scale, alpha, reg_eps)
+    return _solve_fairgrad(gram, scale, alpha, reg_eps, rounding)
 
 
 def solve_krum(

@@ -231,6 +231,7 @@ class Merger:
             retain_graph=request.retain_graph,
             features=_as_features(request.features, self.step),
             step=progress.steps,
+            grad_dtype=self.settings.grad_dtype,
         )
 
     def bind(self, names: tuple[str, ...] | None, count: int) -> None:

@@ -7,13 +7,14 @@ import math
 import torch
 from torch import Tensor
 
-from .eigen import cosines
+from .eigen import EXACT, cosines, noise_of
 from .segments import Problem, each_segment
 
 __all__ = ["solve_fairgrad", "solve_nash_mtl"]
 
 MAX_ITERATIONS = 300
-MAX_STALLED = 20
+MAX_STALLED = 100
+LEAST_RIDGE = 1e-10
 
 
 class Potential:
@@ -33,19 +34,22 @@ class Potential:
     def hessian(self, x: Tensor) -> Tensor:
         return self.a + torch.diag(self.k * x ** (-1 / self.alpha - 1) / self.alpha)
 
-    def residual(self, x: Tensor) -> float:
-        """``max |1 - (Ax)_i x_i^{1/α} / k_i|``."""
-        return float((1 - (self.a @ x) * x ** (1 / self.alpha) / self.k).abs().max())
+    def distance(self, x: Tensor) -> float:
+        """The largest relative step that Newton's method in a single x would take.
+
+        Not ``|1 - (Ax)_i x_i^{1/α} / k_i|``: of a large x and a small α, that is rounding.
+        """
+        return float((self.gradient(x) / (x * self.hessian(x).diagonal())).abs().max())
 
 
 def minimise(potential: Potential, x: Tensor) -> Tensor:
     """Newton's method, with step halving until the potential falls."""
     best, answer, stalled = math.inf, x, 0
     for _ in range(MAX_ITERATIONS):
-        residual = potential.residual(x)
+        distance = potential.distance(x)
         stalled += 1
-        if residual < best:
-            best, answer, stalled = residual, x, 0
+        if distance < best:
+            best, answer, stalled = distance, x, 0
         if best <= 1e-14 or stalled > MAX_STALLED:
             break
         gradient = potential.gradient(x)
@@ -64,8 +68,10 @@ def minimise(potential: Potential, x: Tensor) -> Tensor:
     return answer
 
 
-def fair_weights(gram: Tensor, alpha: float, reg_eps: float) -> Tensor:
+def fair_weights(gram: Tensor, alpha: float, reg_eps: float | None, rounding: float) -> Tensor:
     """The w > 0 with ``(Gw)_i = w_i^{-1/α}``; 0 for a zero gradient."""
+    if reg_eps is None:
+        reg_eps = max(LEAST_RIDGE, noise_of(rounding, len(gram)))
     lengths, matrix = cosines(gram)
     weights = torch.zeros_like(lengths)
     present = lengths > 0
@@ -81,17 +87,21 @@ def fair_weights(gram: Tensor, alpha: float, reg_eps: float) -> Tensor:
 
 
 @each_segment
-def solve_fairgrad(problem: Problem, alpha: float, reg_eps: float) -> Tensor:
+def solve_fairgrad(
+    problem: Problem, alpha: float, reg_eps: float | None, rounding: float = EXACT
+) -> Tensor:
     """The w > 0 with ``(Gw)_i = w_i^{-1/α}``, G with a ridge of ``reg_eps`` on its cosines."""
     if alpha == 0.0:
         return torch.full((problem.count,), 1.0 / problem.count, dtype=torch.float64)
-    return fair_weights(problem.gram, alpha, reg_eps)
+    return fair_weights(problem.gram, alpha, reg_eps, rounding)
 
 
 @each_segment
-def solve_nash_mtl(problem: Problem, max_norm: float | None, reg_eps: float) -> Tensor:
+def solve_nash_mtl(
+    problem: Problem, max_norm: float | None, reg_eps: float | None, rounding: float = EXACT
+) -> Tensor:
     """The w > 0 with ``(Gw)_i = 1 / w_i``, shortened to ``√(wᵀGw) <= max_norm``."""
-    w = fair_weights(problem.gram, 1.0, reg_eps)
+    w = fair_weights(problem.gram, 1.0, reg_eps, rounding)
     lengths, matrix = cosines(problem.gram)
     x = w * lengths
     norm = float((x @ matrix @ x).clamp(min=0).sqrt())

@@ -19,7 +19,7 @@ def project_simplex(y: Tensor) -> Tensor:
     return (shifted - thresholds[support]).clamp(min=0)
 
 
-class Memory:
+class Iterates:
     """The remembered weights of one problem, as weights that sum to 1.
 
     Where tasks are left out, the others start from their share, scaled up to 1, and what they end
@@ -52,7 +52,7 @@ def solve_sdmgrad(
 
     A is divided by the square of the mean of ``√A_ii``.
     """
-    memory = Memory(state, problem)
+    memory = Iterates(state, problem)
     w = memory.weights
     p = problem.preference(preference, 1.0 / problem.count)
     length = problem.gram.diagonal().clamp(min=0).sqrt().mean()
@@ -67,7 +67,7 @@ def solve_sdmgrad(
 @each_segment
 def solve_modo(problem: Problem, state: Tensor, gamma: float, rho: float) -> Tensor:
     """``λ <- Π(λ - γ (Aλ + ρλ))``."""
-    memory = Memory(state, problem)
+    memory = Iterates(state, problem)
     w = memory.weights
     w = project_simplex(w - gamma * (problem.gram @ w + rho * w))
     memory.store(w)

@@ -17,7 +17,7 @@ from ..gradients.layout import NOTHING_REACHED, find_layout
 from ..gradients.rows import columns, unscaled
 from ..gradients.source import Source
 from ..merging.call import Call
-from ..merging.merge import find_scale, find_weights
+from ..merging.merge import find_scale, find_weights, solve
 from ..merging.report import Report
 from .features import feature_rows
 from .known_weights import Known, Measured, known_rows
@@ -200,7 +200,7 @@ class MeasuredElsewhere(Step):
         scale = ops.task_scales(gram, call.weights, None, skip, call.times_skipped)
         losses = call.tasks.values if call.method.uses_losses else None
         heads = call.method.scale_heads(scale, losses)
-        return Measured(gram, heads[0], call.method.solve(gram, scale, losses, **call.given)[0])
+        return Measured(gram, heads[0], solve(call, gram, scale, losses)[0])
 
     def _weigh_all(self, call: Call, rows: list[Tensor | None]) -> Measured:
         """By all gradients of a micro-batch, as the exact step does."""

@@ -191,6 +191,8 @@ struct Quadratic {
   }
 };
 
+constexpr double kExact = 4.0 * kEpsilon;  // the rounding of float64 gradients
+
 // clang-format off
 const std::map<std::string, Solver> kSolvers = {
   {"task_scales", solver([](Inputs& in) { return Scales{{in.preference(), 1.5, true}}; })},
@@ -206,14 +208,14 @@ const std::map<std::string, Solver> kSolvers = {
   {"mgda_frank_wolfe", solver([](Inputs&) { return MgdaFrankWolfe{1e-3, 30}; })},
   {"cagrad", solver([](Inputs&) { return CaGrad{0.5, 0, 0.0}; })},
   {"cagrad_wide", solver([](Inputs&) { return CaGrad{2.0, 1, 1e-4}; })},
-  {"upgrad", solver([](Inputs& in) { return UpGrad{{in.preference(), true, 1e-6, 0.0}}; })},
-  {"dualproj", solver([](Inputs&) { return DualProj{{nullptr, false, 1e-4, 1e-4}}; })},
+  {"upgrad", solver([](Inputs& in) { return UpGrad{{in.preference(), true, -1.0, 0.0, kExact}}; })},
+  {"dualproj", solver([](Inputs&) { return DualProj{{nullptr, false, 1e-4, 1e-4, kExact}}; })},
   {"pcd", solver([](Inputs& in) { return Pcd{in.state(2, 0.5), 0.02, 0.9, 0.0}; })},
-  {"imtl_g", solver([](Inputs&) { return ImtlG{true, -1.0}; })},
-  {"config", solver([](Inputs& in) { return Config{in.preference(), -1.0}; })},
-  {"aligned_mtl", solver([](Inputs& in) { return AlignedMtl{in.preference(), AlignedMtl::Scale::kMedian, -1.0}; })},
-  {"nash_mtl", solver([](Inputs&) { return NashMtl{1.0, 1e-10}; })},
-  {"fairgrad", solver([](Inputs&) { return FairGrad{2.0, 1e-10}; })},
+  {"imtl_g", solver([](Inputs&) { return ImtlG{true, {-1.0, kExact}}; })},
+  {"config", solver([](Inputs& in) { return Config{in.preference(), {-1.0, kExact}}; })},
+  {"aligned_mtl", solver([](Inputs& in) { return AlignedMtl{in.preference(), AlignedMtl::Scale::kMedian, {-1.0, kExact}}; })},
+  {"nash_mtl", solver([](Inputs&) { return NashMtl{1.0, {-1.0, kExact}}; })},
+  {"fairgrad", solver([](Inputs&) { return FairGrad{2.0, {-1.0, kExact}}; })},
   {"krum", solver([](Inputs&) { return Krum{1, 2, true}; })},
   {"sdmgrad", solver([](Inputs& in) { return SdmGrad{{in.state(1, 1.0 / in.tasks())}, in.preference(), 10.0, 0.5, 20, 0.3}; })},
   {"modo", solver([](Inputs& in) { return MoDo{{in.state(1, 1.0 / in.tasks())}, 1e-3, 0.1}; })},

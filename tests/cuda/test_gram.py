@@ -132,3 +132,32 @@ def test_any_device(tasks: int, shared_memory: int, processors: int, emulator) -
     with emulated_cuda.emulated(processors=processors, shared_memory=shared_memory, order=2):
         found = emulator.gram(rows, tasks, [], None)
     assert_same(found, expected, 3e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tasks", [1, 3, 8, 13, 41])
+def test_products_out_of_the_range_of_float32(tasks: int, dtype: torch.dtype, kernels) -> None:
+    memory = Surrounded(kernels.device)
+    for large, small in ((1e25, 1e-3), (1.0, 1e-28), (1e-21, 1e-33), (1e30, 1e-30)):
+        rows = memory.rows(tasks, [700, 5, 1], dtype, 1, missing=0.2)
+        rows[0] = memory.make(700, dtype, 1)
+        for place, row in enumerate(rows):
+            if row is not None:
+                row *= large if place // 3 % 2 else small
+        segments = [0, 1, 0]
+        for clip_value in (None, 1e24):
+            found = kernels.ops.gram(rows, tasks, segments, clip_value)
+            expected = reference.gram(rows, tasks, segments, clip_value)
+            assert_same(found, expected, 1e-6)
+
+
+@pytest.mark.parametrize("tasks", [2, 11])
+def test_zeros_infinities_and_what_float32_cannot_hold(tasks: int, kernels) -> None:
+    """Each by itself and together: what is out of range is mended, what is not finite stays."""
+    memory = Surrounded(kernels.device)
+    for first, second in ((0.0, 1e25), (0.0, 1e-28), (float("inf"), 1e25), (float("nan"), 1e-28)):
+        rows = memory.rows(tasks, [300], torch.float32)
+        rows[0].fill_(first)
+        rows[1] *= second
+        found = kernels.ops.gram(rows, tasks, [], None)
+        assert_same(found, reference.gram(rows, tasks, [], None), 3e-7)

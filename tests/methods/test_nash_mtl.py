@@ -85,7 +85,7 @@ def test_calls_do_not_depend_on_each_other() -> None:
         ({"max_norm": math.inf}, ValueError, "`max_norm` should be finite. Found"),
         ({"max_norm": "1"}, TypeError, "`max_norm` should be a positive number. Found"),
         ({"reg_eps": -1e-9}, ValueError, "`reg_eps` should not be negative. Found"),
-        ({"reg_eps": None}, TypeError, "`reg_eps` should be a number. Found"),
+        ({"reg_eps": "small"}, TypeError, "`reg_eps` should be a number. Found"),
     ],
 )
 def test_bad_parameters(params: dict[str, object], error: type[Exception], text: str) -> None:

@@ -109,7 +109,7 @@ def test_the_preference_is_that_of_the_tasks_that_take_part(name: str) -> None:
             "`preference` should hold positive numbers and zeros",
         ),
         ({"preference": "both"}, TypeError, "`preference` should be a sequence of numbers"),
-        ({"reg_eps": None}, TypeError, "`reg_eps` should be a number"),
+        ({"reg_eps": "small"}, TypeError, "`reg_eps` should be a number"),
     ],
 )
 def test_bad_parameters(

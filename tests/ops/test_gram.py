@@ -15,6 +15,7 @@ from task_rows import (
 )
 from torch import Tensor
 
+import mtl_ops
 from mtl_ops import ops, reference
 
 #: Products in float32 lanes, added up in float64 (float64 gradients: in float64 throughout).
@@ -216,3 +217,60 @@ class TestErrors:
     def test_other_dtypes(self, kind: torch.dtype) -> None:
         with pytest.raises(RuntimeError, match="should be float32, float64, bfloat16 or float16"):
             self.gram([torch.ones(2, dtype=kind)], 1)
+
+
+class TestRange:
+    """Products of float32 and bfloat16 elements that float32 does not hold."""
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize(
+        "sizes", [(1e25,), (1e-21,), (1e-30,), (1e-36,), (1e30, 1e-30), (1.0, 1e-28, 1e22)]
+    )
+    @pytest.mark.parametrize("tasks", [1, 3, 8, 13, 41])
+    def test_norms_of_any_size(
+        self, tasks: int, sizes: tuple[float, ...], dtype: torch.dtype
+    ) -> None:
+        rows = make_rows(tasks, [(300,), (7, 5), (9000,)], dtype=dtype, missing=[(0, 1)])
+        rows = [
+            None if row is None else row * sizes[place // 3 % len(sizes)]
+            for place, row in enumerate(rows)
+        ]
+        segments = [0, 1, 0]
+        found = ops.gram(rows, tasks, segments)
+        assert_same_gram(found, reference.gram(rows, tasks, segments, None), TOLERANCE[dtype])
+
+    def test_only_the_segments_concerned_change(self) -> None:
+        rows = make_rows(3, [(500,), (500,)])
+        alone = ops.gram(rows, 3, [0, 1])
+        rows[0] = rows[0] * 1e30  # type: ignore[operator]
+        assert torch.equal(ops.gram(rows, 3, [0, 1])[1], alone[1])
+
+    @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+    def test_what_is_not_finite_stays_so_beside_what_overflows(self, value: float) -> None:
+        rows = [torch.randn(5000), 1e25 * torch.randn(5000), torch.randn(5000)]
+        rows[0][4321] = value
+        found = ops.gram(rows, 3)[0]
+        assert not found[0].isfinite().any()
+        assert found[1:, 1:].isfinite().all()
+
+    @pytest.mark.parametrize("zero", [0.0, -0.0])
+    def test_zeros_stay_beside_what_vanishes(self, zero: float) -> None:
+        found = ops.gram([torch.full((5000,), zero), 1e-30 * torch.ones(5000)], 2)[0]
+        assert (found[0] == 0).all()
+        assert abs(float(found[1, 1]) / 5e-57 - 1) < 1e-6
+
+    def test_clipped_elements_do_not_overflow(self) -> None:
+        rows = [1e30 * torch.randn(500), torch.randn(500)]
+        expected = reference.gram(rows, 2, [], 2.0)
+        assert_same_gram(ops.gram(rows, 2, [], 2.0), expected, 1e-6)
+
+    def test_bits_do_not_depend_on_the_threads(self) -> None:
+        rows = [1e25 * torch.randn(90_000), 1e-25 * torch.randn(90_000)]
+        first, *others = with_threads(lambda: [ops.gram(rows, 2)])
+        assert all(torch.equal(first[0], other[0]) for other in others)
+
+    @pytest.mark.parametrize("size", [1e25, 1e-25])
+    def test_conflict_is_seen(self, size: float) -> None:
+        rows = size * torch.tensor([[1.0, 0.0], [-1.0, 1.0]])
+        d = mtl_ops.merge(rows, "upgrad") / size
+        torch.testing.assert_close(d, torch.tensor([0.25, 0.75]))

@@ -54,6 +54,22 @@ def aligned(gram: Tensor) -> mp.matrix:
     return v * (scaled * (v.T * p))
 
 
+def of_dependent_gradients(jacobian: Tensor, rank: int, method: str) -> mp.matrix:
+    """The merged gradient of ``"imtl_g"`` or ``"aligned"``, for any rank and 40 decades, in 140 digits."""
+    with mp.workdps(140):
+        j = exact(jacobian)
+        g = j * j.T
+        values, v = mp.eigsy(g)
+        largest = sorted(range(g.rows), key=lambda i: -values[i])[:rank]
+        least, w = values[largest[-1]], mp.zeros(g.rows, 1)
+        p = [mp.sqrt(g[i, i]) if method == "imtl_g" else mp.mpf(1) / g.rows for i in range(g.rows)]
+        for k in largest:
+            share = sum(v[i, k] * p[i] for i in range(g.rows))
+            share /= values[k] if method == "imtl_g" else mp.sqrt(values[k] / least)
+            w += share * v[:, k]
+        return j.T * w / (sum(w) if method == "imtl_g" else 1)
+
+
 def fairness_residual(gram: Tensor, w: Tensor, alpha: float, ridge: float = 0.0) -> float:
     """``max |1 - (Gw)_i w_i^{1/α}|`` over the gradients that are not zero."""
     kept = gram.diagonal() > 0

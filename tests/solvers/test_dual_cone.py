@@ -114,13 +114,42 @@ class TestBoth:
         assert solve(torch.tensor([[[4.0]]], dtype=torch.float64)).item() == 1
 
     @pytest.mark.parametrize("scaling", ["rows", "frobenius"])
+    @pytest.mark.parametrize("reg_eps", [None, 1e-6])
     @pytest.mark.parametrize("name", ["solve_upgrad", "solve_dualproj"])
-    def test_against_the_definition(self, name: str, scaling: Scaling) -> None:
+    def test_against_the_definition(
+        self, name: str, reg_eps: float | None, scaling: Scaling
+    ) -> None:
         for case in cases(sizes=(2, 3, 6), seeds=1):
             p = some_preference(case.tasks)
-            found = getattr(ops, name)(case.gram, preference=p, scaling=scaling)[0]
-            wanted = getattr(reference, name)(case.gram, None, p, scaling == "rows", 1e-6, 0.0)[0]
-            assert_same(case, found, wanted, rtol=0.0, of_terms=2e-12)
+            found = getattr(ops, name)(case.gram, preference=p, scaling=scaling, reg_eps=reg_eps)
+            given = (case.gram, None, p, scaling == "rows", reg_eps, 0.0)
+            wanted = getattr(reference, name)(*given)[0]
+            assert_same(case, found[0], wanted, rtol=0.0, of_terms=2e-12)
+
+    @pytest.mark.parametrize("rounding", [ops.EXACT, 2.0**-23])
+    @pytest.mark.parametrize("solve", SOLVERS)
+    def test_the_ridge_leaves_no_trace(self, solve: Any, rounding: float) -> None:
+        """A short gradient beside long ones, of which less than a hundredth is left in the end."""
+        generator = torch.Generator().manual_seed(0)
+        seen = 0
+        for _ in range(300):
+            tasks = int(torch.randint(2, 9, (1,), generator=generator))
+            j = torch.randn(tasks, tasks + 8, generator=generator, dtype=torch.float64)
+            j -= torch.rand(1, generator=generator).double() * j.mean(dim=0)
+            j /= norms(j).unsqueeze(1)
+            if torch.linalg.cond(j @ j.T) > 1e3:
+                continue
+            j *= 10 ** (5 * torch.rand(tasks, 1, generator=generator, dtype=torch.float64) - 1.2)
+            cosines = [
+                (j @ d / norms(j) / d.norm()).min()
+                for d in (
+                    j.T @ solve(gram(j), rounding=rounding)[0],
+                    j.T @ solve(gram(j), reg_eps=1e-6)[0],
+                )
+            ]
+            assert cosines[0] >= -1e-9
+            seen += bool(cosines[1] < -1e-7)
+        assert seen >= 3
 
     @pytest.mark.parametrize("solve", SOLVERS)
     def test_64_tasks(self, solve: Any) -> None:
@@ -218,7 +247,7 @@ class TestUPGrad:
     def test_against_the_definition_with_many_tasks(self) -> None:
         case = make("conflict", 34, 0)
         found = ops.solve_upgrad(case.gram)[0]
-        wanted = reference.solve_upgrad(case.gram, None, None, True, 1e-6, 0.0)[0]
+        wanted = reference.solve_upgrad(case.gram, None, None, True, None, 0.0)[0]
         assert_same(case, found, wanted, rtol=1e-9)
 
 

@@ -258,6 +258,31 @@ class TestAligned:
         assert float(as_one.norm()) == pytest.approx(float(row.norm()), rel=1e-3)
 
 
+class TestDependentAndGraded:
+    """More tasks than dimensions, lengths over twenty decades: a long task's rounding beside a short task."""
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+    @pytest.mark.parametrize("method", ["imtl_g", "aligned"])
+    def test_in_140_digits(self, method: str, dtype: torch.dtype) -> None:
+        for seed in range(2):
+            generator = torch.Generator().manual_seed(seed)
+            rows = torch.randn(10, 6, generator=generator, dtype=torch.float64)
+            rows *= 10 ** (20 * torch.rand(10, 1, generator=generator, dtype=torch.float64) - 10)
+            rows = rows.to(dtype)
+            truth = digits.of_dependent_gradients(rows.double(), 6, method)
+            matrix, rounding = ops.gram(list(rows), 10), ops.rounding_of([dtype])
+            if method == "imtl_g":
+                kernel = ops.solve_imtl_g(matrix, rounding=rounding)
+                plain = reference.solve_imtl_g(matrix, None, False, None, rounding)
+            else:
+                kernel = ops.solve_aligned_mtl(matrix, rounding=rounding)
+                plain = reference.solve_aligned_mtl(matrix, None, None, 0, None, rounding)
+            allowed = 1e-12 if dtype == torch.float64 else 1e-4
+            for w in (kernel[0], plain[0]):
+                off = digits.exact(rows.double()).T * digits.exact(w) - truth
+                assert digits.mp.norm(off) <= allowed * digits.mp.norm(truth), seed
+
+
 class TestDegenerate:
     def test_one_task(self) -> None:
         gram = torch.full((1, 1, 1), 7.0, dtype=torch.float64)

@@ -65,6 +65,42 @@ class TestEquation:
                 assert (case.gram[0] @ w > 0).all()
 
 
+class TestSmallAlpha:
+    """Of conflicting tasks: ``w_i^{-1/α}`` of a large weight is less than the rounding of ``(Gw)_i``."""
+
+    CASES = (("random", 10, 3), ("random", 20, 10), ("shared", 16, 4), ("anti", 3, 2))
+
+    @staticmethod
+    def rows(kind: str, tasks: int, size: int, seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        rows = torch.randn(tasks, size, generator=generator, dtype=torch.float64)
+        if kind == "anti":
+            rows[-1] = -rows[:-1].sum(dim=0)
+        return rows + 0.3 if kind == "shared" else rows
+
+    @pytest.mark.parametrize("alpha", [0.1, 0.2, 0.4])
+    @pytest.mark.parametrize("case", CASES)
+    def test_the_utility_is_largest(self, case: tuple[str, int, int], alpha: float) -> None:
+        """Newton's method, in relative steps, has nowhere to go from there."""
+        ridge = 3e-6
+        for seed in range(3):
+            matrix = gram(self.rows(*case, seed))
+            w = ops.solve_fairgrad(matrix, alpha=alpha, reg_eps=ridge)[0]
+            matrix = matrix[0] + ridge * torch.diag(matrix[0].diagonal())
+            slope = w * (matrix @ w) - w ** (1 - 1 / alpha)
+            hessian = w.outer(w) * matrix + torch.diag(w ** (1 - 1 / alpha) / alpha)
+            step = torch.linalg.solve(hessian, slope)
+            assert step.abs().max() <= 1e-6, f"{case}, seed {seed}: {step.abs().max():.1e}"
+
+    @pytest.mark.parametrize("case", CASES)
+    def test_is_the_definition(self, case: tuple[str, int, int]) -> None:
+        for seed in range(3):
+            matrix = gram(self.rows(*case, seed))
+            found = ops.solve_fairgrad(matrix, alpha=0.1, reg_eps=3e-6)
+            wanted = reference.solve_fairgrad(matrix, None, 0.1, 3e-6)
+            torch.testing.assert_close(found, wanted, rtol=1e-5, atol=0)
+
+
 class TestAgainstTheDefinition:
     """The reference minimises the potential itself by plain Newton steps."""
 
