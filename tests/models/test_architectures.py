@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mtl_ops import MultiTaskOptimizer
-from mtl_ops.gradients.graph import leaves
+from mtl_ops.gradients.graph import leaf_tensors
 from mtl_ops.models import (
     CGC,
     MTAN,
@@ -154,7 +154,7 @@ def test_losses_reach_what_the_architecture_shares(name: str) -> None:
     shared, own = SHARED[name]
     full = {id(param): key for key, param in model.named_parameters()}
     by_task = {
-        task: {full[leaf] for leaf in leaves([loss]) if leaf in full}
+        task: {full[leaf] for leaf in leaf_tensors([loss]) if leaf in full}
         for task, loss in model.losses(batch(name)).items()
     }
     both, first = by_task["a"] & by_task["b"], by_task["a"] - by_task["b"]
@@ -217,7 +217,7 @@ def test_a_mixture_is_its_formula() -> None:
 def test_without_shared_experts_tasks_are_separate() -> None:
     model = CGC(expert, 5, heads(), CRITERIA, own=2, shared=0)
     losses = model.losses(batch("cgc"))
-    assert not set(leaves([losses["a"]])) & set(leaves([losses["b"]]))
+    assert not set(leaf_tensors([losses["a"]])) & set(leaf_tensors([losses["b"]]))
 
 
 @pytest.mark.parametrize(("shared", "runs"), [(1, [1, 0]), (0, [0, 0])])
@@ -360,7 +360,7 @@ def test_sharing_the_output_layers() -> None:
     model = SharedBackbone(stages(), {"a": head, "b": head}, CRITERIA, share="output")
     x = batch("")["input"]
     losses = model.losses({"input": x, "a": x[:, :2], "b": x[:, :2]})
-    both = set(leaves([losses["a"]])) & set(leaves([losses["b"]]))
+    both = set(leaf_tensors([losses["a"]])) & set(leaf_tensors([losses["b"]]))
     assert both == {id(param) for param in head.parameters()}
 
 
