@@ -16,6 +16,7 @@ from multitask import (
     every_method,
     grads,
     method,
+    through,
     wrap,
 )
 from torch import Tensor
@@ -104,6 +105,37 @@ class TestMerge:
     def test_shapes(self, shape: tuple[int, int]) -> None:
         rows = torch.ones(shape)
         torch.testing.assert_close(mtl_ops.merge(rows, "mean"), torch.ones(shape[1]))
+
+    def test_writes_to_a_tensor_that_is_there(self) -> None:
+        rows, out = matrix(), torch.full((40,), 7.0, dtype=torch.float64)
+        found = mtl_ops.merge(rows, "upgrad", out=out)
+        assert found is out
+        assert torch.equal(out, mtl_ops.merge(rows, "upgrad"))
+        into, weights = mtl_ops.merge(rows, "mgda", out=out, return_weights=True)
+        assert into is out
+        torch.testing.assert_close(out, weights @ rows)
+
+    @pytest.mark.parametrize(
+        ("out", "kind", "found"),
+        [
+            ([0.0] * 40, TypeError, "Found list"),
+            (torch.zeros(39, dtype=torch.float64), ValueError, r"Found shape \(39,\)"),
+            (torch.zeros(40), ValueError, "torch.float32"),
+            (torch.zeros(40, dtype=torch.float64, device="meta"), ValueError, "on meta"),
+            (torch.zeros(40, dtype=torch.float64).requires_grad_(), ValueError, "with a gradient"),
+        ],
+        ids=["list", "shape", "dtype", "device", "grad"],
+    )
+    def test_tensors_that_cannot_be_written_to(
+        self, out: Any, kind: type[Exception], found: str
+    ) -> None:
+        with pytest.raises(kind, match=f"Parameter `out` should be a tensor.*{found}"):
+            mtl_ops.merge(matrix(), "sum", out=out)
+
+    def test_a_row_is_not_overwritten_before_it_is_read(self) -> None:
+        rows = matrix()
+        with pytest.raises((RuntimeError, ValueError), match="share no memory"):
+            mtl_ops.merge(rows, "sum", out=rows.flatten()[20:60])
 
     def test_nonfinite(self) -> None:
         rows = matrix()
@@ -203,3 +235,109 @@ class TestBackward:
         for names in ("xyz", "abc"):
             losses = dict(zip(names, net.losses(batch()).values(), strict=True))
             assert mtl_ops.backward(losses, net.parameters(), "sum").names == tuple(names)
+
+
+def weighed(net: Net) -> list[Tensor]:
+    return list(net.trunk[2].parameters())
+
+
+#: Options that the optimizer has, and the function takes as well.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "granularity": {"granularity": "tensor"},
+    "weights_every": {"weights_every": 2},
+    "features": {"gram_on": "features"},
+    "a layer": {"gram_on": weighed},
+    "stored": {"grad_dtype": torch.float32},
+    "streamed": {"memory": "stream"},
+    "batched": {"batched": True},
+    "factored": {"gradients": "factored"},
+    "names": {"tasks": ["a", "b", "c"]},
+    "by step": {"task_weights": lambda step: [1.0, 1.0 + step, 2.0]},
+}
+
+
+class TestBackwardDoesWhatTheOptimizerDoes:
+    @pytest.mark.parametrize("name", OPTIONS)
+    def test_over_several_steps(self, name: str) -> None:
+        net, other = Net(), Net()
+        inner = torch.optim.SGD(other.parameters(), lr=0.05)
+        options = {
+            key: value(net) if value is weighed else value for key, value in OPTIONS[name].items()
+        }
+        same = {
+            key: value(other) if value is weighed else value for key, value in OPTIONS[name].items()
+        }
+        optimizer, state = wrap(net, "upgrad", **options), {}
+        features_asked = options.get("gram_on") == "features"
+        for step in range(4):
+            optimizer.zero_grad()
+            features, losses = through(net, batch(step))
+            optimizer.backward(losses, features=features if features_asked else None)
+            optimizer.step()
+            inner.zero_grad()
+            features, losses = through(other, batch(step))
+            report = mtl_ops.backward(
+                losses,
+                other.parameters(),
+                "upgrad",
+                state=state,
+                features=features if features_asked else None,
+                **same,
+            )
+            inner.step()
+            assert report.weights is not None
+            assert torch.equal(report.weights, optimizer.report.weights)
+        assert_equal(net.parameters(), other.parameters())
+
+    def test_a_grad_scaler(self) -> None:
+        net, other = Net(), Net()
+        scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+        mtl_ops.backward(net.losses(batch()), net.parameters(), "sum", grad_scaler=scaler)
+        mtl_ops.backward(other.losses(batch()), other.parameters(), "sum")
+        for one, two in zip(grads(net), grads(other), strict=True):
+            torch.testing.assert_close(one, 4.0 * two)
+
+    def test_what_is_remembered_needs_somewhere_to_be(self) -> None:
+        net = Net()
+        with pytest.raises(ValueError, match="Parameter `state` should be given with `weights_ev"):
+            mtl_ops.backward(net.losses(batch()), net.parameters(), weights_every=2)
+        with pytest.raises(TypeError, match=r"Parameter `state` should be a dict. Found list"):
+            mtl_ops.backward(net.losses(batch()), net.parameters(), state=[])  # type: ignore[arg-type]
+        assert grads(net) == [None] * len(grads(net))
+
+    @pytest.mark.parametrize(
+        ("change", "name"),
+        [
+            ({"method": "mgda"}, "method"),
+            ({"max_norm": 2.0}, "max_norm"),
+            ({"granularity": "tensor"}, "granularity"),
+            ({"params": "trunk"}, "params"),
+        ],
+    )
+    def test_a_state_is_of_one_way(self, change: dict[str, Any], name: str) -> None:
+        net, state = Net(), {}
+        asked = {"params": list(net.parameters()), "method": "upgrad", "max_norm": 1.0}
+        mtl_ops.backward(net.losses(batch()), state=state, **asked)
+        before = grads(net)
+        if change.get("params"):
+            change = {"params": list(net.trunk.parameters())}
+        with pytest.raises(ValueError, match=f"should be passed with the same `{name}` every time"):
+            mtl_ops.backward(net.losses(batch()), state=state, **{**asked, **change})
+        assert_equal(grads(net), before)
+
+    @pytest.mark.parametrize("name", ["groups", "order", "closing_joint"])
+    def test_turns_are_the_optimizers(self, name: str) -> None:
+        net = Net()
+        with pytest.raises(TypeError, match=f"Parameter `{name}` should be given to `MultiTaskOp"):
+            mtl_ops.backward(net.losses(batch()), net.parameters(), **{name: "random"})
+
+    def test_options_that_do_not_go_together(self) -> None:
+        net = Net()
+        with pytest.raises(ValueError, match="`clip_value` should be None with `gram_on`"):
+            mtl_ops.backward(
+                net.losses(batch()), net.parameters(), clip_value=1.0, gram_on=weighed(net)
+            )
+        with pytest.raises(ValueError, match="`shared` should hold parameters of `params`"):
+            mtl_ops.backward(
+                net.losses(batch()), net.trunk.parameters(), shared=net.neck.parameters()
+            )
