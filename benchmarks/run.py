@@ -1,6 +1,6 @@
 """Runs the benchmarks, writes the results as JSON, and prints them as tables.
 
-    python -m benchmarks.run                    all of them, under ten minutes on two cores
+    python -m benchmarks.run                    all of them, under half an hour on two cores
     python -m benchmarks.run --only toy solve   some of them; the results of the others are kept
     python -m benchmarks.run --quick            tiny sizes: shows that all run, measures nothing
     python -m benchmarks.run --readme           no measuring: fills the README's tables in
@@ -32,6 +32,7 @@ BENCHMARKS = {
     "step": "A training step; floor: T bare backwards and the inner step",
     "toy": "A step on the toy problem; floor: two bare backwards and Adam",
     "solve": "From the Gram matrix to the weights",
+    "steps": "Every way to take an exact step, against a plain summed backward",
     "cheap": "Steps near the cost of a sum: time against it, error against the exact gradient",
     "memory": "Peak memory; floor: the T gradients and the merged one",
     "gpu": "On a GPU alone: merges in a graph, a small model, waits for the device",
