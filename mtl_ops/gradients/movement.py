@@ -271,14 +271,12 @@ def _picked(part: Part, dim: int, picked: Sequence[int], shape: Sequence[int]) -
 
 
 def _unbind(node: Node, used: Mapping[int, Part]) -> list[Part | None]:
-    outputs = len(node._input_metadata)
-    shape = shape_of(node, 0)
-    d = _dim(node, len(shape) + 1)
+    shape = shape_of(*node.next_functions[0])  # of the node's own outputs it would list them all
+    d = _dim(node, len(shape))
     found: Part | None = NOTHING
     for place, part in used.items():
-        dims = spread(part, len(shape))
-        whole = tidy([*dims[:d], 1 << place, *dims[d:]], (*shape[:d], outputs, *shape[d:]))
-        found = _joined(found, whole)
+        dims = spread(part, len(shape) - 1)
+        found = _joined(found, tidy([*dims[:d], 1 << place, *dims[d:]], shape))
     return [found]
 
 

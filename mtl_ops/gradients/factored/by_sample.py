@@ -15,14 +15,14 @@ from ..layout import find_layout
 from ..rows import dense
 from ..tasks import Tasks
 from .owners import MIXED, Order, find_owners, owners, probe
-from .products import Product
+from .products import MatrixProduct, Product
 from .samples import SampleFactors, Summed, Used
 from .saved import Unreadable
 from .sums import RowSum, find_sums
 from .table import PRODUCTS
 from .uses import find_uses
 from .verify import limit_of
-from .walk import Walk, walk
+from .walk import Walk, walk_from
 
 __all__ = ["BySample"]
 
@@ -73,7 +73,7 @@ class BySample:
             return None
         start, count = _start(tasks), len(tasks.losses)
         try:
-            graph = walk(tasks, params)
+            graph = walk_from(start, params)
             _refuse_batch_norm(graph)
             readings = _read(graph, params)
             return self._found(graph, start, tasks, params, readings, retain_graph, count)
@@ -162,7 +162,7 @@ def _read(graph: Walk, params: Sequence[Tensor]) -> dict[int, _Reading]:
             products = [
                 PRODUCTS[graph.names[use.node]][1](graph.nodes[use.node], use) for use in uses
             ]
-            if all(product.fixed().dim() < 3 or len(product.fixed()) == 1 for product in products):
+            if all(not isinstance(p, MatrixProduct) or len(p.matrix) == 1 for p in products):
                 readings[place] = _Reading(products, [], [use.node for use in uses])
                 continue
         try:

@@ -16,6 +16,7 @@ from torch import Tensor
 from ...reference.gradients import precision
 from ..layout import Layout
 from .factors import Factor, kept_places
+from .lookups import Lookup
 from .products import Product, write_
 from .sample_gram import gram_of_rows, gram_of_sums
 from .sums import merged_sum
@@ -39,14 +40,13 @@ class Used:
 
     def gram(self, count: int) -> Tensor:
         """``(B, B)`` float64."""
-        tables = [product.fixed().dim() == 1 for product in self.products]
+        tables = [isinstance(product, Lookup) for product in self.products]
         width = None if all(tables) else self.products[0].shape[0]
         u, v, owners = [], [], []
         for product, delta, owner in zip(self.products, self.deltas, self.owners, strict=True):
             fixed, moving = product.fixed(), product.moving(delta)[0]
-            if fixed.dim() == 1:
-                bags = getattr(product, "bags", None)
-                owner = owner if bags is None else owner[bags]
+            if isinstance(product, Lookup):
+                owner = owner if product.bags is None else owner[product.bags]
                 fixed = fixed if width is None else _one_hot(fixed, width, moving)
             else:
                 fixed = fixed[0]
@@ -54,6 +54,8 @@ class Used:
             u.append(first)
             v.append(second)
             owners.append(owner)
+        if len(u) == 1:
+            return gram_of_rows(u[0], v[0], owners[0], count)
         return gram_of_rows(torch.cat(u), torch.cat(v), torch.cat(owners), count)
 
     def write_(self, out: Tensor, factors: Tensor, accumulate: bool) -> None:

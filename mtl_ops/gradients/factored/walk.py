@@ -12,7 +12,7 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from ..reach import Trace, root
 from ..tasks import Tasks
 
-__all__ = ["Edge", "Walk", "walk"]
+__all__ = ["Edge", "Walk", "walk", "walk_from"]
 
 #: A node by its number, and which of its outputs.
 Edge = tuple[int, int]
@@ -85,6 +85,41 @@ def walk(tasks: Tasks, params: Sequence[Tensor]) -> Walk:
         following,
         tuple(reached),
         tuple(None if edge is None else (numbers[edge.node], edge.output_nr) for edge in roots),
+        tuple(variables.get(id(param)) for param in params),
+    )
+
+
+def walk_from(start: GradientEdge, params: Sequence[Tensor]) -> Walk:
+    """Numbers the nodes below one tensor, as if it was one loss."""
+    numbers: dict[Node, int] = {}
+    nodes: list[Node] = []
+    following: list[tuple[Edge | None, ...]] = []
+    waiting: list[tuple[Node, tuple[tuple[Node | None, int], ...] | None]] = [(start.node, None)]
+    seen: set[Node] = set()
+    while waiting:
+        node, edges = waiting.pop()
+        if edges is not None:
+            numbers[node] = len(nodes)
+            nodes.append(node)
+            following.append(
+                tuple(None if after is None else (numbers[after], place) for after, place in edges)
+            )
+        elif node not in seen:
+            seen.add(node)
+            edges = node.next_functions
+            waiting.append((node, edges))
+            waiting += [(after, None) for after, _ in edges if after is not None]
+    variables = {
+        id(getattr(nodes[place], "variable", None)): place
+        for place, edges in enumerate(following)
+        if not edges
+    }
+    return Walk(
+        nodes,
+        tuple(node.name() for node in nodes),
+        tuple(following),
+        (1,) * len(nodes),
+        ((numbers[start.node], start.output_nr),),
         tuple(variables.get(id(param)) for param in params),
     )
 
