@@ -93,8 +93,7 @@ class BySample:
     ) -> SampleFactors:
         nodes = list(dict.fromkeys(node for one in readings.values() for node in one.nodes))
         edges = [GradientEdge(graph.nodes[node], 0) for node in nodes]
-        some = next(loss for loss in tasks.losses if loss is not None)
-        ones = torch.stack([_factor(tasks, task, some) for task in range(count)])
+        ones = _factors(tasks)
         kind = graph.shape
         orders = self._orders.get(kind)
         keep = retain_graph or orders is None
@@ -134,11 +133,12 @@ def _start(tasks: Tasks) -> GradientEdge:
     return GradientEdge(before, place)
 
 
-def _factor(tasks: Tasks, task: int, like: Tensor) -> Tensor:
-    if tasks.losses[task] is None:  # takes no part
-        return torch.zeros_like(like)
-    factor = tasks.factor(task)
-    return torch.ones_like(like) if factor is None else factor
+def _factors(tasks: Tasks) -> Tensor:
+    """``(B,)``, what the gradient of each loss is multiplied by; 0 for one that takes no part."""
+    some = next(loss for loss in tasks.losses if loss is not None)
+    part = [float(loss is not None) for loss in tasks.losses]
+    factors = some.new_ones(len(part)) if all(part) else some.new_tensor(part)
+    return factors if tasks.scale is None else factors * tasks.scale.to(factors.dtype)
 
 
 def _refuse_batch_norm(graph: Walk) -> None:

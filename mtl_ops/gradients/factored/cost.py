@@ -1,8 +1,8 @@
 """What a parameter costs in factors and in rows, in multiplications, and which of the two a step takes.
 
-With R rows, a weight ``(p, q)`` and V fixed, G takes ``R² q + T R² p + T² R p`` and the merged gradient ``R p q``; T
-gradients take ``T R p q`` and their products ``T² p q``. Besides, each number of what only one of the two has is
-written and read again, which takes as long as some tens of multiplications.
+With R rows, a weight ``(p, q)`` and V fixed, G takes ``T R² p 5/8``, and in float64 ``R² q + R³/3 + T² R p``; the
+merged gradient takes ``R p q``. T gradients take ``T R p q`` and their products ``T² p q``. Besides, each number of
+what only one of the two has is written and read again, which takes as long as some tens of multiplications.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ SAVING = 0.15
 BATCHED_ROWS = 2048
 #: To write a float32 and read it twice takes as long as that many multiplications.
 _MOVED = 40.0
+#: The part of a triangle's square that is multiplied.
+_TRIANGLE = 0.625
 #: A product in float64 takes as long as that many in float32.
 _DOUBLE = 2.0
 #: GPUs with float64 units in full number; on all others they are 1/32 or 1/64 of those of float32.
@@ -73,8 +75,8 @@ def cost_of(sizes: Sequence[Size], numel: int, tasks: int, double: float) -> Cos
         if fixed == 0:
             factors += tasks * count * moving * (1 + tasks)
         else:
-            work = count * (count * fixed + tasks * count * moving + tasks**2 * moving)
-            factors += double * side[0].batch * work
+            work = count**2 * (fixed + count / 3.0) + tasks**2 * count * moving
+            factors += side[0].batch * (double * work + _TRIANGLE * tasks * count**2 * moving)
     left_rows, right_rows = (
         sum(size.rows for size in sizes if size.left == left) for left in (True, False)
     )

@@ -1,7 +1,9 @@
-"""G of one parameter from its factors, in float64.
+"""G of one parameter from its factors, as exact as from its gradients.
 
-Where gradients nearly cancel, products in float32 are not enough: their rounding is relative to the factors, and what
-is left is small. In float64 G is as good as that of float32 gradients, whose products are summed in float64.
+Where gradients nearly cancel, products ``<U_i, (V Vᵀ) U_j>`` in float32 are not enough: their rounding is relative to
+the factors, and what is left is small. With ``V Vᵀ = L Lᵀ`` they are ``<Lᵀ U_i, Lᵀ U_j>``: T matrices of R rows stand
+for the gradients, rounded as those are, and their products are summed in float64. What rounding does to L is the same
+for all tasks, and so relative to what is left.
 """
 
 from __future__ import annotations
@@ -16,8 +18,10 @@ from ...reference.gradients import precision
 
 __all__ = ["Part", "gram_of_parts", "joined", "wide"]
 
-#: Elements of the moving factors that are converted at a time.
-BLOCK = 2**20
+#: Elements of the moving factors that are multiplied at a time.
+BLOCK = 2**19
+#: Rows of a triangle that are multiplied at a time, at least.
+HEIGHT = 32
 
 
 @dataclass
@@ -66,6 +70,10 @@ def gram_of_parts(parts: Sequence[Part]) -> Tensor:
     """``(T, T)`` float64, inner products of ``Σ Uᵀ V`` over the parts, none of which has another's kind."""
     tasks = len(parts[0].moving)
     device = parts[0].fixed.device
+    if len(parts) == 1 and parts[0].fixed.dim() == 3 and parts[0].fixed.dtype != torch.float64:
+        found = _by_root(parts[0])
+        if found is not None:
+            return found
     gram = torch.zeros(tasks, tasks, dtype=precision(device), device=device)
     for place, part in enumerate(parts):
         gram += _same_side(_rows(part.fixed, part.fixed), part, part)
@@ -76,6 +84,35 @@ def gram_of_parts(parts: Sequence[Part]) -> Tensor:
                 cross = _opposite(part, other) if part.left else _opposite(other, part).mT
             gram += cross + cross.mT
     return (gram + gram.mT) / 2
+
+
+def _by_root(part: Part) -> Tensor | None:
+    """``<Lᵀ U_i, Lᵀ U_j>``; ``None`` if the fixed factor has no root, which only the CPU tells without waiting."""
+    fixed = wide(part.fixed)
+    products = fixed @ fixed.mT
+    info = torch.finfo(products.dtype)
+    diagonal = products.diagonal(dim1=1, dim2=2)
+    # What rounding may have made of eigenvalues that are 0; the square of it is below that of float32.
+    least = 4.0 * info.eps * fixed.shape[1] * diagonal.sum(dim=1, keepdim=True) + info.tiny
+    diagonal += least
+    root, failed = torch.linalg.cholesky_ex(products)
+    if failed.device.type == "cpu" and bool(failed.any()):
+        return None
+    upper = root.mT.to(torch.float32)
+    tasks, columns = len(part.moving), _columns(part)
+    gram = torch.zeros(tasks, tasks, dtype=products.dtype, device=products.device)
+    step = max(1, BLOCK // (tasks * fixed.shape[0] * fixed.shape[1]))
+    height = max(HEIGHT, -(-fixed.shape[1] // 4))
+    for start in range(0, columns, step):
+        block = _block(part, slice(start, start + step), torch.float32)
+        for first in range(0, upper.shape[1], height):  # below the diagonal there is nothing
+            corner = upper[:, first : first + height, first:]
+            below = block[:, :, first:]
+            one = len(corner) == 1
+            mixed = torch.bmm(corner.expand(tasks, -1, -1), below[:, 0]) if one else corner @ below
+            some = wide(mixed).flatten(1)
+            gram += some @ some.mT
+    return gram
 
 
 def _rows(a: Tensor, b: Tensor) -> Tensor:
@@ -125,11 +162,12 @@ def _columns(part: Part) -> int:
     return next(row for row in part.moving if row is not None).shape[-1]
 
 
-def _block(part: Part, columns: slice) -> Tensor:
-    """``(T, E, R, columns)`` float64."""
+def _block(part: Part, columns: slice, dtype: torch.dtype | None = None) -> Tensor:
+    """``(T, E, R, columns)``, in float64 where nothing else is said."""
     some = next(row for row in part.moving if row is not None)
     size = some[..., columns].shape
-    block = torch.empty(len(part.moving), *size, dtype=precision(some.device), device=some.device)
+    kind = dtype or precision(some.device)
+    block = torch.empty(len(part.moving), *size, dtype=kind, device=some.device)
     for into, row in zip(block, part.moving, strict=True):
         if row is None:
             into.zero_()
