@@ -26,6 +26,8 @@ from benchmarks import (
     run,
     solve,
     step,
+    step_models,
+    steps,
     table,
     timing,
     toy,
@@ -194,6 +196,36 @@ def test_steps_of_the_mlp_agree() -> None:
         for mode in step.MODES:
             assert distance(parameters(calls[mode]), expected) < 1e-5
     assert parameters(calls[step.BARE]).isfinite().all()
+
+
+@pytest.mark.parametrize("case", ["MLP 8×1024, B = 16", "recommender, B = 1024"])
+def test_ways_to_take_a_step_agree(case: str) -> None:
+    exact = [name for name in steps.OURS if name != steps.CHEAP]
+    found = {}
+    for name in (*exact, steps.JAC):
+        subject = steps.contender(case, name, 3, quick=True)()
+        assert isinstance(subject, step_models.Subject)
+        grads = [param.grad for param in subject.shared if param.grad is not None]
+        found[name] = torch.cat([gradient.flatten() for gradient in grads])
+    for merged in found.values():
+        assert distance(merged, found[exact[0]]) < 1e-3
+
+
+@pytest.mark.parametrize("case", step_models.MODELS)
+def test_every_model_takes_a_step_by_factors(case: str) -> None:
+    for name in (steps.PLAIN, steps.BARE, steps.AUTO, steps.FACTORED):
+        subject = steps.contender(case, name, 2, quick=True)()
+        assert isinstance(subject, step_models.Subject)
+        assert all(param.grad is not None for param in subject.shared)
+
+
+def test_steps_by_sample_agree_with_plain_ones() -> None:
+    case = next(iter(step_models.SAMPLES))
+    one, two = (steps.sample_contender(case, name, 4)() for name in (steps.PLAIN, steps.BY_SAMPLE))
+    assert isinstance(one, torch.nn.Module)
+    assert isinstance(two, torch.nn.Module)
+    for mine, theirs in zip(two.parameters(), one.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs)
 
 
 def test_steps_of_the_toy_problem_agree() -> None:

@@ -135,7 +135,8 @@ class MultiTaskOptimizer(OptimizerWrapper):
             goes without. Hooks of parameters are not called. ``"auto"``: as ``"factored"`` where that saves a good
             part of the step, as ``"dense"`` elsewhere. ``"by_sample"``: the losses are one tensor ``(B,)``, each of
             a sample whose rows feed no other loss, and all gradients come from one backward of their sum; samples
-            that see each other, as in batch normalisation, are refused.
+            that see each other, as in batch normalisation, are refused, and batches have one size. Micro-batches of
+            :meth:`accumulate` are dense.
         distributed: How to merge over processes with different batches that hold the same parameters,
             or, of DTensors, parts of them. ``"exact"``: as one process would with the joint batch.
             ``"mean_gram"``: with weights from the mean of the processes' Gram matrices, an
