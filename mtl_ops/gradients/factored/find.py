@@ -8,6 +8,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
 from torch import Tensor
+from torch.autograd.graph import Node
 
 from ..differentiate import explain
 from ..tasks import Tasks
@@ -69,7 +70,7 @@ class Factoring:
 
     def _plan(self, graph: Walk, params: Sequence[Tensor]) -> Plan:
         shapes = tuple(
-            tuple(output_shape(node))
+            _shape(node)
             for node, name in zip(graph.nodes, graph.names, strict=True)
             if name in PRODUCTS
         )
@@ -182,6 +183,13 @@ def find_factors(
         for task in factor.tasks:
             reached[task * count + place] = factor
     return TaskFactors(total, reached, rows, factors, batched)
+
+
+def _shape(node: Node) -> tuple[int, ...] | None:
+    try:
+        return tuple(output_shape(node))
+    except Unreadable:
+        return None
 
 
 def _read(graph: Walk, plan: Plan) -> dict[int, list[Product]]:

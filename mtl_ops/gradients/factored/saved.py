@@ -53,5 +53,5 @@ def output_shape(node: Node) -> torch.Size:
     """
     try:
         return torch.Size(node._input_metadata[0].shape)
-    except (AttributeError, IndexError, TypeError):
+    except (AttributeError, IndexError, RuntimeError, TypeError):  # a nested tensor has none
         raise Unreadable(f"{node.name()} does not tell its shape") from None

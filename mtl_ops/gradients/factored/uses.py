@@ -85,8 +85,12 @@ def _is_flipped(nodes: Sequence[Node], seen: torch.Size, shape: torch.Size) -> b
     start = torch.empty(seen, device="meta")
     found = start
     for node in reversed(nodes):
-        if node.name() not in _IN_PLACE:
+        if node.name() in _IN_PLACE:
+            continue
+        try:
             found = node(found.reshape(output_shape(node)))  # type: ignore[operator]
+        except (RuntimeError, TypeError):
+            raise Unreadable(f"{node.name()} is no plain view") from None
     if found.shape != shape and found.numel() == shape.numel():
         found = found.reshape(shape)
     if found.shape != shape:
