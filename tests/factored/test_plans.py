@@ -235,3 +235,22 @@ def test_a_compiled_model_goes_by_rows(backend: str) -> None:
         by_factors(Fixed(), tasks, params, [1.0] * 3, Rules(), factoring=factoring)
     assert repr(factoring) == "Factoring('factored': one backward for each task)"
     assert all(param.grad is not None for param in params)
+
+
+def test_few_rows_are_batched_without_factors() -> None:
+    """Of thin layers, whose gradients are small already."""
+    net = nn.Sequential(nn.Linear(64, 4), nn.Tanh(), nn.Linear(4, 64))
+    heads = nn.ModuleList(nn.Linear(64, 1) for _ in range(4))
+    params = [*net.parameters(), *heads.parameters()]
+    data = torch.randn(32, 64)
+    factoring = Factoring("auto")
+    found = []
+    for take, options in ((by_factors, {"factoring": factoring}), (by_rows, {})):
+        features = net(data)
+        tasks = read_losses([head(features).square().mean() for head in heads])
+        for param in params:
+            param.grad = None
+        take(Fixed(1.0, 2.0, 3.0, 4.0), tasks, params, [1.0] * 4, Rules(), **options)
+        found.append([param.grad for param in params])
+    assert repr(factoring) == "Factoring('auto': one batched backward for all tasks)"
+    assert_same(*found, rtol=1e-5, atol=1e-7)

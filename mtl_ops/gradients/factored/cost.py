@@ -18,7 +18,7 @@ __all__ = ["BATCHED_ROWS", "SAVING", "Cost", "cost_of", "price_of_double", "wide
 
 #: A step goes by factors if they save that part of it.
 SAVING = 0.15
-#: A batched backward pays on a CPU up to that many rows of all tasks together.
+#: A batched backward pays on a CPU up to that many rows of all tasks together, and without factors up to half of it.
 BATCHED_ROWS = 2048
 #: To write a float32 and read it twice takes as long as that many multiplications.
 _MOVED = 40.0
@@ -96,6 +96,6 @@ def price_of_double(param: torch.Tensor) -> float:
     return _DOUBLE if fast else _SLOW_DOUBLE
 
 
-def wide(sizes: Sequence[Size], tasks: int) -> bool:
-    """Whether T tasks have more rows than a batched backward pays for on a CPU."""
-    return max((size.batch * size.rows for size in sizes), default=0) * tasks > BATCHED_ROWS
+def wide(sizes: Sequence[Size], tasks: int, rows: int) -> bool:
+    """Whether a use has more rows than that, of all tasks together."""
+    return max((size.batch * size.rows for size in sizes), default=0) * tasks > rows

@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from .cost import SAVING, Cost, cost_of, price_of_double, wide
+from .cost import BATCHED_ROWS, SAVING, Cost, cost_of, price_of_double, wide
 from .cut import find_cut
 from .products import Size, Use
 from .table import PRODUCTS
@@ -66,6 +66,8 @@ class Plan:
     def __str__(self) -> str:
         if self.rows:
             return "one backward for each task"
+        if not self.uses:
+            return "one batched backward for all tasks"
         how = "batched" if self.groups else "one by one"
         return f"{len(self.uses)} parameters in factors, {how}, saves {100 * self.saving:.0f}%"
 
@@ -105,14 +107,21 @@ def make_plan(
         and (choice == "always" or costs[place].saved > 0)
     }
     saving = _saving(costs, chosen)
-    rows = before.rows or not chosen or (choice == "auto" and saving < SAVING)
+    alone = before.one_by_one or (choice != "always" and _slow_to_batch(graph, params, sizes))
+    if choice == "auto" and saving < SAVING:
+        chosen, saving = {}, 0.0
+    # Without factors, too, a batched backward of few rows takes less time.
+    few = choice != "always" and not alone and _few_rows(graph, sizes)
+    rows = before.rows or not (chosen or few)
     targets = {use.node for uses in chosen.values() for use in uses}
     targets |= {
         leaf for place, leaf in enumerate(graph.leaves) if leaf is not None and place not in chosen
     }
     plan = Plan(chosen, tuple(sorted(targets)), frozenset(), (), (), rows, kind, saving)
-    alone = before.one_by_one or (choice != "always" and _slow_to_batch(graph, params, sizes))
-    return plan if rows or alone else _with_cut(plan, graph)
+    if rows or alone:
+        return plan
+    plan = _with_cut(plan, graph)
+    return plan if chosen or plan.groups else replace(plan, rows=True)
 
 
 def _sizes(graph: Walk, uses: Sequence[Use]) -> list[Size]:
@@ -143,8 +152,17 @@ def _slow_to_batch(graph: Walk, params: Sequence[Tensor], sizes: dict[int, list[
         return False
     if any("Convolution" in name for name in graph.names):
         return True
-    tasks = sum(root is not None for root in graph.roots)
-    return any(wide(found, tasks) for found in sizes.values())
+    return any(wide(found, _tasks(graph), BATCHED_ROWS) for found in sizes.values())
+
+
+def _few_rows(graph: Walk, sizes: dict[int, list[Size]]) -> bool:
+    """Whether products are known, and all of few rows."""
+    tasks = _tasks(graph)
+    return bool(sizes) and not any(wide(s, tasks, BATCHED_ROWS // 2) for s in sizes.values())
+
+
+def _tasks(graph: Walk) -> int:
+    return sum(root is not None for root in graph.roots)
 
 
 def _with_cut(plan: Plan, graph: Walk) -> Plan:
