@@ -30,6 +30,8 @@ _KNOWN = (
     'Parameter `gradients` should be "dense" for a model that uses its parameters otherwise than in products and sums. '
     "Found one of shape"
 )
+#: Kinds of graphs whose orders are kept: those of other lengths of a sequence, say, may be others.
+KINDS = 64
 _BATCH_NORMS = ("NativeBatchNormBackward0", "CudnnBatchNormBackward0", "MiopenBatchNormBackward0")
 
 
@@ -111,6 +113,8 @@ class BySample:
         finite = all(bool(gradient.isfinite().all()) for gradient in other)
         if finite and len(known) == len(found):
             self._orders[kind] = known
+            if len(self._orders) > KINDS:
+                del self._orders[next(iter(self._orders))]
         return result
 
 
