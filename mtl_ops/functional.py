@@ -181,7 +181,8 @@ def backward(
         retain_graph: Keeps the graph for another backward.
         **options: Those of :class:`mtl_ops.MultiTaskOptimizer`, but for ``groups``, ``order`` and
             ``closing_joint``, which belong to its ``step``. ``nonfinite="skip_step"`` is as ``"propagate"``
-            here. What is no option is handed to the method: what it otherwise draws or remembers.
+            here, and a ``grad_scaler`` is not told of an Inf in a task that is left out. What is no option is
+            handed to the method: what it otherwise draws or remembers.
 
     Returns:
         What was measured and decided.

@@ -6,6 +6,8 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+from imports import Imports
+
 import mtl_ops
 
 ROOT = Path(mtl_ops.__file__).parent
@@ -21,35 +23,8 @@ SIGNATURES = {
 LIMIT = 8
 
 
-def module_of(path: Path) -> str:
-    parts = ("mtl_ops", *path.relative_to(ROOT).with_suffix("").parts)
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-MODULES = {module_of(path): path for path in FILES}
-
-
-def imports_of(module: str) -> set[str]:
-    """The package's modules that one imports, wherever in the file, for types or at run time."""
-    path = MODULES[module]
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names if alias.name in MODULES)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parts = package.split(".")
-                above = ".".join(parts[: len(parts) - node.level + 1])
-                base = f"{above}.{base}" if base else above
-            for alias in node.names:
-                inner = f"{base}.{alias.name}"
-                found.add(inner if inner in MODULES else base)
-    return {name for name in found if name in MODULES} - {module}
-
-
-ARROWS = {module: imports_of(module) for module in MODULES}
+IMPORTS = Imports(ROOT)
+ARROWS = IMPORTS.arrows
 
 
 def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
@@ -67,11 +42,6 @@ def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
     return sorted(sorted(circle) for circle in found)
 
 
-def room(module: str) -> str:
-    parts = module.split(".")
-    return parts[1] if len(parts) > 2 or (ROOT / parts[-1]).is_dir() else module
-
-
 def functions() -> Iterator[tuple[str, ast.FunctionDef]]:
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text())):
@@ -86,10 +56,7 @@ def test_no_module_is_part_of_a_circle() -> None:
 
 
 def test_no_room_is_part_of_a_circle() -> None:
-    rooms: dict[str, set[str]] = {room(module): set() for module in MODULES if module != "mtl_ops"}
-    for module, imported in ARROWS.items():
-        if module != "mtl_ops":
-            rooms[room(module)] |= {room(name) for name in imported} - {room(module), "mtl_ops"}
+    rooms = IMPORTS.rooms()
     assert "merging" in rooms["step"]
     assert circles(rooms) == []
 

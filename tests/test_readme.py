@@ -45,17 +45,3 @@ def test_block(line: int, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_there_are_blocks() -> None:
     assert len(blocks()) >= 3
     assert any("optimizer.backward(" in code for _, code in blocks())
-
-
-@pytest.mark.skipif(
-    not (README.parent / "csrc").is_dir(), reason="the files are those of a source tree"
-)
-def test_every_file_that_is_named_exists() -> None:
-    text = README.read_text(encoding="utf-8")
-    table = [line for line in text.splitlines() if line.startswith("| `")]
-    named = [
-        name for line in table for name in re.findall(r"`((?:mtl_ops|csrc|tests)/[\w./]*)`", line)
-    ]
-    assert named
-    missing = [name for name in named if not (README.parent / name).exists()]
-    assert not missing

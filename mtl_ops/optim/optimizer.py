@@ -117,7 +117,8 @@ class MultiTaskOptimizer(OptimizerWrapper):
             ``"group"`` (a piece is then a whole group), or a method of single coordinates; without
             ``max_norm`` and ``max_task_norm``; with a ``nonfinite`` of ``"propagate"`` or ``"raise"``; and
             a method that is :attr:`~mtl_ops.methods.Method.segmentwise`. A loss on its own is merged as
-            without.
+            without. Of several processes each sends the gradients of a task as soon as they are there, and frees
+            them; no backward is added.
         batched: Computes the gradients of all tasks in one backward, batched by ``vmap``: for many small
             operations, whose launches cost more than they do. Each loss goes by itself down to where
             sharing begins, and the batch from there; where that is in several places, one above another
@@ -132,11 +133,12 @@ class MultiTaskOptimizer(OptimizerWrapper):
             are wider than the batch has rows, and holds no T gradients. Exact, but for rounding. What else a model
             does with a parameter, and layers where factors are dearer, are as dense. The first step of a kind of
             model is verified by one backward more: where hooks of intermediate tensors change gradients, it warns and
-            goes without. Hooks of parameters are not called. ``"auto"``: as ``"factored"`` where that saves a good
-            part of the step, as ``"dense"`` elsewhere. ``"by_sample"``: the losses are one tensor ``(B,)``, each of
-            a sample whose rows feed no other loss, and all gradients come from one backward of their sum; samples
-            that see each other, as in batch normalisation, are refused, and batches have one size. Micro-batches of
-            :meth:`accumulate` are dense.
+            goes without. Hooks of parameters are not called. :meth:`accumulate` sums dense gradients. ``"auto"``: as
+            ``"factored"`` where that saves a good part of the step, as ``"dense"`` elsewhere. ``"by_sample"``: the
+            losses are one tensor ``(B,)``, each of a sample whose rows feed no other loss, B the same in every step,
+            and all gradients come from one backward of their sum; samples that see each other, as in batch
+            normalisation, are refused. With several processes ``"auto"`` is as ``"dense"``, and ``"factored"`` and
+            ``"by_sample"`` are refused.
         distributed: How to merge over processes with different batches that hold the same parameters,
             or, of DTensors, parts of them. ``"exact"``: as one process would with the joint batch.
             ``"mean_gram"``: with weights from the mean of the processes' Gram matrices, an
@@ -154,7 +156,8 @@ class MultiTaskOptimizer(OptimizerWrapper):
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If an argument is out of range.
+        ValueError: If an argument is out of range, options do not go together (``docs/options.md``), or
+            processes do not agree.
 
     Example:
         >>> import torch
@@ -331,7 +334,7 @@ class MultiTaskOptimizer(OptimizerWrapper):
         means). The sums take the memory of T gradients. :meth:`zero_grad` forgets them.
 
         With ``gram_on`` and ``weights_every`` weights are measured on the first micro-batch, if they are due, and
-        the others take theirs from it: each costs about one backward, and the sums take the memory of one
+        the others take theirs from it: each of these costs about one backward, and the sums take the memory of one
         gradient. A micro-batch with other tasks than those before is measured by itself.
 
         Args:
@@ -341,7 +344,8 @@ class MultiTaskOptimizer(OptimizerWrapper):
 
         Raises:
             TypeError: As :meth:`backward`.
-            ValueError: As :meth:`backward`, or with ``memory``, which does not hold the gradients of all tasks.
+            ValueError: As :meth:`backward`, or with ``memory``, which does not hold the gradients of all tasks, or
+                ``gradients="by_sample"``, whose samples are others each time.
             RuntimeError: If the graph of a loss was freed. All sums are forgotten then.
         """
         if self._turns is not None:
@@ -371,15 +375,17 @@ class MultiTaskOptimizer(OptimizerWrapper):
         """The inner optimizer's step, unless the gradients are lost (see ``nonfinite``).
 
         With ``groups`` it is one step of the inner optimizer for each group, each on the gradients of
-        that group alone; a group whose tasks are all absent has no turn.
+        that group alone; a group whose tasks are all absent has no turn. If it is called three times with
+        gradients before :meth:`backward` ever was, it warns once that nothing is merged.
 
         Args:
             closure: Evaluates the losses, calls :meth:`backward` and returns the total loss, for
                 optimizers that evaluate within their step, such as ``LBFGS`` or SAM. It is theirs to
                 call. If the gradients of the first evaluation are lost, or it fails, the step ends there
-                and the parameters are where they were; a NaN in a later one is the inner optimizer's to
-                deal with. With ``groups`` it returns the losses, in any form that :meth:`backward` takes,
-                and calls nothing.
+                and the parameters are where they were (with ``nonfinite="propagate"`` no copy is kept to put them
+                back from, if the inner optimizer has moved them before); a NaN in a later one is the inner
+                optimizer's to deal with. With ``groups`` it returns the losses, in any form that
+                :meth:`backward` takes, and calls nothing.
 
         Returns:
             What the inner optimizer returns; the closure's result if the step is called off; with ``groups``
