@@ -42,6 +42,13 @@ def test_block(line: int, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
             mtl_ops.methods.unregister(name)
 
 
+def test_every_method_has_a_row() -> None:
+    section = README.read_text(encoding="utf-8").split("## Methods")[1].split("\n## ")[0]
+    heads = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    named = [name for head in heads for name in re.findall(r"`(\w+)`", head)]
+    assert sorted(named) == mtl_ops.methods.available()
+
+
 def test_there_are_blocks() -> None:
     assert len(blocks()) >= 3
     assert any("optimizer.backward(" in code for _, code in blocks())
