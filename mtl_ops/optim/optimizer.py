@@ -137,8 +137,9 @@ class MultiTaskOptimizer(OptimizerWrapper):
             ``"factored"`` where that saves a good part of the step, as ``"dense"`` elsewhere. ``"by_sample"``: the
             losses are one tensor ``(B,)``, each of a sample whose rows feed no other loss, B the same in every step,
             and all gradients come from one backward of their sum; samples that see each other, as in batch
-            normalisation, are refused. With several processes ``"auto"`` is as ``"dense"``, and ``"factored"`` and
-            ``"by_sample"`` are refused.
+            normalisation, are refused. Where there are few rows, ``"factored"`` and ``"auto"`` go through the model
+            in one batched backward for all tasks. With several processes ``"auto"`` is as ``"dense"``, and
+            ``"factored"`` and ``"by_sample"`` are refused.
         distributed: How to merge over processes with different batches that hold the same parameters,
             or, of DTensors, parts of them. ``"exact"``: as one process would with the joint batch.
             ``"mean_gram"``: with weights from the mean of the processes' Gram matrices, an
