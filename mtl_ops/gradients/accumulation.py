@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from ..ops.capture import capturing
 from .sparse import summed
 
 __all__ = ["Accumulated"]
@@ -19,6 +20,8 @@ class Accumulated:
     """
 
     def __init__(self) -> None:
+        #: Whether they began in a CUDA graph that is being captured.
+        self.captured = capturing()
         self._rows: list[list[Tensor | None]] = []
         self._losses: list[Tensor | None] = []
         self._owned: set[int] = set()
@@ -52,7 +55,8 @@ class Accumulated:
     def _add_losses(self, losses: Sequence[Tensor | None]) -> None:
         """Adds losses, in place where the sum is not the user's tensor."""
         for task, (a, b) in enumerate(zip(self._losses, losses, strict=True)):
-            if a is not None and b is not None and task in self._summed:
+            same = a is not None and b is not None and a.dtype == b.dtype
+            if a is not None and b is not None and same and task in self._summed:
                 a.add_(b)
             elif b is not None:
                 self._losses[task] = b if a is None else a + b

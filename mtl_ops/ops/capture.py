@@ -12,6 +12,11 @@ __all__ = ["capturing", "drawing", "refuse_sparse"]
 
 def capturing() -> bool:
     """Whether the current stream is being captured; asks the device only where CUDA is in use already."""
+    return _stream_is_captured()
+
+
+def _stream_is_captured() -> bool:
+    """The one place where torch is asked."""
     started: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     return started and torch.cuda.is_current_stream_capturing()
 

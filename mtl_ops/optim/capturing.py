@@ -100,7 +100,7 @@ def check_capture(settings: Settings, captured: Callable[[], Captured]) -> None:
     if what.first:
         raise RuntimeError(
             "A step should be taken before one is captured in a CUDA graph, so that what is remembered from step to "
-            "step is there. Found none."
+            "step is there (with `mtl_ops.backward`, in `state`). Found none."
         )
     if what.sums is False:
         raise RuntimeError(

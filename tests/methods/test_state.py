@@ -137,9 +137,11 @@ def test_other_tasks_after_a_reset(name: str) -> None:
     for tasks in (2, 3):
         rows = torch.randn(tasks, 4, generator=torch.Generator().manual_seed(tasks))
         losses = torch.arange(1.0, tasks + 1)
+        torch.manual_seed(0)
         for _ in range(2):
             merged = mtl_ops.merge(rows, method, losses=losses)
         expected = mtl_ops.methods.get(name)
+        torch.manual_seed(0)
         for _ in range(2):
             wanted = mtl_ops.merge(rows, expected, losses=losses)
         assert torch.equal(merged, wanted)
@@ -170,7 +172,6 @@ def test_counts_of_older_checkpoints_are_numbers(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["gradvac", "gradnorm", "dwa", "graddrop", "moco", "famo"])
 def test_memory_is_not_made_in_a_graph(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("_memory", "famo", "graddrop"):
-        monkeypatch.setattr(f"mtl_ops.methods.{module}.capturing", lambda: True)
+    monkeypatch.setattr("mtl_ops.ops.capture._stream_is_captured", lambda: True)
     with pytest.raises(RuntimeError, match="should take a step before one is captured"):
         mtl_ops.merge(torch.eye(2), name, losses=torch.ones(2))
