@@ -7,6 +7,7 @@
 // `rounding` is the share of sqrt(G_ii G_jj) by which the entries of `gram` may be off, for tolerances that are not given.
 // `scale` (S, T) are the factors of `task_scales`, 0 for a task that takes no part; None means all 1.
 // `first` is the number of the first coordinate of each of the P parameters; empty means that they follow one another from 0.
+// `counter` () int64 on the gradients' device is added to `offset` by the kernel, so that a replay of a captured graph sees its value then.
 
 #include <torch/csrc/stable/library.h>
 
@@ -55,8 +56,8 @@ STABLE_TORCH_LIBRARY(mtl_ops, m) {
   // The methods that look at single coordinates; they return the squared norm of the merged gradient.
   m.def(
       "merge_graddrop_(Tensor(a!)[] out, Tensor?[] grads, Tensor? scale, int[] segments, "
-      "float? clip_value, bool accumulate, float[] leak, int seed, int offset, Tensor? uniforms, int[] first) "
-      "-> Tensor");
+      "float? clip_value, bool accumulate, float[] leak, int seed, int offset, Tensor? uniforms, int[] first, "
+      "Tensor? counter=None) -> Tensor");
   m.def(
       "merge_trimmed_mean_(Tensor(a!)[] out, Tensor?[] grads, Tensor? scale, int[] segments, "
       "float? clip_value, bool accumulate, int trim) -> Tensor");

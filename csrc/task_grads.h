@@ -304,4 +304,14 @@ inline void check_place_of_uniforms(const std::optional<Tensor>& uniforms, const
   grads.check_apart(*uniforms, "uniforms");
 }
 
+// A number that is added to the offset of random numbers, where the gradients are: the kernel reads it when it runs.  Null for none.
+inline const int64_t* read_counter(const std::optional<Tensor>& counter, const std::vector<Tensor>& out) {
+  if (!counter) return nullptr;
+  STD_TORCH_CHECK(counter->scalar_type() == ScalarType::Long && counter->numel() == 1,
+                  "counter should hold one int64 number. Found ", counter->numel(), " elements.");
+  STD_TORCH_CHECK(!out.empty() && detail::Kind(out[0]).same_device(detail::Kind(*counter)),
+                  "counter should be on the gradients' device.");
+  return static_cast<const int64_t*>(counter->const_data_ptr());
+}
+
 }  // namespace mtl_ops

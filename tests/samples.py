@@ -87,6 +87,7 @@ SAMPLES: dict[str, Callable[[torch.dtype], tuple[Any, ...]]] = {
         2,
         None,
         [7, 100, 0],
+        torch.tensor(5),
     ),
     "merge_trimmed_mean_": lambda dtype: (
         out(dtype),

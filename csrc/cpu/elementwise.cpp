@@ -230,12 +230,15 @@ Tensor merge(const Call& call, const Method& method, const Coordinates* coordina
 Tensor merge_graddrop_(const std::vector<Tensor>& out, const OptionalTensors& grads, const std::optional<Tensor>& scale,
                        const std::vector<int64_t>& segments, std::optional<double> clip_value, bool accumulate,
                        const std::vector<double>& leak, int64_t seed, int64_t offset,
-                       const std::optional<Tensor>& uniforms, const std::vector<int64_t>& first) {
+                       const std::optional<Tensor>& uniforms, const std::vector<int64_t>& first,
+                       const std::optional<Tensor>& counter) {
   const Call call{out, grads, scale, segments, clip_value, accumulate};
   check_leak(leak, call.tasks());
   const bool leaks = std::any_of(leak.begin(), leak.end(), [](double share) { return share != 0; });
   const Coordinates coordinates(out, first);
-  const Uniforms source(uniforms, seed, offset, coordinates);
+  const int64_t* count = read_counter(counter, out);
+  const uint64_t place = static_cast<uint64_t>(offset) + static_cast<uint64_t>(count ? *count : 0);  // wraps
+  const Uniforms source(uniforms, seed, static_cast<int64_t>(place), coordinates);
   return merge(call, GradDrop{source, leak, leaks}, &coordinates, uniforms);
 }
 

@@ -20,6 +20,7 @@ struct GradDrop {
   const void* uniforms;  // float32 or float64 numbers of all coordinates; null for Philox's
   bool wide;             // float64
   uint64_t seed, offset;
+  const int64_t* count;    // added to `offset`, so that each replay of a graph draws anew; or null
   bool leaks;              // any of the shares is not 0
   double leak[kMaxTasks];  // of each task
 
@@ -56,8 +57,9 @@ struct GradDrop {
   __device__ void draw(int64_t first, int64_t begin, int64_t end, A (&to)[4]) const {
     if (uniforms == nullptr) {
       const uint64_t counter = static_cast<uint64_t>(first) / kGroup * elementwise::kCounters + first % kGroup;
+      const uint64_t step = offset + (count != nullptr ? static_cast<uint64_t>(*count) : 0);
       uint32_t word[4] = {static_cast<uint32_t>(counter), static_cast<uint32_t>(counter >> 32),
-                          static_cast<uint32_t>(offset), static_cast<uint32_t>(offset >> 32)};
+                          static_cast<uint32_t>(step), static_cast<uint32_t>(step >> 32)};
       elementwise::philox(word[0], word[1], word[2], word[3], seed);
 #pragma unroll
       for (int e = 0; e < 4; ++e) {

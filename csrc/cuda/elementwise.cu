@@ -252,11 +252,13 @@ Tensor merge_trimmed_mean(const Call& call, int trim) {
 Tensor merge_graddrop_(const std::vector<Tensor>& out, const OptionalTensors& grads, const std::optional<Tensor>& scale,
                        const std::vector<int64_t>& segments, std::optional<double> clip_value, bool accumulate,
                        const std::vector<double>& leak, int64_t seed, int64_t offset,
-                       const std::optional<Tensor>& uniforms, const std::vector<int64_t>& first) {
+                       const std::optional<Tensor>& uniforms, const std::vector<int64_t>& first,
+                       const std::optional<Tensor>& counter) {
   const Call call{out, grads, scale, segments, clip_value, accumulate};
   check_leak(leak, call.tasks());
   STD_TORCH_CHECK(leak.size() <= kMaxTasks, "T should be between 1 and ", kMaxTasks, ". Found T = ", leak.size(), ".");
-  GradDrop method{nullptr, false, static_cast<uint64_t>(seed), static_cast<uint64_t>(offset), false, {}};
+  const int64_t* count = read_counter(counter, out);
+  GradDrop method{nullptr, false, static_cast<uint64_t>(seed), static_cast<uint64_t>(offset), count, false, {}};
   std::copy(leak.begin(), leak.end(), method.leak);
   method.leaks = std::any_of(leak.begin(), leak.end(), [](double share) { return share != 0; });
   const Coordinates coordinates(out, first);

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from ..ops.capture import capturing
 from .sparse import summed
 
 __all__ = ["Accumulated"]
@@ -19,9 +20,12 @@ class Accumulated:
     """
 
     def __init__(self) -> None:
+        #: Whether they began in a CUDA graph that is being captured.
+        self.captured = capturing()
         self._rows: list[list[Tensor | None]] = []
         self._losses: list[Tensor | None] = []
         self._owned: set[int] = set()
+        self._summed: set[int] = set()  # losses that are sums of our own
 
     def add(
         self, gradients: Iterable[list[Tensor | None]], losses: Sequence[Tensor | None]
@@ -45,11 +49,19 @@ class Accumulated:
             # Not a loop over the gradients: its variable would keep those of one task during the next backward.
             both = map(self._add_rows, range(len(losses)), gradients)
             self._owned.update(t for t, owned in enumerate(both) if owned)
-            self._losses = [
-                b if a is None else a if b is None else a + b
-                for a, b in zip(self._losses, detached, strict=True)
-            ]
+            self._add_losses(detached)
         return [row for rows in self._rows for row in rows], self._losses
+
+    def _add_losses(self, losses: Sequence[Tensor | None]) -> None:
+        """Adds losses, in place where the sum is not the user's tensor."""
+        for task, (a, b) in enumerate(zip(self._losses, losses, strict=True)):
+            same = a is not None and b is not None and a.dtype == b.dtype
+            if a is not None and b is not None and same and task in self._summed:
+                a.add_(b)
+            elif b is not None:
+                self._losses[task] = b if a is None else a + b
+                if a is not None:
+                    self._summed.add(task)
 
     def _add_rows(self, task: int, rows: Sequence[Tensor | None]) -> bool:
         """Adds the gradients of a task; whether its sums are all tensors of our own."""

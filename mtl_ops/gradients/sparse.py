@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..ops.capture import refuse_sparse
+
 __all__ = ["StandIn", "add_to_grad", "elements", "filled_in", "stand_ins", "summed"]
 
 
@@ -84,6 +86,7 @@ def summed(left: Tensor, right: Tensor) -> Tensor:
     """The sum of two gradients, sparse only if both are."""
     if left.layout == right.layout == torch.sparse_coo:
         if left.sparse_dim() == right.sparse_dim():
+            refuse_sparse()
             return (left + right).coalesce()
         left = left.to_dense()
     return (
@@ -93,7 +96,10 @@ def summed(left: Tensor, right: Tensor) -> Tensor:
 
 def elements(gradient: Tensor) -> Tensor:
     """All elements of a gradient, but those that are 0 for being nowhere."""
-    return gradient.coalesce().values() if _odd(gradient) else gradient
+    if not _odd(gradient):
+        return gradient
+    refuse_sparse()
+    return gradient.coalesce().values()
 
 
 def filled_in(row: Tensor) -> Tensor:
@@ -123,6 +129,7 @@ def _union(column: Sequence[Tensor]) -> tuple[Tensor | None, list[Tensor]]:
     alike = all(row.layout == torch.sparse_coo for row in column)
     if not alike or len({row.sparse_dim() for row in column}) > 1:
         return None, [row.to_dense() if _odd(row) else row for row in column]
+    refuse_sparse()
     made = [row.coalesce() for row in column]
     indices = torch.cat([row.indices() for row in made], dim=1)
     union, place = torch.unique(indices, dim=1, return_inverse=True)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from ._memory import forget, restore, saved
+
 __all__ = ["CoordinateMethod", "LossMethod", "Method", "NativeMethod", "check_gram", "check_losses"]
 
 
@@ -32,7 +34,8 @@ class Method(ABC):
             ``G_ij`` may be off; see :func:`mtl_ops.ops.rounding_of`.
         tracks: Whether it is shown the gradients themselves, see ``TrackingMethod``.
         state_names: Attributes that are the method's memory: tensors, numbers, or ``None`` before
-            the first call.
+            the first call. A tensor that a captured CUDA graph is to find again has to stay where it is:
+            write to it in place, as ``self.mean.copy_(new)`` does.
         generator: Where random numbers come from; ``None`` for the device's default generator.
 
     Example:
@@ -134,17 +137,17 @@ class Method(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """The method's memory, in types that ``torch.load(weights_only=True)`` reads."""
-        return {name: getattr(self, name) for name in self.state_names}
+        return {name: saved(self, name) for name in self.state_names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores what :meth:`state_dict` returned.
+        """Restores what :meth:`state_dict` returned, in place where shapes are the same.
 
         Raises:
             ValueError: If ``state`` is not of this method.
         """
         self._check_state(state)
         for name, value in state.items():
-            setattr(self, name, value.clone() if isinstance(value, Tensor) else value)
+            restore(self, name, value)
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
         names = sorted(self.state_dict())
@@ -159,9 +162,9 @@ class Method(ABC):
         return {name: value for name, value in vars(self).items() if name != "generator"}
 
     def reset(self) -> None:
-        """Forgets everything, as if newly made."""
+        """Forgets everything, as if newly made; its tensors stay where they are, with what they held at first."""
         for name in self.state_names:
-            setattr(self, name, None)
+            forget(self, name)
 
     def __repr__(self) -> str:
         shown = {k: v for k, v in vars(self).items() if k not in self.state_names and k[0] != "_"}

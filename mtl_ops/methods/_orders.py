@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..ops.capture import drawing
 from ._checks import only
 
 __all__ = ["ORDERS", "orders_for"]
@@ -43,7 +44,8 @@ def orders_for(
         # first task.
         rows = tasks if order == "random" else 1
         keys = torch.empty(segments, rows, tasks, dtype=torch.int64, device=gram.device)
-        chosen = keys.random_(generator=generator).argsort(dim=-1)
+        with drawing(generator):
+            chosen = keys.random_(generator=generator).argsort(dim=-1)
     return chosen.expand(segments, tasks, tasks).contiguous()
 
 

@@ -32,8 +32,7 @@ class SimplexMethod(NativeMethod):
             ValueError: If they are those of another number of tasks or segments.
         """
         shape = tuple(gram.shape[:2])
-        self.shares = recall(self.shares, shape, gram.device, 1.0 / shape[1], self.name)
-        return self.shares
+        return recall(self, "shares", shape, gram.device, 1.0 / shape[1])
 
     @staticmethod
     def products(gram: Tensor, given: dict[str, Any]) -> Tensor:

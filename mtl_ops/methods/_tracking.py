@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from .. import ops
 from ._base import NativeMethod
-from ._memory import recall
+from ._memory import forget, mark, recall, refuse_first, restore, saved, touch, untouched, writable
 
 __all__ = ["MovingAverage", "TrackingMethod"]
 
@@ -65,6 +66,9 @@ class TrackingMethod(NativeMethod):
             ValueError: If a parameter has changed its shape.
         """
         count = len(places)
+        if untouched(self, "memory") and not self._fits(rows, places):
+            self.memory = {}
+        touch(self, "memory")
         found: list[Tensor | None] = []
         for k, row in enumerate(rows):
             if row is None:
@@ -75,28 +79,69 @@ class TrackingMethod(NativeMethod):
             known = column[task]
             dtype = torch.float64 if row.dtype == torch.float64 else torch.float32
             if known is None:
+                refuse_first(self)
                 known = torch.zeros_like(row, dtype=dtype)
             if known.shape != row.shape:
                 raise ValueError(
                     f"Method {self.name!r} should see the same parameters in every step (`reset()` "
                     f"forgets them). Found shape {tuple(row.shape)} after {tuple(known.shape)}."
                 )
-            column[task] = known = known.to(row.device, dtype)
+            column[task] = known = writable(known).to(row.device, dtype)
             found.append(known)
         return found
 
+    def _fits(self, rows: Sequence[Tensor | None], places: Sequence[int]) -> bool:
+        """Whether the memory has the shapes of these rows, wherever it has any."""
+        count = len(places)
+        for k, row in enumerate(rows):
+            task, place = divmod(k, count)
+            column = self.memory.get(places[place])
+            if column is None:
+                continue
+            if len(column) != len(rows) // count:
+                return False
+            known = column[task]
+            if row is not None and known is not None and row.shape != known.shape:
+                return False
+        return True
+
+    def state_dict(self) -> dict[str, Any]:
+        """The method's memory."""
+        memory = {} if untouched(self, "memory") else self.memory
+        return {**{name: saved(self, name) for name in self.state_names}, "memory": memory}
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores what :meth:`state_dict` returned."""
-        super().load_state_dict(state)
+        """Restores what :meth:`state_dict` returned, in place where shapes are the same."""
+        self._check_state(state)
+        for name in self.state_names:
+            if name != "memory":
+                restore(self, name, state[name])
+        if not state["memory"]:
+            self._forget_gradients()
+            return
+        old = self.memory
         self.memory = {
-            place: [None if known is None else known.clone() for known in column]
+            place: [
+                _restored(known, value)
+                for known, value in itertools.zip_longest(old.get(place, ()), column)
+            ][: len(column)]
             for place, column in state["memory"].items()
         }
+        touch(self, "memory")
 
     def reset(self) -> None:
-        """Forgets everything, as if newly made."""
-        super().reset()
-        self.memory = {}
+        """Forgets everything, as if newly made; the memory is not freed, as it will be needed again."""
+        for name in self.state_names:
+            if name != "memory":
+                forget(self, name)
+        self._forget_gradients()
+
+    def _forget_gradients(self) -> None:
+        for column in self.memory.values():
+            for task, known in enumerate(column):
+                if known is not None:
+                    column[task] = writable(known).zero_()
+        mark(self, "memory")
 
 
 class MovingAverage(TrackingMethod):
@@ -114,9 +159,8 @@ class MovingAverage(TrackingMethod):
 
     def count(self, factors: Tensor) -> Tensor:
         """The number of this step; a step in which nothing may be read is none."""
-        before = recall(self.calls, (), factors.device, 0.0, self.name)
-        self.calls = before + (factors != 0).any()
-        return self.calls.clamp(min=1.0)
+        calls = recall(self, "calls", (), factors.device, 0.0)
+        return calls.add_((factors != 0).any()).clamp(min=1.0)
 
     def average(
         self,
@@ -154,3 +198,12 @@ class MovingAverage(TrackingMethod):
             known if known is None or row is None else known.to(row.dtype)
             for known, row in zip(found, rows, strict=True)
         ]
+
+
+def _restored(known: Tensor | None, value: Tensor | None) -> Tensor | None:
+    """The memory with a value of a checkpoint in it; another one where there is none of its shape."""
+    if value is None:
+        return None if known is None else writable(known).zero_()
+    if known is None or known.shape != value.shape or known.dtype != value.dtype:
+        return value.clone()
+    return writable(known).copy_(value)

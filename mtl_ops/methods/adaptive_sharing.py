@@ -75,5 +75,5 @@ class AdaptiveSharing(NativeMethod):
         self, gram: Tensor, scale: Tensor | None, losses: Tensor | None, **given: Any
     ) -> Tensor:
         only(given)
-        self.cosines = recall(self.cosines, tuple(gram.shape), gram.device, torch.nan, self.name)
-        return ops.solve_adaptive_sharing(gram, scale, cosines=self.cosines, beta=self.beta)
+        cosines = recall(self, "cosines", tuple(gram.shape), gram.device, torch.nan)
+        return ops.solve_adaptive_sharing(gram, scale, cosines=cosines, beta=self.beta)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ._base import LossMethod, check_losses
 from ._checks import PerTask, finite, positive
 from ._losses import numbers, shares
-from ._memory import Adam, recall
+from ._memory import Adam, keep, recall
 from ._registry import register
 
 __all__ = ["AutoLambda", "validation_products"]
@@ -88,13 +88,15 @@ class AutoLambda(LossMethod):
         products = validation_products(cross_gram, values, self.name)
         primary = numbers(self.primary, products[0], 1.0)
         slope = -self.inner_lr * products @ primary
-        self.lambdas = recall(self.lambdas, (len(values),), values.device, self.init, self.name)
+        lambdas = recall(self, "lambdas", (len(values),), values.device, self.init)
+        adam = recall(self, "adam", (3, len(values)), values.device, 0.0)
         if self.softmax:
-            p = shares(self.lambdas, part)
+            p = shares(lambdas, part)
             slope = p * (slope - p.dot(torch.where(part, slope, 0.0)))
         usable = torch.where(part, slope, 0.0).isfinite().all()
-        self.lambdas, self.adam = Adam(self.lr).step(self.lambdas, slope, part & usable, self.adam)
-        return shares(self.lambdas, part) if self.softmax else torch.where(part, self.lambdas, 0.0)
+        new, moments = Adam(self.lr).step(lambdas, slope, part & usable, adam)
+        keep(self, lambdas=new, adam=moments)
+        return shares(new, part) if self.softmax else torch.where(part, new, 0.0)
 
 
 def validation_products(cross_gram: Tensor | None, losses: Tensor, method: str) -> Tensor:

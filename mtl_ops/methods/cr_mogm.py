@@ -11,7 +11,7 @@ from torch.nn import Parameter
 
 from ._base import Method, check_gram
 from ._checks import share
-from ._memory import recall
+from ._memory import forget, keep, recall, restore, saved
 from ._registry import register, resolve
 
 __all__ = ["CRMOGM"]
@@ -136,11 +136,11 @@ class CRMOGM(Method):
     def _smooth(self, fresh: Tensor, part: Tensor) -> Tensor:
         """The new w where a task takes part, else 0."""
         shape = tuple(fresh.shape)
-        smooth = recall(self.smooth, shape, fresh.device, torch.nan, self.name)
+        smooth = recall(self, "smooth", shape, fresh.device, torch.nan)
         usable = torch.where(part, fresh, 0.0).isfinite().all()
         mixed = self.alpha * smooth + (1.0 - self.alpha) * fresh
         new = torch.where(smooth.isnan(), fresh, mixed)
-        self.smooth = torch.where(part & usable, new, smooth)
+        keep(self, smooth=torch.where(part & usable, new, smooth))
         return torch.where(part, torch.where(usable, new, torch.nan), 0.0)
 
     # Its memory.
@@ -148,7 +148,7 @@ class CRMOGM(Method):
     def state_dict(self) -> dict[str, Any]:
         """The method's memory, with the other method's in it."""
         return {
-            "smooth": self.smooth,
+            "smooth": saved(self, "smooth"),
             "method": self.method.name,
             "method_state": self.method.state_dict(),
         }
@@ -166,12 +166,11 @@ class CRMOGM(Method):
                 f"Found {state['method']!r}."
             )
         self.method.load_state_dict(state["method_state"])
-        smooth = state["smooth"]
-        self.smooth = None if smooth is None else smooth.clone()
+        restore(self, "smooth", state["smooth"])
 
     def reset(self) -> None:
         """Forgets everything, as if newly made."""
-        self.smooth = None
+        forget(self, "smooth")
         self.method.reset()
 
     def __repr__(self) -> str:

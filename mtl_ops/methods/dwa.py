@@ -8,7 +8,7 @@ from torch import Tensor
 from ._base import LossMethod, check_losses
 from ._checks import integer, positive
 from ._losses import shares
-from ._memory import recall
+from ._memory import keep, recall
 from ._registry import register
 
 __all__ = ["DWA"]
@@ -62,14 +62,10 @@ class DWA(LossMethod):
     def __init__(self, *, temperature: float = 2.0, window: int | None = None) -> None:
         self.temperature = positive("temperature", temperature)
         self.window = None if window is None else integer("window", window, 1)
-        self.reset()
-
-    def reset(self) -> None:
-        """Forgets everything, as if newly made."""
         self.means: Tensor | None = None
         self.sums: Tensor | None = None
         self.counts: Tensor | None = None
-        self.calls = 0
+        self.calls: Tensor | None = None
 
     def weights(
         self, gram: Tensor | None, losses: Tensor | None = None, previous: Tensor | None = None
@@ -90,22 +86,30 @@ class DWA(LossMethod):
 
     def end_epoch(self) -> None:
         """Ends an epoch: the next weights compare it with the one before."""
-        if self.sums is None or self.counts is None or self.means is None:
-            return
+        if self.calls is not None:
+            self._end_epoch(torch.ones_like(self.calls, dtype=torch.bool))
+
+    def _end_epoch(self, over: Tensor) -> None:
+        """Ends an epoch where ``over``, 0-d bool, says so: a graph counts its replays by itself."""
+        assert self.sums is not None
+        assert self.counts is not None
+        assert self.means is not None
+        assert self.calls is not None
         mean = torch.where(self.counts > 0, self.sums / self.counts, self.means[1])
-        self.means = torch.stack([self.means[1], mean])
-        self.sums, self.counts = torch.zeros_like(mean), torch.zeros_like(mean)
-        self.calls = 0
+        keep(self, means=torch.where(over, torch.stack([self.means[1], mean]), self.means))
+        for one in (self.sums, self.counts, self.calls):
+            one.masked_fill_(over, 0)
 
     def _take_note(self, values: Tensor, part: Tensor) -> Tensor:
         """Adds the losses to the current epoch's, and returns the means to use in this call."""
         tasks, device = len(values), values.device
-        if self.window is not None and self.calls == self.window:
-            self.end_epoch()
-        self.means = recall(self.means, (2, tasks), device, torch.nan, self.name)
-        self.sums = recall(self.sums, (tasks,), device, 0.0, self.name)
-        self.counts = recall(self.counts, (tasks,), device, 0.0, self.name)
-        self.sums = self.sums + torch.where(part, values, 0.0)
-        self.counts = self.counts + part
-        self.calls += 1
-        return self.means
+        means = recall(self, "means", (2, tasks), device, torch.nan)
+        sums = recall(self, "sums", (tasks,), device, 0.0)
+        counts = recall(self, "counts", (tasks,), device, 0.0)
+        calls = recall(self, "calls", (), device, 0.0, torch.int64)
+        if self.window is not None:
+            self._end_epoch(calls == self.window)
+        sums.add_(torch.where(part, values, 0.0))
+        counts.add_(part)
+        calls.add_(1)
+        return means

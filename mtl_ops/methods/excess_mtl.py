@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ._checks import only, positive
-from ._memory import recall
+from ._memory import keep, recall
 from ._registry import register
 from ._tracking import TrackingMethod
 
@@ -71,14 +71,14 @@ class ExcessMTL(TrackingMethod):
     def __init__(self, *, step_size: float = 0.01) -> None:
         super().__init__()
         self.step_size = positive("step_size", step_size)
-        self.reset()
+        self.balance: Tensor | None = None
+        self.first: Tensor | None = None
+        self._excess: Tensor | None = None
 
     def reset(self) -> None:
         """Forgets everything, as if newly made."""
         super().reset()
-        self.balance: Tensor | None = None
-        self.first: Tensor | None = None
-        self._excess: Tensor | None = None
+        self._excess = None
 
     def track(
         self,
@@ -104,8 +104,8 @@ class ExcessMTL(TrackingMethod):
         scale = torch.ones_like(excess) if scale is None else scale
         part = scale != 0
         shape = tuple(excess.shape)
-        weights = recall(self.balance, shape, gram.device, 1.0, self.name)
-        first = recall(self.first, shape, gram.device, torch.nan, self.name)
+        weights = recall(self, "balance", shape, gram.device, 1.0)
+        first = recall(self, "first", shape, gram.device, torch.nan)
         norms = gram.diagonal(dim1=1, dim2=2)
         usable = torch.where(part, norms + excess, 0.0).isfinite().all()
         known = part & ~first.isnan()
@@ -113,9 +113,10 @@ class ExcessMTL(TrackingMethod):
         logits = (weights.log() + self.step_size * ratio).masked_fill(~known, -torch.inf)
         mass = torch.where(known, weights, 0.0).sum(dim=1, keepdim=True)
         new = torch.where(known, mass * logits.softmax(dim=1), weights)
-        self.first = torch.where(part & ~known & usable, excess, first)
-        self.balance = torch.where(usable, new, weights)
-        return torch.where(part, torch.where(usable, scale * new, torch.nan), 0.0)
+        answer = torch.where(part, torch.where(usable, scale * new, torch.nan), 0.0)
+        first = torch.where(part & ~known & usable, excess, first)
+        keep(self, first=first, balance=torch.where(usable, new, weights))
+        return answer
 
     def _take_excess(self, given: Tensor | None, gram: Tensor) -> Tensor:
         """e, ``(S, T)`` float64."""

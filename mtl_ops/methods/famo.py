@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..ops.capture import capturing
 from ._base import LossMethod, check_losses
 from ._checks import PerTask, finite, non_negative, positive
 from ._losses import shares
-from ._memory import Adam, recall
+from ._memory import Adam, keep, recall, saved
 from ._registry import register
 
 __all__ = ["FAMO"]
@@ -82,17 +84,25 @@ class FAMO(LossMethod):
         self.logits: Tensor | None = None
         self.adam: Tensor | None = None
         self.before: Tensor | None = None
+        self._owed = False  # a step whose losses were not seen once more
+        self._replayed = False  # graphs take steps that nobody sees
 
     def weights(self, gram: Tensor | None, losses: Tensor | None = None) -> Tensor:
         """``(T,)`` float64."""
         values = check_losses(losses, self.name)
-        if self.before is not None:
-            self.observe(values)
+        logits = recall(self, "logits", (len(values),), values.device, 0.0)
+        before = recall(self, "before", (len(values),), values.device, torch.nan)
+        recall(
+            self, "adam", (3, len(values)), values.device, 0.0
+        )  # there before a graph is captured
+        self._replayed |= capturing()
+        if self._owed or self._replayed:
+            self._improve(values)
+        before.copy_(values)
+        self._owed = True
         part = values.isfinite()
-        self.logits = recall(self.logits, (len(values),), values.device, 0.0, self.name)
-        self.before = values.clone()
         over = self._over(values)
-        relative = shares(self.logits, part) / torch.where(over > 0, over, torch.nan)
+        relative = shares(logits, part) / torch.where(over > 0, over, torch.nan)
         kept = torch.where(part, relative, 0.0)
         return torch.where(part, kept / kept.sum(), 0.0)
 
@@ -107,20 +117,44 @@ class FAMO(LossMethod):
             ValueError: If no weights were asked for since the last call.
         """
         after = check_losses(losses, self.name)
-        if self.before is None or self.logits is None:
+        if not (self._owed or self._replayed):
             raise ValueError(
                 "Parameter `losses` should be those after a step: `observe` should follow a backward "
                 "each time. Found none before."
             )
-        before = recall(self.before, tuple(after.shape), after.device, 0.0, self.name)
+        before = recall(self, "before", tuple(after.shape), after.device, torch.nan)
+        self._improve(after.to(before.device))
+        before.fill_(torch.nan)  # so that a graph that looks at it takes no step
+        self._owed = False
+
+    def _improve(self, after: Tensor) -> None:
+        """The step of Adam; none for tasks that have no loss before."""
+        tasks, device = tuple(after.shape), after.device
+        before, logits = self.before, recall(self, "logits", tasks, device, 0.0)
+        moments = recall(self, "adam", (3, *tasks), device, 0.0)
+        assert before is not None
         part = before.isfinite() & after.isfinite()
         delta = torch.where(part, self._over(before).log() - self._over(after).log(), 0.0)
-        z = shares(self.logits, part)
+        z = shares(logits, part)
         slope = z * (delta - z.dot(delta))
         where = part & delta.isfinite().all()
         adam = Adam(self.lr, self.weight_decay)
-        self.logits, self.adam = adam.step(self.logits, slope, where, self.adam)
-        self.before = None
+        new, state = adam.step(logits, slope, where, moments)
+        keep(self, logits=new, adam=state)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The method's memory; no losses if they were seen once more."""
+        return {**super().state_dict(), "before": saved(self, "before") if self._owed else None}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores what :meth:`state_dict` returned."""
+        super().load_state_dict(state)
+        self._owed = state["before"] is not None
+
+    def reset(self) -> None:
+        """Forgets everything, as if newly made."""
+        super().reset()
+        self._owed = False
 
     def _over(self, losses: Tensor) -> Tensor:
         """``L - b + 1e-8``."""

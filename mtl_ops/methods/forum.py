@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import ops
 from ._base import NativeMethod
 from ._checks import only, positive
-from ._memory import recall
+from ._memory import keep, recall
 from ._registry import register
 
 __all__ = ["FORUM"]
@@ -84,7 +84,7 @@ class FORUM(NativeMethod):
                 f"Found {gram.shape[1]} loss."
             )
         shape = (gram.shape[0], gram.shape[1] - 1)
-        average = recall(self.average, shape, gram.device, torch.nan, self.name)
+        average = recall(self, "average", shape, gram.device, torch.nan)
         scale = torch.ones_like(gram[..., 0]) if scale is None else scale
         problem = _Problem(gram, scale)
         usable = problem.usable.unsqueeze(1)
@@ -93,7 +93,7 @@ class FORUM(NativeMethod):
         average = torch.where(
             problem.part & usable, torch.where(average.isnan(), gamma, mixed), average
         )
-        self.average = average
+        keep(self, average=average)
         kept = torch.where(problem.part, average, 0.0)
         kept = torch.where(problem.part, kept / kept.sum(dim=1, keepdim=True), 0.0)
         nu = problem.multiplier(kept, self.rho)

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..ops.capture import capturing
 from ._base import CoordinateMethod
 from ._checks import closed_share, only
+from ._memory import recall
 from ._registry import register
 
 __all__ = ["GradDrop"]
@@ -36,10 +38,11 @@ class GradDrop(CoordinateMethod):
 
     The random numbers come from a counter, not from a stream: the seed is that of the generator (or
     ``torch.manual_seed``), and each call uses the next counters, so that a checkpoint resumes with
-    the same numbers, and devices agree. ``uniforms`` ``(N,)`` hands them in, for the N elements of
+    the same numbers, and devices agree; a captured CUDA graph keeps the seed, and each replay uses the next counters.
+    ``uniforms`` ``(N,)`` hands them in, for the N elements of
     the shared parameters.
 
-    Memory: how often it was called.
+    Memory: how often it was called, 0-d int64.
 
     Degenerate cases: a coordinate where all gradients are 0 stays 0. A NaN gives NaN.
 
@@ -69,11 +72,8 @@ class GradDrop(CoordinateMethod):
         self._single = single
         if not values:
             raise ValueError("Parameter `leak` should hold a number for each task. Found none.")
-        self.reset()
-
-    def reset(self) -> None:
-        """Forgets everything, as if newly made."""
-        self.calls = 0
+        self.calls: Tensor | None = None
+        self._seed = 0
 
     def merge_(
         self,
@@ -108,7 +108,13 @@ class GradDrop(CoordinateMethod):
                 f"Parameter `leak` should be one number or {tasks} of them. Found {len(leak)}."
             )
         uniforms: Tensor | None = given.get("uniforms")
-        seed = torch.initial_seed() if self.generator is None else self.generator.initial_seed()
+        # Each of a step's pieces is of the same call. On the device, so that replays of a graph draw anew.
+        calls = recall(self, "calls", (), out[0].device, 0.0, torch.int64)
+        if (
+            not capturing()
+        ):  # a graph keeps its seed, for which a generator cannot be asked meanwhile
+            source = torch.default_generator if self.generator is None else self.generator
+            self._seed = source.initial_seed()
         square = ops.merge_graddrop_(
             out,
             rows,
@@ -117,13 +123,13 @@ class GradDrop(CoordinateMethod):
             clip_value,
             accumulate,
             leak=leak,
-            seed=_signed(seed),
-            offset=self.calls,
+            seed=_signed(self._seed),
             uniforms=uniforms,
             first=first or (),
+            counter=None if uniforms is not None else calls,
         )
         if uniforms is None:
-            self.calls += 1
+            calls.add_(1)
         return square
 
     def __repr__(self) -> str:

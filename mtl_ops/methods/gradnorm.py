@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ._base import NativeMethod, check_losses
 from ._checks import non_negative, only, positive
-from ._memory import recall
+from ._memory import keep, recall
 from ._registry import register
 
 __all__ = ["GradNorm"]
@@ -83,7 +83,7 @@ class GradNorm(NativeMethod):
         weights = logits.masked_fill(~part, -torch.inf).softmax(dim=0) * part.sum()
         usable = torch.where(part, norms + ratios, 0.0).isfinite().all()
         step = self.lr * self._slope(weights, norms, ratios, part)
-        self.logits = torch.where(part & usable, logits - step, logits)
+        keep(self, logits=torch.where(part & usable, logits - step, logits))
         answer = torch.where(usable, scale * weights, torch.nan)
         return torch.where(present, answer, 0.0)
 
@@ -91,10 +91,10 @@ class GradNorm(NativeMethod):
         """``L / L(0)`` and s, ``(T,)`` each; takes note of losses that are seen for the first time."""
         only(given, "initial_losses")
         shape, device = tuple(losses.shape), losses.device
-        logits = recall(self.logits, shape, device, 0.0, self.name)
-        initial = recall(self.initial_losses, shape, device, torch.nan, self.name)
+        logits = recall(self, "logits", shape, device, 0.0)
+        initial = recall(self, "initial_losses", shape, device, torch.nan)
         initial = torch.where(part & initial.isnan() & losses.isfinite(), losses, initial)
-        self.initial_losses = initial
+        keep(self, initial_losses=initial)
         if "initial_losses" in given:
             initial = check_losses(given["initial_losses"], self.name).to(losses.device)
         ratios = torch.where(initial == 0, 1.0, losses / initial)

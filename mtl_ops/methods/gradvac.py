@@ -77,7 +77,7 @@ class GradVac(NativeMethod):
         self, gram: Tensor, scale: Tensor | None, losses: Tensor | None, **given: Any
     ) -> Tensor:
         orders = orders_for("random", given, gram, self.generator)
-        self.rho = recall(self.rho, tuple(gram.shape), gram.device, 0.0, self.name)
+        rho = recall(self, "rho", tuple(gram.shape), gram.device, 0.0)
         return ops.solve_gradvac(
-            gram, scale, orders=orders, rho=self.rho, beta=self.beta, eps=self.eps, tol=self.tol
+            gram, scale, orders=orders, rho=rho, beta=self.beta, eps=self.eps, tol=self.tol
         )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import ops
 from ._checks import non_negative, one_of, only, positive
-from ._memory import recall
+from ._memory import keep, recall
 from ._registry import register
 from ._tracking import MovingAverage
 
@@ -90,11 +90,6 @@ class MoCo(MovingAverage):
         self.gamma_sigma = non_negative("gamma_sigma", gamma_sigma)
         self.rho = non_negative("rho", rho)
         self.projection = one_of("projection", projection, ("simplex", "softmax"))
-        self.reset()
-
-    def reset(self) -> None:
-        """Forgets everything, as if newly made."""
-        super().reset()
         self.shares: Tensor | None = None
 
     def track(
@@ -115,10 +110,10 @@ class MoCo(MovingAverage):
         """The weights of averages whose Gram matrix is given."""
         only(given)
         shape, tasks = tuple(gram.shape[:2]), gram.shape[1]
-        self.shares = recall(self.shares, shape, gram.device, 1.0 / tasks, self.name).contiguous()
-        scale = torch.ones_like(self.shares) if scale is None else scale
+        known = recall(self, "shares", shape, gram.device, 1.0 / tasks)
+        scale = torch.ones_like(known) if scale is None else scale
         part = scale != 0
-        calls = recall(self.calls, (), gram.device, 1.0, self.name).clamp(min=1.0)
+        calls = recall(self, "calls", (), gram.device, 0.0).clamp(min=1.0)
         ridge = self.rho * torch.eye(tasks, dtype=gram.dtype, device=gram.device)
         scaled = torch.where(
             part.unsqueeze(2) & part.unsqueeze(1),
@@ -127,18 +122,17 @@ class MoCo(MovingAverage):
         )
         scaled = self.gamma / calls**self.gamma_sigma * scaled
         if self.projection == "softmax":
-            return torch.where(part, scale * self._softmax_step(scaled, part), 0.0)
-        weights = ops.solve_modo(scaled, part.double(), state=self.shares, gamma=1.0, rho=0.0)
+            return torch.where(part, scale * self._softmax_step(known, scaled, part), 0.0)
+        weights = ops.solve_modo(scaled, part.double(), state=known, gamma=1.0, rho=0.0)
         return torch.where(part, scale * weights, 0.0)
 
-    def _softmax_step(self, scaled: Tensor, part: Tensor) -> Tensor:
+    def _softmax_step(self, known: Tensor, scaled: Tensor, part: Tensor) -> Tensor:
         """The step with the softmax, on the tasks that take part as if there were no others."""
-        assert self.shares is not None
-        old = torch.where(part, self.shares, 0.0)
+        old = torch.where(part, known, 0.0)
         mass = old.sum(dim=1, keepdim=True)
         old = torch.where(part & (mass > 0), old / mass, part / part.sum(dim=1, keepdim=True))
         slope = (scaled @ old.unsqueeze(2)).squeeze(2)
         new = (old - slope).masked_fill(~part, -torch.inf).softmax(dim=1)
         usable = part & scaled.isfinite().all(dim=2).all(dim=1, keepdim=True)
-        self.shares = torch.where(usable, mass * new, self.shares)
+        keep(self, shares=torch.where(usable, mass * new, known))
         return new

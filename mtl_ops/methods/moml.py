@@ -9,7 +9,7 @@ from .. import ops
 from ._base import LossMethod, check_losses
 from ._checks import positive
 from ._losses import shares
-from ._memory import Adam, recall
+from ._memory import Adam, keep, recall
 from ._registry import register
 from .auto_lambda import validation_products
 
@@ -74,13 +74,15 @@ class MOML(LossMethod):
         values = check_losses(losses, self.name)
         part = values.isfinite()
         products = validation_products(cross_gram, values, self.name)
-        self.logits = recall(self.logits, (len(values),), values.device, 0.0, self.name)
-        p = shares(self.logits, part)
+        logits = recall(self, "logits", (len(values),), values.device, 0.0)
+        adam = recall(self, "adam", (3, len(values)), values.device, 0.0)
+        p = shares(logits, part)
         kept = torch.where(part.unsqueeze(1), products, 0.0).T
         rows = -self.inner_lr * p * (kept - (kept @ p).unsqueeze(1))
         lengths = rows.norm(dim=1, keepdim=True)
         rows = torch.where(lengths > 0, rows / lengths, 0.0)
         slope = ops.solve_mgda((rows @ rows.T).unsqueeze(0))[0] @ rows
         where = part & slope.isfinite().all() & (slope != 0).any()
-        self.logits, self.adam = Adam(self.lr).step(self.logits, slope, where, self.adam)
-        return shares(self.logits, part)
+        new, moments = Adam(self.lr).step(logits, slope, where, adam)
+        keep(self, logits=new, adam=moments)
+        return shares(new, part)

@@ -70,7 +70,5 @@ class PCD(NativeMethod):
     ) -> Tensor:
         only(given)
         segments, tasks = gram.shape[:2]
-        self.means = recall(self.means, (segments, 2, tasks), gram.device, 0.0, self.name)
-        return ops.solve_pcd(
-            gram, scale, state=self.means, tau=self.tau, beta=self.beta, eps=self.eps
-        )
+        means = recall(self, "means", (segments, 2, tasks), gram.device, 0.0)
+        return ops.solve_pcd(gram, scale, state=means, tau=self.tau, beta=self.beta, eps=self.eps)

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..ops.capture import drawing
 from ._base import LossMethod, check_losses
 from ._checks import one_of
 from ._registry import register
@@ -75,6 +76,7 @@ class Random(LossMethod):
         return torch.where(part, weights, 0.0)
 
     def _draw(self, empty: Tensor) -> Tensor:
-        if self.distribution == "normal":
-            return empty.normal_(generator=self.generator)
-        return empty.exponential_(generator=self.generator)
+        with drawing(self.generator):
+            if self.distribution == "normal":
+                return empty.normal_(generator=self.generator)
+            return empty.exponential_(generator=self.generator)

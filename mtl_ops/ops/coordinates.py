@@ -52,6 +52,7 @@ def merge_graddrop_(
     offset: int = 0,
     uniforms: Tensor | None = None,
     first: Sequence[int] = (),
+    counter: Tensor | None = None,
 ) -> Tensor:
     """Keeps at each coordinate the gradients of one sign, drawn by its share of the magnitude.
 
@@ -76,13 +77,14 @@ def merge_graddrop_(
         first: The number of the first element of each of the P parameters; those of its others
             follow, row-major. Empty if the parameters' numbers follow one another from 0. So a part
             of the parameters, or of one, is merged as it is together with the others.
+        counter: 0-d int64 on the gradients' device, added to ``offset`` when the kernel runs: a captured
+            graph whose replays find another number there draws other numbers. None for 0.
 
     Returns:
         The squared norm of the merged gradient, 0-d float64.
     """
-    return _merge_graddrop(
-        out, rows, scale, segments, clip_value, accumulate, leak, seed, offset, uniforms, first
-    )
+    drawn = (seed, offset, uniforms, first, counter)
+    return _merge_graddrop(out, rows, scale, segments, clip_value, accumulate, leak, *drawn)
 
 
 def merge_trimmed_mean_(

@@ -28,6 +28,7 @@ from ..methods import Method
 from ..step.make import Plan, make_step
 from ..step.step import Step
 from ..step.unchanged import Before
+from .capturing import Captured, check_capture
 from .facts import Situation, check_together
 from .learned_group import add_group
 from .progress import Progress
@@ -127,6 +128,7 @@ class Merger:
 
     def backward(self, losses: Losses, request: Request) -> None:
         """Adds the merged gradient to ``.grad``; after an error nothing has changed."""
+        check_capture(self.settings, self._captured)
         before = self._before()
         try:
             self._backward(before, losses, request)
@@ -160,6 +162,7 @@ class Merger:
     def accumulate(self, losses: Losses, request: Request) -> None:
         """Adds up gradients of micro-batches; after an error their sums are forgotten."""
         check_together(self.settings, Situation(accumulating=True))
+        check_capture(self.settings, self._captured)
         before = self._before()
         try:
             call = self._call(losses, request)
@@ -243,6 +246,15 @@ class Merger:
                 assert isinstance(self.holder, Optimizer)
                 add_group(self.holder, progress.learnable, self.method.name)
         progress.names, progress.count = names, count
+
+    def _captured(self) -> Captured:
+        """What bears on the capture of a CUDA graph, besides the options."""
+        sums = self.step.sums
+        return Captured(
+            first=self.progress.times_skipped is None or self.progress.unmerged is not None,
+            fused=not self.learns or getattr(self.holder, "_step_supports_amp_scaling", False),
+            sums=None if sums is None else sums.captured,
+        )
 
     # ---- after an error -------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from ..gradients.tasks import Losses
 from ..merging.report import Report
 from ..merging.rules import Nonfinite, Rules, TaskWeights, check_task_weights
 from ..methods import Method
+from .capturing import Captured, check_capture
 from .closures import Remembered
 from .inner_step import InnerStep
 from .learned_group import state_with_group
@@ -58,6 +59,9 @@ class MultiTaskOptimizer(OptimizerWrapper):
     which parameter: all then count as shared, so name in ``shared`` those that are. Make the optimizer before
     the compiled model first runs: it switches off ``torch._functorch.config.donated_buffer``, so that models that
     are compiled later can be differentiated once a task.
+
+    A whole step can be captured in a CUDA graph after some eager ones: see the README. What a graph cannot hold
+    (such as ``weights_every``, ``groups``, or ``task_weights`` that are a function) is refused during the capture.
 
     Args:
         optimizer: The inner optimizer; it owns the parameters of all tasks.
@@ -403,6 +407,7 @@ class MultiTaskOptimizer(OptimizerWrapper):
                 return inner.take(closure)
         if closure is None:
             raise RuntimeError(_TURNS)
+        check_capture(settings, Captured)
 
         def turn(evaluate: Callable[[], Losses], steps: int) -> Tensor | None:
             progress.steps = steps

@@ -83,7 +83,8 @@ def load_parts(
     progress = merger.progress
     if saved is None:
         load_inner()
-        progress.steps, progress.times_skipped = 0, None
+        progress.steps = 0
+        progress.forget_skipped()
     else:
         if saved["method"] != merger.method.name:
             raise ValueError(

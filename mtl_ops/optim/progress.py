@@ -90,7 +90,18 @@ class Progress:
         """Restores what :meth:`state_dict` returned, but for the tasks."""
         skipped = state["times_skipped"]
         self.steps = state["steps"]
-        self.times_skipped = None if skipped is None else skipped.to(device, copy=True)
+        known = self.times_skipped
+        if skipped is None:
+            self.forget_skipped()
+        elif known is not None and known.shape == skipped.shape and known.device == device:
+            known.copy_(skipped)  # where a captured graph counts
+        else:
+            self.times_skipped = skipped.to(device, copy=True)
+
+    def forget_skipped(self) -> None:
+        """Sets :attr:`times_skipped` to 0, where it is."""
+        if self.times_skipped is not None:
+            self.times_skipped.zero_()
 
 
 def _tasks_of(state: Mapping[str, Any]) -> tuple[tuple[str, ...] | None, int | None]:

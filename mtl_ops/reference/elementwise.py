@@ -25,7 +25,7 @@ _WORD = 0xFFFFFFFF
 GROUP = 64
 
 
-def philox(counter: Tensor, seed: int, offset: int) -> Tensor:
+def philox(counter: Tensor, seed: int, offset: int | Tensor) -> Tensor:
     """Philox4x32-10: ``(n,)`` int64 counters to ``(n, 4)`` words of 32 bits, as int64.
 
     The key is ``seed``, the upper half of the 128-bit counter ``offset``; both are taken as 64 bits.
@@ -34,7 +34,7 @@ def philox(counter: Tensor, seed: int, offset: int) -> Tensor:
     1, 2, 3", SC 2011.
     """
     a, b = counter & _WORD, (counter >> 32) & _WORD
-    c, d = torch.full_like(a, offset & _WORD), torch.full_like(a, (offset >> 32) & _WORD)
+    c, d = (torch.zeros_like(a) + part for part in (offset & _WORD, (offset >> 32) & _WORD))
     keys = [seed & _WORD, (seed >> 32) & _WORD]
     for _ in range(10):
         left, right = a * 0xD2511F53, c * 0xCD9E8D57  # wraps modulo 2^64, as it should
@@ -46,7 +46,7 @@ def philox(counter: Tensor, seed: int, offset: int) -> Tensor:
 
 
 def philox_uniforms(
-    count: int, seed: int, offset: int, device: torch.device | None = None, first: int = 0
+    count: int, seed: int, offset: int | Tensor, device: torch.device | None = None, first: int = 0
 ) -> Tensor:
     """The uniform numbers of ``count`` coordinates from ``first`` on, ``(count,)``, strictly inside (0, 1).
 
@@ -72,19 +72,21 @@ def merge_graddrop_(
     offset: int,
     uniforms: Tensor | None,
     first: Sequence[int],
+    counter: Tensor | None = None,
 ) -> Tensor:
     """``Σ_t (l_t + (1 - l_t) M_t) g_t``; see :func:`mtl_ops.ops.merge_graddrop_`."""
     sizes = [target.numel() for target in out]
     starts = _first_numbers(sizes, first)
     if uniforms is not None:
         _check_uniforms(uniforms, sizes, starts, exact=not first)
+    step = offset if counter is None else offset + counter.reshape(())
     shares = torch.tensor(list(leak), dtype=precision(out[0].device), device=out[0].device)
 
     def merge(values: Tensor, tasks: Tensor, p: int) -> Tensor:
         magnitude = values.abs().sum(dim=0)
         positive = 0.5 * (1 + values.sum(dim=0) / magnitude)  # NaN, and no mask, where all are 0
         if uniforms is None:
-            u = philox_uniforms(sizes[p], seed, offset, values.device, starts[p])
+            u = philox_uniforms(sizes[p], seed, step, values.device, starts[p])
         else:
             u = uniforms[starts[p] : starts[p] + sizes[p]].to(values.dtype)
         mask = ((values > 0) & (positive > u)) | ((values < 0) & (positive < u))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..gradients.sparse import summed
 from ..methods import Method
+from ..ops.capture import capturing
 
 __all__ = ["Before"]
 
@@ -139,10 +140,18 @@ def _copied(value: Any) -> Any:
 def _generators(given: torch.Generator | None, device: torch.device) -> list[torch.Generator]:
     """All that may be drawn from, each once."""
     found = [torch.default_generator]
-    if device.type == "cuda" and not torch.cuda.is_current_stream_capturing():
+    if (
+        capturing()
+    ):  # torch does not tell the state of a generator of the device then, and nothing is drawn
+        return found if given is None or given.device.type != "cpu" else _with(found, given)
+    if device.type == "cuda":
         index = torch.cuda.current_device() if device.index is None else device.index
         found.append(torch.cuda.default_generators[index])
-    return found if given is None or given in found else [*found, given]
+    return found if given is None else _with(found, given)
+
+
+def _with(generators: list[torch.Generator], one: torch.Generator) -> list[torch.Generator]:
+    return generators if one in generators else [*generators, one]
 
 
 def _writable(grad: Tensor) -> bool:

@@ -78,6 +78,31 @@ def test_draws_the_numbers_of_the_cpu(kernels) -> None:
         assert torch.equal(there.cpu(), here)
 
 
+def test_a_counter_is_added_to_the_offset(kernels) -> None:
+    """Where it lies: whatever it holds when the kernel runs."""
+    up = torch.rand(700, generator=torch.Generator().manual_seed(2))
+    rows = [up.to(kernels.device), (up - 1.0).to(kernels.device)]
+    counter = torch.zeros((), dtype=torch.int64, device=kernels.device)
+    for offset, count in ((0, 5), (7, 0), (3, -3), (2**63 - 1, 9), (1, 2**40)):
+        counter.fill_(count)
+        sums = (offset + count + 2**63) % 2**64 - 2**63
+        out, other, defined = (torch.empty(700, device=kernels.device) for _ in range(3))
+        rest = (None, [], None, False, [0.0, 0.0], 12345678901234)
+        kernels.ops.merge_graddrop_([out], rows, *rest, offset, None, [], counter)
+        kernels.ops.merge_graddrop_([other], rows, *rest, sums, None, [])
+        assert torch.equal(out, other)
+        reference.merge_graddrop_([defined], rows, *rest, offset, None, [], counter)
+        assert torch.equal(out, defined)
+
+
+def test_a_counter_is_one_int64_number(kernels) -> None:
+    rows, out = [torch.ones(3, device=kernels.device)], torch.ones(3, device=kernels.device)
+    for wrong in (torch.zeros(2, dtype=torch.int64), torch.zeros(())):
+        rest = (None, [], None, False, [0.0], 1, 0, None, [], wrong.to(kernels.device))
+        with pytest.raises(RuntimeError, match="counter should hold one int64 number"):
+            kernels.ops.merge_graddrop_([out], rows, *rest)
+
+
 @pytest.mark.parametrize("given", [None, torch.float32, torch.float64])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_coordinates_by_their_numbers(

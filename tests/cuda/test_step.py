@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from multitask import Net, assert_equal, assert_same, batch, every_method, method, train, wrap
+from multitask import (
+    NAMES,
+    Net,
+    assert_equal,
+    assert_same,
+    batch,
+    every_method,
+    method,
+    through,
+    train,
+    wrap,
+)
 from torch import Tensor
 
 import mtl_ops
@@ -165,42 +179,233 @@ class TestGraphs:
         graph.replay()
         assert_equal([gram], [ops.gram(rows, 4)])
 
-    @pytest.mark.parametrize("name", ["upgrad", "mgda", "nash_mtl", "median", "mean"])
+    @pytest.mark.parametrize("name", every_method())
     def test_a_whole_step(self, name: str) -> None:
-        """Backwards, merge and inner step, captured after three eager steps and replayed."""
-        options = {"max_norm": 1.0, "inner_options": {"capturable": True}}
+        """Backwards, merge and inner step, captured after three eager steps and replayed with other inputs."""
+        assert_same(*captured_and_eager(name), rtol=1e-5, atol=1e-6)
 
-        def start() -> tuple[Net, mtl_ops.MultiTaskOptimizer]:
-            net = Net(torch.float32, "cuda")
-            return net, wrap(net, name, torch.optim.AdamW, lr=1e-2, **options)
+    @pytest.mark.parametrize(
+        ("name", "options"),
+        [
+            ("upgrad", {"granularity": "tensor"}),
+            ("gradvac", {"granularity": "tensor"}),
+            ("mgda", {"memory": "stream"}),
+            ("gradvac", {"memory": "stream"}),
+            ("graddrop", {"memory": "stream"}),
+            ("pcgrad", {"nonfinite": "propagate"}),
+            ("upgrad", {"grad_dtype": torch.bfloat16}),
+            ("upgrad", {"gram_on": "features"}),
+        ],
+        ids=str,
+    )
+    def test_a_whole_step_with_options(self, name: str, options: dict[str, Any]) -> None:
+        assert_same(*captured_and_eager(name, **options), rtol=1e-5, atol=1e-6)
 
-        net, optimizer = start()
+    @pytest.mark.parametrize("name", ["dwa", "auto_lambda", "moml", "forum", "modo", "sdmgrad"])
+    def test_weights_with_a_memory(self, name: str) -> None:
+        """Methods that a step of the network alone does not show: their weights, and their memory."""
+        arguments = {
+            "dwa": {"window": 2},
+            "auto_lambda": {"inner_lr": 0.1},
+            "moml": {"inner_lr": 0.1},
+        }
+        given = {"cross_gram": torch.empty(3, 3, device="cuda", dtype=torch.float64)}
+        given = given if name in ("auto_lambda", "moml", "modo", "sdmgrad") else {}
+        rows = torch.empty(3, 50, device="cuda", dtype=torch.float64)
+        losses = torch.empty(3, device="cuda", dtype=torch.float64)
+
+        def fill(number: int) -> None:
+            generator = torch.Generator("cuda").manual_seed(number)
+            for tensor in (rows, losses, *given.values()):
+                tensor.uniform_(0.1, 1.0, generator=generator)
+
+        chosen, other = (mtl_ops.methods.get(name, **arguments.get(name, {})) for _ in range(2))
+
+        def weigh(by: mtl_ops.methods.Method) -> Tensor:
+            return by.weights(rows @ rows.T, losses, **given)
+
+        found, expected = [], []
+        for number in range(3):
+            fill(number)
+            weigh(chosen)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            weights = weigh(chosen)
+        for number in range(3, 13):
+            fill(number)
+            graph.replay()
+            found.append(weights.clone())
+        for number in range(13):
+            fill(number)
+            expected.append(weigh(other).clone())
+        assert_same(found, expected[3:], rtol=1e-9, atol=1e-12)
+
+    def test_counts_of_skipped_tasks(self) -> None:
+        """A task that is lost in some replays is counted in those."""
+        net = Net(torch.float32, "cuda")
+        optimizer = wrap(net, "upgrad", torch.optim.AdamW, inner_options={"capturable": True})
+        data, factor = batch(like=net), torch.ones((), device="cuda")
+
+        def step() -> None:
+            losses = net.losses(data)
+            optimizer.backward({**losses, "b": losses["b"] * factor})
+            optimizer.step()
+
+        graph = captured(optimizer, step, lambda number: None)
+        for number in range(10):
+            factor.fill_(torch.inf if number % 3 == 1 else 1.0)
+            graph.replay()
+        assert optimizer.report.times_skipped.tolist() == [0, 3, 0]
+
+    def test_a_fused_optimizer_skips_a_replay(self) -> None:
+        net = Net(torch.float32, "cuda")
+        inner = {"capturable": True, "fused": True}
+        optimizer = wrap(
+            net, "upgrad", torch.optim.AdamW, nonfinite="skip_step", inner_options=inner
+        )
+        data, factor = batch(like=net), torch.ones((), device="cuda")
+
+        def step() -> None:
+            losses = net.losses(data)
+            optimizer.backward({**losses, "b": losses["b"] * factor})
+            optimizer.step()
+
+        graph = captured(optimizer, step, lambda number: None)
+        for value, moves in ((1.0, True), (torch.inf, False), (1.0, True)):
+            before = [param.detach().clone() for param in net.parameters()]
+            factor.fill_(value)
+            graph.replay()
+            same = all(torch.equal(*pair) for pair in zip(net.parameters(), before, strict=True))
+            assert same != moves
+
+    def test_a_checkpoint_and_a_reset_reach_the_graph(self) -> None:
+        net, plain = Net(torch.float32, "cuda"), Net(torch.float32, "cuda")
+        inner = {"capturable": True}
+        optimizer, other = (
+            wrap(n, "gradnorm", torch.optim.AdamW, inner_options=inner) for n in (net, plain)
+        )
         data = batch(like=net)
 
         def step() -> None:
-            optimizer.zero_grad(set_to_none=True)
             optimizer.backward(net.losses(data))
             optimizer.step()
 
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for number in range(3):
-                data.copy_(batch(number, like=net))
-                step()
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        optimizer.zero_grad(set_to_none=True)
-        with torch.cuda.graph(graph):
-            optimizer.backward(net.losses(data))
-            optimizer.step()
+        graph = captured(optimizer, step, lambda number: data.copy_(batch(number, like=net)))
+        optimizer.method.reset()
+        plain.load_state_dict(net.state_dict())
+        other.load_state_dict(optimizer.state_dict())
         for number in range(3, 8):
             data.copy_(batch(number, like=net))
             graph.replay()
-
-        plain, other = start()
-        train(plain, other, range(8))
+        train(plain, other, range(3, 8))
         assert_same(net.parameters(), plain.parameters(), rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize("registered", [False, True])
+    def test_a_generator_of_the_users(self, registered: bool) -> None:
+        net = Net(torch.float32, "cuda")
+        generator = torch.Generator("cuda").manual_seed(3)
+        options = {"inner_options": {"capturable": True}, "generator": generator}
+        optimizer = wrap(net, "pcgrad", torch.optim.AdamW, **options)
+        data = batch(like=net)
+        train(net, optimizer, range(2))
+        graph = torch.cuda.CUDAGraph()
+        if registered:
+            graph.register_generator_state(generator)
+        optimizer.zero_grad()
+        torch.cuda.synchronize()
+        refused = None
+        try:
+            with torch.cuda.graph(graph):
+                optimizer.backward(net.losses(data))
+                optimizer.step()
+        except RuntimeError as error:  # newer versions of torch register by themselves
+            refused = str(error.__context__ or error)
+        if refused is not None:
+            assert not registered
+            assert "Parameter `generator` should be registered" in refused
+            return
+        graph.replay()
+
+    def test_the_example_of_the_readme(self) -> None:
+        readme = Path(__file__).resolve().parents[2] / "README.md"
+        blocks = re.findall(r"^```python\n(.*?)^```", readme.read_text(), re.MULTILINE | re.DOTALL)
+        (code,) = [block for block in blocks if "torch.cuda.graph(" in block]
+        exec(compile(code, str(readme), "exec"), {"__name__": "readme"})
+
+    @pytest.mark.parametrize(
+        "options", [{"weights_every": 2}, {"task_weights": lambda step: [1.0] * 3}]
+    )
+    def test_what_a_graph_cannot_hold(self, options: dict[str, Any]) -> None:
+        net = Net(torch.float32, "cuda")
+        optimizer = wrap(net, "upgrad", **options)
+        train(net, optimizer, range(2))
+        data = batch(like=net)
+        torch.cuda.synchronize()
+        with (
+            pytest.raises(RuntimeError, match="while a CUDA graph is captured"),
+            torch.cuda.graph(torch.cuda.CUDAGraph()),
+        ):
+            optimizer.backward(net.losses(data))
+
+
+def captured(
+    optimizer: mtl_ops.MultiTaskOptimizer,
+    step: Callable[[], None],
+    feed: Callable[[int], Any],
+) -> torch.cuda.CUDAGraph:
+    """Three eager steps on a stream of their own, as torch wants it, and a fourth in a graph."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for number in range(3):
+            feed(number)
+            optimizer.zero_grad(set_to_none=True)
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    optimizer.zero_grad(set_to_none=True)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph
+
+
+def captured_and_eager(name: str, **options: Any) -> tuple[list[Tensor], list[Tensor]]:
+    """Parameters and the method's memory after three eager steps and ten replays, and after thirteen eager ones."""
+    found = []
+    for graphed in (True, False):
+        torch.manual_seed(0)
+        net = Net(torch.float32, "cuda")
+        inner = {"capturable": True}
+        chosen = method(name)
+        optimizer = wrap(
+            net, chosen, torch.optim.AdamW, lr=1e-2, max_norm=1.0, inner_options=inner,
+            tasks=list(NAMES), **options,
+        )  # fmt: skip
+        data = batch(like=net)
+
+        def step(net: Net = net, optimizer: Any = optimizer, data: Tensor = data) -> None:
+            features, losses = through(net, data)
+            given = features if options.get("gram_on") == "features" else None
+            optimizer.backward(losses, features=given)
+            optimizer.step()
+
+        def feed(number: int, net: Net = net, data: Tensor = data) -> None:
+            data.copy_(batch(number, like=net))
+
+        graph = captured(optimizer, step, feed) if graphed else None
+        for number in range(3 if graphed else 0, 13):
+            feed(number)
+            if graph is not None:
+                graph.replay()
+            else:
+                optimizer.zero_grad(set_to_none=True)
+                step()
+        torch.cuda.synchronize()
+        memory = [getattr(chosen, name) for name in chosen.state_names]
+        kept = [one.detach().clone().double() for one in memory if isinstance(one, Tensor)]
+        found.append([*(param.detach().clone().double() for param in net.parameters()), *kept])
+    return found[0], found[1]
 
 
 class TestGradScaler:

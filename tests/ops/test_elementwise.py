@@ -305,6 +305,21 @@ class TestRandomNumbers:
         ops.merge_graddrop_(other, rows, leak=leak, uniforms=drawn)
         assert all(torch.equal(*pair) for pair in zip(out, other, strict=True))
 
+    @pytest.mark.parametrize("merge", [ops.merge_graddrop_, reference.merge_graddrop_])
+    def test_a_counter_is_added_to_the_offset(self, merge: Callable[..., Tensor]) -> None:
+        rows = [torch.linspace(0.01, 0.99, 200), torch.linspace(-0.99, -0.01, 200)]
+        for offset, count in ((0, 5), (7, 0), (3, -3), (2**63 - 1, 9)):
+            counter = torch.tensor(count)
+            out, other = torch.empty(200), torch.empty(200)
+            if merge is ops.merge_graddrop_:
+                merge([out], rows, leak=[0.0, 0.0], seed=5, offset=offset, counter=counter)
+            else:
+                rest = (None, (), None, False, [0.0, 0.0], 5, offset, None, ())
+                merge([out], rows, *rest, counter=counter)
+            sums = (offset + count + 2**63) % 2**64 - 2**63
+            ops.merge_graddrop_([other], rows, leak=[0.0, 0.0], seed=5, offset=sums)
+            assert torch.equal(out, other)
+
     def test_are_those_of_the_last_coordinates_of_a_long_gradient(self) -> None:
         # P = U + 2^-24 keeps the positive gradient, P = U - 2^-24 does not: it shows U exactly.
         count = 100_003
