@@ -142,6 +142,7 @@ EXACT: dict[str, Operation] = {
     "transpose": lambda x: x.transpose(0, -1)[2],
     "t": lambda x: x[0].t()[1:, 2],
     "permute": lambda x: x.permute(2, 0, -2)[1:3, 1],
+    "flip": lambda x: x.flip(0, -1)[1:2, :2],
     "movedim": lambda x: x.movedim(0, -1)[..., 0],
     "expand": lambda x: x[:1].expand(5, 3, 4)[:, 2],
     "broadcast": lambda x: (x[:, :1] * torch.ones(7, 1, 3, 1))[..., 0],

@@ -128,6 +128,16 @@ def _reduce(node: Any, used: Mapping[int, Part]) -> list[Part | None]:
     return [tidy(found, shape)]
 
 
+def _flip(node: Any, used: Mapping[int, Part]) -> list[Part | None]:
+    shape = shape_of(node, 0)
+    dims = spread(used[0], len(shape))
+    for d in {_signed(d) % len(shape) for d in node._saved_dims}:
+        bits = dims[d]
+        if bits is not None:
+            dims[d] = of_indices(shape[d] - 1 - i for i in range(shape[d]) if bits >> i & 1)
+    return [tidy(dims, shape)]
+
+
 def _along(node: Node, used: Mapping[int, Part]) -> list[Part | None]:
     """What mixes the elements of one dimension, as a softmax."""
     dims = spread(used[0], len(shape_of(node, 0)))
@@ -371,6 +381,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(["CopySlices", "torch::autograd::CopySlices"], _copy_slices),
     "UnsqueezeBackward0": _unsqueeze,
     "PermuteBackward0": _permute,
+    "FlipBackward0": _flip,
     "ExpandBackward0": _expand,
     "CatBackward0": _cat,
     "StackBackward0": _stack,

@@ -260,8 +260,9 @@ def _takes_parts(losses: Sequence[Tensor | None]) -> bool:
         node = waiting.pop()
         if node not in seen:
             seen.add(node)
-            assert node is not None
-            if node.name() in NARROWING:
-                return True
-            waiting += [after for after, _ in node.next_functions]
+            edges = node.next_functions  # type: ignore[union-attr]
+            if edges:  # not of a leaf, which is half of the nodes
+                if node.name() in NARROWING:  # type: ignore[union-attr]
+                    return True
+                waiting += [after for after, _ in edges]
     return False

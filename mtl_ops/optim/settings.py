@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -60,7 +61,7 @@ class Settings:
     module: torch.nn.Module | None = None
     generator: torch.Generator | None = None
 
-    @property
+    @functools.cached_property
     def rules(self) -> Rules:
         """Clipping, and what to do about gradients that are not finite."""
         return Rules(self.max_task_norm, self.clip_value, self.max_norm, self.nonfinite)

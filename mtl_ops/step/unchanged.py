@@ -103,19 +103,28 @@ class Before:
             param.grad = grad
 
 
+_NUMBERS = frozenset({bool, int, float, str, tuple, type(None)})
+
+
 class _Attributes:
     """The attributes of an object and of the methods that it holds."""
 
     def __init__(self, thing: object) -> None:
         self.thing = thing
-        self.values = {name: _copied(value) for name, value in vars(thing).items()}
-        self.copies = [
-            (value, value.clone())
-            for value in vars(thing).values()
-            if isinstance(value, Tensor) and not value.requires_grad
-        ]
-        inner = vars(thing).values() if isinstance(thing, Method) else ()
-        self.inner = [_Attributes(value) for value in inner if isinstance(value, Method)]
+        self.values = values = dict(vars(thing))
+        self.copies: list[tuple[Tensor, Tensor]] = []
+        self.inner: list[_Attributes] = []
+        for name, value in values.items():
+            kind = type(value)
+            if kind in _NUMBERS:  # most of them, in every step
+                continue
+            if kind is dict or kind is list:
+                values[name] = _copied(value)
+            elif isinstance(value, Tensor):
+                if not value.requires_grad:
+                    self.copies.append((value, value.clone()))
+            elif isinstance(value, Method) and isinstance(thing, Method):
+                self.inner.append(_Attributes(value))
 
     def put_back(self) -> None:
         attributes = vars(self.thing)

@@ -35,6 +35,16 @@ OPTIONS: list[dict[str, Any]] = [
     {"clip_value": 0.01},
     {"grad_dtype": torch.float32},
     {"batched": True},
+    {"gram_on": "trunk", "max_norm": 0.05},
+    {"gram_on": "trunk", "grad_dtype": torch.float64},
+    {"gram_on": "features", "batched": True},
+    {"memory": "stream", "max_norm": 0.05},
+    {"memory": "stream", "granularity": "tensor", "nonfinite": "propagate"},
+    {"memory": "stream", "method": "graddrop"},
+    {"method": "moco"},
+    {"method": "moco", "granularity": "tensor"},
+    {"method": "excess_mtl"},
+    {"method": "db_mtl"},
 ]
 
 
@@ -44,10 +54,88 @@ def exact(rank: int, world: int) -> None:
             continue  # of fewer than three tasks in the neck
         alone, joint = Net(), Net()
         tasks = {"tasks": ["a", "b", "c"]}
-        train(alone, DATA, {**options_of(options), **tasks, "distributed": None})
-        optimizer = train(joint, DATA.chunk(world)[rank], {**options_of(options), **tasks})
+        drawn = [{"generator": torch.Generator().manual_seed(1)} for _ in range(2)]
+        one, many = (
+            measured_on(net, options) | tasks | more
+            for net, more in zip((alone, joint), drawn, strict=True)
+        )
+        train(alone, DATA, {**one, "distributed": None})
+        optimizer = train(joint, DATA.chunk(world)[rank], many)
         assert_same(alone, joint)
         assert optimizer.report.losses is not None
+
+
+def measured_on(net: Net, options: dict[str, Any]) -> dict[str, Any]:
+    """With parameters where the trunk is named."""
+    given = options_of(options)
+    if given.get("gram_on") == "trunk":
+        given["gram_on"] = list(net.trunk.parameters())
+    return given
+
+
+TURNS: list[dict[str, Any]] = [
+    {"order": "random", "closing_joint": True},
+    {"order": "loss"},
+    {"weights_every": 2},
+    {"gram_on": "trunk"},
+    {"method": "moco"},
+]
+
+
+def turns(rank: int, world: int) -> None:
+    """Groups of tasks that take turns, with what has a memory or measures elsewhere."""
+    for options in TURNS:
+        alone, joint = Net(), Net()
+        for net, data, more in (
+            (alone, DATA, {"distributed": None}),
+            (joint, DATA.chunk(world)[rank], {}),
+        ):
+            order = {"order": options.get("order", "fixed"), "groups": [["a", "b"], ["c"]]}
+            given = {**options, **order, **more, "tasks": ["a", "b", "c"]}
+            if given.get("gram_on") == "trunk":
+                given["gram_on"] = list(net.trunk.parameters())
+            optimizer = MultiTaskOptimizer(
+                torch.optim.SGD(net.parameters(), lr=0.01),
+                generator=torch.Generator().manual_seed(1),
+                **{"method": "upgrad", **given},
+            )
+            for _ in range(3):
+                optimizer.step(lambda net=net, data=data: losses_of(net(data)[1]))
+        assert_same(alone, joint)
+        with pytest.raises(AssertionError):
+            assert_same(joint, Net())
+
+
+MICRO_BATCHES: list[dict[str, Any]] = [
+    {"weights_every": 2},
+    {"gram_on": "features"},
+    {"gram_on": "trunk"},
+    {"method": "moco"},
+]
+
+
+def micro_batches_of_options(rank: int, world: int) -> None:
+    """Micro-batches with what measures elsewhere, or now and then, or remembers gradients."""
+    for options in MICRO_BATCHES:
+        alone, joint = Net(), Net()
+        for net, data, more in (
+            (alone, DATA, {"distributed": None}),
+            (joint, DATA.chunk(world)[rank], {}),
+        ):
+            optimizer = MultiTaskOptimizer(
+                torch.optim.SGD(net.parameters(), lr=0.01),
+                **{"method": "upgrad", **measured_on(net, options), **more},
+            )
+            for _ in range(3):
+                optimizer.zero_grad()
+                for call in (optimizer.accumulate, optimizer.backward):
+                    features, outputs = net(data)
+                    given = {"features": features} if options.get("gram_on") == "features" else {}
+                    call({name: loss / 2 for name, loss in losses_of(outputs).items()}, **given)
+                optimizer.step()
+        assert_same(alone, joint)
+        with pytest.raises(AssertionError):
+            assert_same(joint, Net())
 
 
 def uneven(rank: int, world: int) -> None:
@@ -272,7 +360,7 @@ def broken(rank: int, world: int) -> None:
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_on_processes(world: int) -> None:
-    bodies = [exact, uneven, absent, interleaved]
+    bodies = [exact, turns, micro_batches_of_options, uneven, absent, interleaved]
     if world == 4:
         bodies += [mean_gram, stored, ddp, broken, micro_batches]
     on_processes(world, [*bodies, overlap, wire])
