@@ -154,7 +154,7 @@ inline int check_count(const char* name, int64_t value, int64_t least = 0) {
 
 // K of orders (S, T, K).
 inline int orders_length(const Tensor& orders) {
-  STD_TORCH_CHECK(orders.dim() == 3, "orders should have shape (S, T, K). Found ", orders.dim(), " dimensions.");
+  STD_TORCH_CHECK(orders.dim() == 3, "orders should be of shape (S, T, K). Found ", orders.dim(), " dimensions.");
   return check_count("the length of orders", orders.size(2));
 }
 

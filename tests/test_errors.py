@@ -549,6 +549,14 @@ class TestDtypesThatNothingIsMergedIn:
             assert x.grad is None
             real = x.real if dtype.is_complex else x.float()
 
+    @pytest.mark.parametrize("dtype", [torch.complex64, torch.float8_e4m3fn])
+    def test_micro_batches(self, dtype: torch.dtype) -> None:
+        x = torch.ones(3).to(dtype).requires_grad_()
+        real = x.real if dtype.is_complex else x.float()
+        optimizer = MultiTaskOptimizer(torch.optim.SGD([x], lr=1.0), "sum")
+        with pytest.raises(TypeError, match=f"have gradients of .* Found {dtype}"):
+            optimizer.accumulate([(real * 1).sum(), real.square().sum()])
+
     def test_losses(self) -> None:
         x = torch.ones(3, dtype=torch.complex64, requires_grad=True)
         with pytest.raises(

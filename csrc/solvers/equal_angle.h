@@ -60,6 +60,9 @@ struct Config {
   }
 };
 
+/// What is more is the rounding of rows of 16 bits; that of float32 lies in the products.
+inline constexpr double k16Bits = 0x1p-22;
+
 struct ImtlG {
   bool avoid_ascent;  // answers with ConFIG where equal projections by weights that sum to 1 would go uphill
   RankTolerance tolerance;
@@ -84,6 +87,8 @@ struct ImtlG {
       // Where G 1 = 0 the sum is 0; what the null space is off in C counts n_i⁻¹ there.
       const double longest = largest_of(lanes, k, [=](int i) { return 1.0 / s[i]; });
       zero = fmax(zero, fmin(1e-3, cosines.noise * longest * largest_of(lanes, k, [=](int i) { return s[i]; })));
+      // Rows rounded to 16 bits move an eigenvalue that was 0 by the square of what they move its vector.
+      if (tolerance.rounding > k16Bits) zero = fmax(zero, sqrt(cosines.noise));
       restore_lengths(lanes, k, s, gram, p);
       cosines.eigen.decompose(gram, tolerance.of(k));
       const int rank = cosines.rank < cosines.eigen.count() ? cosines.rank : cosines.eigen.count();

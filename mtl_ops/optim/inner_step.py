@@ -48,10 +48,11 @@ class InnerStep:
 
     def take(self, closure: Callable[[], Any] | None = None) -> Any:
         """The inner optimizer's step, unless it is lost; see :meth:`mtl_ops.MultiTaskOptimizer.step`."""
-        progress = self.progress
-        if closure is not None:
-            return self._evaluating_step(closure)
-        result = None
+        return self._plain_step() if closure is None else self._evaluating_step(closure)
+
+    def _plain_step(self) -> Any:
+        """A step whose gradients are there."""
+        progress, result = self.progress, None
         if progress.unstepped:
             progress.steps += 1
         else:
@@ -99,6 +100,8 @@ class InnerStep:
                 del self.wrapper.found_inf
         if progress.unstepped:
             progress.steps += 1
+        else:
+            self._warn_of_missing_backward()
         progress.unstepped = []
         return result
 
@@ -127,7 +130,7 @@ class InnerStep:
                 f"{type(self.wrapper).__name__}.step() was called {UNMERGED} times with gradients, and `backward` "
                 "of this optimizer never: nothing is merged, and the model trains on the sum that `loss.backward()` "
                 "gives. Call `optimizer.backward(losses)` instead of that.",
-                stacklevel=4,
+                stacklevel=5,
             )
 
     def _lost(self, report: Report) -> Tensor | None:

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from ..distributed import Processes, Samples, make_processes, read_samples
 from ..gradients.batched import Batching
+from ..gradients.checks import check_dtypes
 from ..gradients.factored.make import make_factoring
 from ..gradients.graph import allow_repeated_backward, refuse_reentrant_checkpoints, warn_of_graph
 from ..gradients.hidden import warn_of_hidden_heads
@@ -166,6 +167,7 @@ class Merger:
         before = self._before()
         try:
             call = self._call(losses, request)
+            check_dtypes("params", {param.dtype for param in call.params.tensors})
             before.forget(self.step, "sums")  # a part may have been added after an error
             self.step.accumulate(call)
             self.progress.unmerged = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -59,6 +61,10 @@ def solve_imtl_g(
         longest = lengths.max()
         shortest = lengths[lengths > 0].min() if (lengths > 0).any() else longest
         zero = max(zero, min(1e-3, noise * float(longest / shortest)))
+        if (
+            rounding > 2.0**-22
+        ):  # rows of 16 bits: a null vector moves by the root of what its value does
+            zero = max(zero, math.sqrt(noise))
         values, vectors = semidefinite_eigh(gram / longest**2, least)
         count = min(count, len(values))
         v = pseudo_inverse_times(values, vectors, count, lengths / longest)

@@ -77,6 +77,16 @@ class TestDependentTasks:
         found = merged(rows.to(dtype), name).double()
         assert (found - wanted).norm() <= TOLERANCE[dtype] * wanted.norm()
 
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+    @pytest.mark.parametrize("size", [10, 1000])
+    def test_minus_the_sum_in_16_bits_is_balanced(self, dtype: torch.dtype, size: int) -> None:
+        for seed in range(20):
+            a, b = torch.randn(2, size, generator=torch.Generator().manual_seed(seed))
+            rows = torch.stack([a, b, -(a + b)]).to(dtype)
+            merged, weights = mtl_ops.merge(rows, "imtl_g", return_weights=True)
+            assert weights.abs().max() < 100.0, (seed, weights)
+            assert merged.isfinite().all()
+
     def test_a_number_that_is_given_still_decides(self) -> None:
         rows = with_a_dependent_task(0, "mean of the others")
         for name in ("config", "imtl_g", "aligned_mtl"):
