@@ -61,7 +61,7 @@ QUICK := tests/test_house.py tests/test_layout.py tests/test_graph.py tests/test
 # Processes share the cores out, and each has one thread; who runs out of tests takes some of another's.
 PYTEST := env OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal
 
-.PHONY: demo toy test quick sanitize bench bench-cuda lint build cuda cuda-check gpu clean
+.PHONY: demo toy test quick quick-tests sanitize bench bench-cuda lint build cuda cuda-check gpu clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.mtl_ops-demo $(VENV)/.mtl_ops-built
@@ -75,7 +75,10 @@ test: $(VENV)/.mtl_ops-dev
 	$(MAKE) --no-print-directory -j2 lint cuda build
 	$(PYTEST)
 
-quick: lint build
+quick: build
+	$(MAKE) --no-print-directory -j2 lint quick-tests
+
+quick-tests:
 	$(PYTEST) -q $(QUICK)
 
 # 400 MB of shadow memory a process; the tests that only the CUDA kernels need are skipped
