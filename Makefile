@@ -1,6 +1,7 @@
 # make demo   train the reference model on real data, with every method
 # make toy    draw what the methods do with two tasks in two dimensions
-# make test   lint, compile the CUDA sources if nvcc is there, run the tests
+# make test   lint, compile the CUDA sources if nvcc is there, run the tests, on every core
+# make quick  lint, and a few tests of every package: 90 seconds on two cores, after the build
 # make bench  measure against other implementations
 # make bench-cuda  measure on a GPU
 # make cuda-check  on a GPU, without network: build, tests marked cuda, compute-sanitizer, measure
@@ -13,11 +14,13 @@
 #   TORCH=torch==2.11.0   the torch to install, if .venv has none
 #   TORCH_INDEX=URL       where to get it; https://download.pytorch.org/whl/cpu is smaller than the default, with CUDA
 #   VENV=path             use this virtual environment instead of .venv
+#   JOBS=2                processes that run tests; otherwise as many as there are cores
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 VENV ?= .venv
+JOBS ?= logical
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -40,7 +43,25 @@ THREAD_NAMES := not opcheck and not compiles and not 32_bits
 preload = $(foreach library,$(1) stdc++,$(shell $${CXX:-c++} -print-file-name=lib$(library).so))
 sanitized = env OMP_NUM_THREADS=1 PYTHONPATH=tests MTL_OPS_EXTENSION=$$(ls $(CURDIR)/build/sanitized/$(1)/_C*.so) LD_PRELOAD="$(2)"
 
-.PHONY: demo toy test sanitize bench bench-cuda lint build cuda cuda-check gpu clean
+# Of every package what is fast: the optimizer with every kind of step, one set of processes, no training of the demo.
+QUICK := tests/test_house.py tests/test_layout.py tests/test_graph.py tests/test_functional.py tests/test_errors.py \
+  $(addprefix tests/methods/test_,config.py upgrad.py mgda.py pcgrad.py gradvac.py coordinates.py) \
+  $(addprefix tests/solvers/test_,sharing.py simplex.py) \
+  $(addprefix tests/ops/test_,operators.py lazy_bits.py) \
+  $(addprefix tests/optimizer/test_,naive_loop.py joined.py accumulation.py features.py turns.py sharing.py clipping.py) \
+  $(addprefix tests/factored/test_,nodes.py accuracy.py) \
+  tests/distributed/test_graphs.py \
+  $(addprefix tests/demo/test_,config.py spec.py table.py files.py) \
+  $(addprefix tests/data/test_,idx.py task.py toy.py digits.py) \
+  $(addprefix tests/models/test_,shared_bottom.py digits_cnn.py) \
+  $(addprefix tests/plots/test_plots.py::test_,refusals distance_to_the_front who_leaves_the_cone) \
+  tests/examples/test_every_example.py::test_every_example_says_what_it_is \
+  tests/integrations/test_logging.py
+
+# Processes share the cores out, and each has one thread; who runs out of tests takes some of another's.
+PYTEST := env OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal
+
+.PHONY: demo toy test quick quick-tests sanitize bench bench-cuda lint build cuda cuda-check gpu clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.mtl_ops-demo $(VENV)/.mtl_ops-built
@@ -49,8 +70,16 @@ demo: $(VENV)/.mtl_ops-demo $(VENV)/.mtl_ops-built
 toy: $(VENV)/.mtl_ops-demo $(VENV)/.mtl_ops-built
 	$(BIN)/mtl-ops plot
 
-test: lint cuda build
-	$(BIN)/python -m pytest
+# What compiles and what lints at once, once all is installed.
+test: $(VENV)/.mtl_ops-dev
+	$(MAKE) --no-print-directory -j2 lint cuda build
+	$(PYTEST)
+
+quick: build
+	$(MAKE) --no-print-directory -j2 lint quick-tests
+
+quick-tests:
+	$(PYTEST) -q $(QUICK)
 
 # 400 MB of shadow memory a process; the tests that only the CUDA kernels need are skipped
 sanitize: build

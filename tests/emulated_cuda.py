@@ -138,6 +138,16 @@ def _translate() -> dict[str, str]:
 
 @functools.cache
 def _build() -> Path:
+    """The library; of several processes that ask at once, one builds it."""
+    import fcntl  # not on Windows, where nothing is built
+
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with (BUILD / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _build_alone()
+
+
+def _build_alone() -> Path:
     texts = _translate()
     include = Path(torch.__file__).parent / "include"
     command = [

@@ -308,7 +308,7 @@ def _dropped() -> Callable[[torch.dtype], Case]:
     net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(inplace=True), nn.Dropout(0.5), nn.Linear(8, 4))
 
     def call(x: Tensor) -> Tensor:
-        torch.manual_seed(1)
+        torch.default_generator.manual_seed(1)
         return net(x)
 
     return on_trunk(net, torch.randn(6, 4), 4, 2, call)
@@ -482,7 +482,7 @@ GRAPHS: dict[str, Callable[[torch.dtype], Case]] = {
 def make(name: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> Case:
     """The case of a name."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return GRAPHS[name](dtype) if name in GRAPHS else MODELS[name]()(dtype)
 
 

@@ -25,7 +25,7 @@ class Net(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         self.trunk = nn.Sequential(nn.Linear(5, 7), nn.Tanh())
         self.neck = nn.Linear(7, 7).double()
         self.heads = nn.ModuleList(

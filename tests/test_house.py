@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from imports import Imports
 
 import mtl_ops
 
 ROOT = Path(mtl_ops.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
+MAKEFILE = Path(__file__).parents[1] / "Makefile"
 
 #: Functions that hand a user's options on, and so have as many parameters as there are options.
 SIGNATURES = {
@@ -86,3 +89,14 @@ def test_names_explain_themselves() -> None:
             if isinstance(node, ast.ClassDef) and node.name in defined:
                 defined[node.name].append(path.relative_to(ROOT).as_posix())
     assert all(len(places) <= 1 for places in defined.values()), defined
+
+
+@pytest.mark.skipif(not MAKEFILE.exists(), reason="needs the source tree")
+def test_the_short_loop_has_tests_of_every_room() -> None:
+    """But not of what has to be compiled first."""
+    listed = re.search(r"^QUICK := ((?:.*\\\n)*.*)", MAKEFILE.read_text(), re.MULTILINE)
+    assert listed
+    folders = {path.parent.name for path in MAKEFILE.parent.glob("tests/*/test_*.py")}
+    assert len(folders) > 10
+    for folder in folders - {"cpp", "cuda"}:
+        assert f"tests/{folder}/test_" in listed[1], folder

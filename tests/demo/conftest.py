@@ -60,7 +60,7 @@ def invented() -> Invented:
     return Invented(config, methods, histories, timing)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def one_thread() -> Iterator[None]:
     """Two threads gain little on such a small model, and lose a lot on a busy machine."""
     before = torch.get_num_threads()
@@ -69,7 +69,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def quick() -> Iterator[None]:
     """Fewer digits, rounds of timing, and pixels: neither skill nor time nor beauty is tested."""
     with pytest.MonkeyPatch.context() as patch:
@@ -96,7 +96,7 @@ def invoke() -> Callable[..., Result]:
 SMALL = ("--tasks", "digit,reconstruction", "--method", "sum", "--seed", "0,1", "--epochs", 2)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def finished(
     tmp_path_factory: pytest.TempPathFactory, invoke: Callable[..., Result]
 ) -> tuple[Path, Result]:

@@ -121,7 +121,7 @@ MODELS: dict[str, Callable[[], Case]] = {
 
 def make(name: str, dtype: torch.dtype = torch.float64) -> Case:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         case = MODELS[name]()
     case.model.to(dtype)
     if case.data.is_floating_point():
@@ -206,7 +206,7 @@ def test_a_sample_that_is_not_finite_is_nothing_to_the_others(known: bool) -> No
 
 
 def test_more_samples_than_there_are_kernels_for() -> None:
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     found = []
     for source in (BySample(), None):
         net = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)).double()

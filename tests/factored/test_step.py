@@ -47,7 +47,7 @@ def both(
             options["factoring"] = factoring
             take = by_factors
         for step in range(steps):
-            torch.manual_seed(step)
+            torch.default_generator.manual_seed(step)
             tasks = change(read_losses(own.losses(batch(step))))
             report = take(mine, tasks, list(own.parameters()), weights, rules, **options)
         if factored and mine.needs == "gram" and not mine.tracks:

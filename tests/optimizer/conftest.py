@@ -10,7 +10,7 @@ import torch
 import mtl_ops.gradients.piecewise
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def one_thread() -> Iterator[None]:
     """The networks are so small that more threads only wait for each other."""
     before = torch.get_num_threads()

@@ -27,7 +27,7 @@ def test_equals_one_by_one(options: dict[str, Any]) -> None:
 def test_every_method(name: str) -> None:
     nets = [Net(), Net()]
     for net, batched in zip(nets, (True, False), strict=True):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         wrap(net, method(name), batched=batched).backward(net.losses(batch()))
     assert_same(grads(nets[0]), grads(nets[1]))
 
@@ -106,7 +106,7 @@ def test_falls_back_with_one_warning(kind: type[Net]) -> None:
 def test_recurrent_networks_and_autocast(cell: type[nn.RNNBase], autocast: bool) -> None:
     found = []
     for batched in (True, False):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         net = cell(3, 4)
         optimizer = wrap(net, "upgrad", batched=batched)
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):

@@ -21,7 +21,7 @@ class Net(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         self.trunk = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 6), nn.Tanh())
         self.neck = nn.Linear(6, 6)
         self.heads = nn.ModuleList([nn.Linear(6, 1) for _ in range(3)])

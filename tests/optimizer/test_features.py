@@ -21,7 +21,7 @@ class Scales(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)
             self.first = nn.Sequential(nn.Linear(5, 6), nn.Tanh())
             self.second = nn.Sequential(nn.Linear(6, 6), nn.Tanh())
             self.heads = nn.ModuleList([nn.Linear(6, 1) for _ in range(3)])

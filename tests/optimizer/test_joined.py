@@ -19,7 +19,7 @@ class Heads(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)
             self.trunk = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 6), nn.Tanh())
             self.heads = nn.ModuleList([nn.Linear(6, 1) for _ in range(3)])
         self.double()
@@ -107,10 +107,10 @@ JOINED: dict[str, Callable[[list[Tensor]], list[Tensor] | Tensor]] = {
 @pytest.mark.parametrize("form", JOINED)
 def test_is_the_same_as_not_joined(form: str, method: str) -> None:
     apart, joined = Heads(), Heads()
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     first = wrap(apart, method)
     first.backward(losses(apart()))
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     second = wrap(joined, method)
     second.backward(JOINED[form](joined()))
     assert_same(grads(apart), grads(joined), rtol=1e-12, atol=1e-14)

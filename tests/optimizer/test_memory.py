@@ -56,7 +56,7 @@ def assert_same_steps(make: Callable[[], Method], steps: int = 3, **options: Any
     """Some steps with and without, whose last gradients and reports are the same to rounding."""
     found = []
     for memory in MEMORIES:
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         net = Net()
         optimizer = wrap(net, make(), memory=memory, **options)
         train(net, optimizer, range(steps))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -148,7 +149,7 @@ def test_inner_optimizers(inner: tuple[type[torch.optim.Optimizer], dict[str, An
         {"granularity": "tensor"},
         {"granularity": "tensor", "max_norm": 0.3, "max_task_norm": 0.5},
     ],
-    ids=str,
+    ids=lambda options: re.sub(" at 0x[0-9a-f]+", "", str(options)),  # the same in every process
 )
 @pytest.mark.parametrize("name", ["mean", "upgrad"])
 def test_options(name: str, options: dict[str, Any]) -> None:

@@ -127,7 +127,7 @@ def run(options: dict[str, Any]) -> list[Tensor | None]:
         {"params": [*net.neck.parameters(), *net.heads.parameters()]},
     ]
     given = real(options, net)
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
     optimizer = wrap(groups, chosen(options), lr=0.0, **given)
     features_asked = given.get("gram_on") == "features"
     for step in range(2):
