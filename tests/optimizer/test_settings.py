@@ -50,7 +50,7 @@ VALUES: dict[str, dict[str, Any]] = {
     "clip_value": {"clip_value": 1e6},
     "max_task_norm": {"max_task_norm": 1e6},
     "max_norm": {"max_norm": 1e6},
-    "normalise": {"normalise": "loss+", "keep_scale": True},
+    "normalise": {"normalise": "loss+"},
     'memory="stream"': {"memory": "stream"},
     'gram_on="features"': {"gram_on": "features"},
     "gram_on=parameters": {"gram_on": "LAYER"},
