@@ -35,6 +35,7 @@ from .krum import Krum
 from .ldc_mtl import LDCMTL
 from .linear import Mean, Sum
 from .median import Median
+from .metabalance import MetaBalance
 from .mgda import MGDA
 from .moco import MoCo
 from .modo import MoDo
@@ -90,6 +91,7 @@ __all__ = [
     "LossMethod",
     "Mean",
     "Median",
+    "MetaBalance",
     "Method",
     "MoCo",
     "MoDo",
