@@ -97,9 +97,8 @@ class LDCMTL(LearnableMethod):
         return torch.where(part, torch.where(usable, found, torch.nan), 0.0)
 
     def weigh(self, s: Tensor) -> Tensor:
-        """``v / Σv``: the weights of y without a penalty."""
-        v = s.sigmoid()
-        return v / v.sum()
+        """``v / Σv``: the weights of y without a penalty; also where all v are as good as 0."""
+        return torch.nn.functional.logsigmoid(s).softmax(dim=0)
 
     def slope(self, s: Tensor, losses: Tensor) -> Tensor:
         y = self._scaled(losses)

@@ -122,6 +122,10 @@ class TestDegenerate:
         w = LDCMTL(lam=0.4).weights(None, torch.ones(4))
         assert w.tolist() == pytest.approx([0.25] * 4)
 
+    def test_weights_that_were_learned_away_are_still_shares(self) -> None:
+        method = with_s(LDCMTL(lam=0.0), torch.tensor([-1e4, -1e4, -1e27]))
+        assert method.weights(None, torch.tensor([1.0, 2.0, 1e30])).tolist() == [0.5, 0.5, 0.0]
+
     @pytest.mark.parametrize("loss", [0.0, -1.0])
     def test_a_logarithm_that_is_none_is_nan(self, loss: float) -> None:
         method = LDCMTL(normalise="log")
