@@ -94,7 +94,7 @@ class SoftAdapt(LossMethod):
         if self.variant == "loss_weighted":
             weights = self._weighted(weights, recent.mean(dim=0), part)
         ready = (recent.isfinite().all(dim=0) | ~part).all()
-        return torch.where(ready, weights, part / part.sum())
+        return torch.where(ready, weights, part.double() / part.sum())
 
     def _take_note(self, values: Tensor, part: Tensor) -> Tensor:
         """``(order + 1, T)``, oldest first."""
@@ -107,7 +107,7 @@ class SoftAdapt(LossMethod):
     def _weighted(self, weights: Tensor, means: Tensor, part: Tensor) -> Tensor:
         factors = torch.where(part, torch.where(means >= 0, means, torch.nan) * weights, 0.0)
         total = factors.sum()
-        return torch.where(total == 0, part / part.sum(), factors / total)
+        return torch.where(total == 0, part.double() / part.sum(), factors / total)
 
 
 def backward_difference(order: int) -> list[float]:

@@ -104,6 +104,12 @@ class TestAbsentTasks:
 
 
 class TestDegenerate:
+    @pytest.mark.parametrize("tasks", [1, 3, 64])
+    def test_equal_weights_are_exact(self, tasks: int) -> None:
+        method = SoftAdapt(variant="loss_weighted")
+        for _ in range(3):
+            assert method.weights(None, torch.zeros(tasks)).tolist() == [1 / tasks] * tasks
+
     def test_no_slopes(self) -> None:
         for variant in VARIANTS:
             method = SoftAdapt(variant=variant)  # type: ignore[arg-type]
