@@ -11,7 +11,7 @@ from torch import Tensor
 from ._base import check_losses
 from ._checks import non_negative, one_of
 from ._learnable import LearnableMethod
-from ._memory import recall
+from ._memory import forget, recall, restore, saved
 from ._registry import register
 
 __all__ = ["LDCMTL"]
@@ -128,28 +128,23 @@ class LDCMTL(LearnableMethod):
     def _begin(self, losses: Tensor, again: bool = False) -> None:
         """Takes note of losses of tasks that are seen for the first time, or again."""
         shape = tuple(losses.shape)
-        initial = recall(self.initial_losses, shape, losses.device, torch.nan, self.name)
+        initial = recall(self, "initial_losses", shape, losses.device, torch.nan)
         new = losses.isfinite() & (losses > 0) & (initial.isnan() | again)
         initial.copy_(torch.where(new, losses, initial))
-        self.initial_losses = initial
 
     def state_dict(self) -> dict[str, Any]:
         """The method's memory."""
-        return {**super().state_dict(), "initial_losses": self.initial_losses}
+        return {**super().state_dict(), "initial_losses": saved(self, "initial_losses")}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores what :meth:`state_dict` returned, s into the parameter that the optimizer knows."""
         super().load_state_dict(state)
-        saved, known = state["initial_losses"], self.initial_losses
-        if saved is None or known is None or known.shape != saved.shape:
-            self.initial_losses = None if saved is None else saved.clone()
-        else:
-            known.copy_(saved)
+        restore(self, "initial_losses", state["initial_losses"])
 
     def reset(self) -> None:
         """Sets s back to ``init``, and forgets the first losses."""
         super().reset()
-        self.initial_losses = None
+        forget(self, "initial_losses")
 
 
 def _signs(values: Tensor, part: Tensor) -> Tensor:

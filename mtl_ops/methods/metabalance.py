@@ -93,11 +93,11 @@ class MetaBalance(NativeMethod):
         norms = torch.where(part, scale.abs() * gram.diagonal(dim1=1, dim2=2).sqrt(), 0.0)
         usable = norms.isfinite().all()
         shape = segments, 2, tasks
-        self.averages = recall(self.averages, shape, gram.device, 0.0, self.name)
+        averages = recall(self, "averages", shape, gram.device, 0.0)
         fresh = torch.stack([norms, torch.ones_like(norms)], dim=1)
-        new = self.beta * self.averages + (1 - self.beta) * fresh
-        self.averages.copy_(torch.where(part.unsqueeze(1) & usable, new, self.averages))
-        answer = torch.where(usable, scale * self._balance(self.averages), torch.nan)
+        new = self.beta * averages + (1 - self.beta) * fresh
+        averages.copy_(torch.where(part.unsqueeze(1) & usable, new, averages))
+        answer = torch.where(usable, scale * self._balance(averages), torch.nan)
         return torch.where(part, answer, 0.0)
 
     def _balance(self, averages: Tensor) -> Tensor:

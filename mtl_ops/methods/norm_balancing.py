@@ -96,17 +96,13 @@ class NormBalancing(NativeMethod):
         self.reference = integer("reference", reference, 0)
         self.momentum = share("momentum", momentum)
         self.every = integer("every", every, 1)
-        self.reset()
+        self.balance: Tensor | None = None
+        self.wait: Tensor | None = None
 
     @property
     def uses_losses(self) -> bool:  # type: ignore[override]
         """For a measure of the NTK."""
         return bool(self.measure != "norm")
-
-    def reset(self) -> None:
-        """Forgets everything, as if newly made."""
-        self.balance: Tensor | None = None
-        self.wait: Tensor | None = None
 
     def solve(
         self, gram: Tensor, scale: Tensor | None, losses: Tensor | None, **given: Any
@@ -123,12 +119,12 @@ class NormBalancing(NativeMethod):
         part = present.any(dim=0)
         norms = _norms(gram, scale, present)
         measures = self._measures(norms, losses, given)
-        self.balance = recall(self.balance, (tasks,), device, 1.0, self.name)
+        balance = recall(self, "balance", (tasks,), device, 1.0)
         if self.every > 1:
-            self.wait = recall(self.wait, (), device, 0.0, self.name)
+            recall(self, "wait", (), device, 0.0)
         usable = torch.where(part, norms + measures, 0.0).isfinite().all()
         self._update(measures, part, usable)
-        answer = torch.where(usable, scale * self.balance, torch.nan)
+        answer = torch.where(usable, scale * balance, torch.nan)
         return torch.where(present, answer, 0.0)
 
     def _measures(self, norms: Tensor, losses: Tensor | None, given: dict[str, Any]) -> Tensor:

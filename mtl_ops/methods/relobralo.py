@@ -79,23 +79,23 @@ class ReLoBRaLo(LossMethod):
         """``(T,)`` float64."""
         values = check_losses(losses, self.name)
         shape, device = tuple(values.shape), values.device
-        self.balance = recall(self.balance, shape, device, 1.0, self.name)
-        self.initial = recall(self.initial, shape, device, torch.nan, self.name)
-        self.previous = recall(self.previous, shape, device, torch.nan, self.name)
+        balance = recall(self, "balance", shape, device, 1.0)
+        initial = recall(self, "initial", shape, device, torch.nan)
+        previous = recall(self, "previous", shape, device, torch.nan)
         part = values.isfinite()
         usable = (~part | (values >= 0)).all()
-        known = part & self.initial.isfinite()
+        known = part & initial.isfinite()
         count = known.sum()
         first, last = (
             count * shares(self._relative(values, earlier), known)
-            for earlier in (self.initial, self.previous)
+            for earlier in (initial, previous)
         )
-        kept = torch.where(self._draw(values, keep), self.balance, first)
+        kept = torch.where(self._draw(values, keep), balance, first)
         new = self.alpha * kept + (1 - self.alpha) * last
-        self.balance.copy_(torch.where(known & usable, new, self.balance))
-        self.initial.copy_(torch.where(part & usable & ~known, values, self.initial))
-        self.previous.copy_(torch.where(part & usable, values, self.previous))
-        return torch.where(part, torch.where(usable, self.balance, torch.nan), 0.0)
+        balance.copy_(torch.where(known & usable, new, balance))
+        initial.copy_(torch.where(part & usable & ~known, values, initial))
+        previous.copy_(torch.where(part & usable, values, previous))
+        return torch.where(part, torch.where(usable, balance, torch.nan), 0.0)
 
     def _relative(self, values: Tensor, earlier: Tensor) -> Tensor:
         return torch.where(earlier == 0, 1.0, values / earlier) / self.temperature

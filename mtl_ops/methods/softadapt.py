@@ -99,10 +99,10 @@ class SoftAdapt(LossMethod):
     def _take_note(self, values: Tensor, part: Tensor) -> Tensor:
         """``(order + 1, T)``, oldest first."""
         shape = (self.order + 1, len(values))
-        self.recent = recall(self.recent, shape, values.device, torch.nan, self.name)
-        moved = torch.cat([self.recent[1:], values.unsqueeze(0)])
-        self.recent.copy_(torch.where(part, moved, self.recent))
-        return self.recent
+        recent = recall(self, "recent", shape, values.device, torch.nan)
+        moved = torch.cat([recent[1:], values.unsqueeze(0)])
+        recent.copy_(torch.where(part, moved, recent))
+        return recent
 
     def _weighted(self, weights: Tensor, means: Tensor, part: Tensor) -> Tensor:
         factors = torch.where(part, torch.where(means >= 0, means, torch.nan) * weights, 0.0)
