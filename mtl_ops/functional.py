@@ -19,13 +19,14 @@ from .merging.merge import merge_rows
 from .merging.report import Report
 from .merging.rules import Rules, read_task_weights
 from .methods import Method, resolve
+from .optim.facts import Situation, check_together
 from .optim.merger import Merger, Request
 from .optim.settings import Settings, make_settings
 
 __all__ = ["backward", "merge"]
 
 #: Options of :func:`merge` that are the same for every method.
-_RULES = ("max_task_norm", "clip_value", "max_norm", "nonfinite")
+_RULES = ("max_task_norm", "clip_value", "max_norm", "nonfinite", "normalise", "keep_scale")
 
 #: Options of the optimizer that belong to its ``step``.
 _OF_STEPS = ("groups", "order", "closing_joint")
@@ -81,7 +82,12 @@ def merge(
         nonfinite: ``"propagate"``: a gradient that is not finite makes the result NaN;
             ``"skip_task"``: it is left out, unless no other is left; ``"raise"``: an error.
             (``"skip_step"`` is as ``"propagate"`` here: there is no step.)
-        **options: The five above, and what the method otherwise draws or remembers, handed on to it.
+        normalise: What each gradient is divided by before it is weighed: ``"none"``; ``"l2"``, its length;
+            ``"loss"``, its loss; ``"loss+"``, both. Weights of tasks are factors of what is normalised, and w
+            belongs to the gradients as they are. A zero gradient stays; a loss that is not positive makes
+            the result NaN. For methods that weigh gradients by their inner products.
+        keep_scale: Multiplies all normalised gradients by one number, so that their mean length is kept.
+        **options: The seven above, and what the method otherwise draws or remembers, handed on to it.
 
     Returns:
         ``(N,)`` of the gradients' dtype and device, ``out`` if it was given; with ``return_weights`` also
@@ -125,6 +131,8 @@ def merge(
             f"Parameter `return_weights` should be False for method {chosen.name!r}, "
             "which works on single coordinates. Found True."
         )
+    if rules.normalise != "none":
+        check_together(Settings(chosen, normalise=rules.normalise), Situation())
     matrix = gradients.detach()
     out = torch.empty_like(matrix[0]) if out is None else _checked_out(out, matrix)
     known = Tasks(None, (None,) * tasks, part=(True,) * tasks, totals=losses)

@@ -193,6 +193,22 @@ OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"nonfinite": "ignore"}, ValueError, "Parameter `nonfinite` should be one of skip_task, "),
     ({"nonfinite": None}, ValueError, "Parameter `nonfinite` should be one of "),
     (
+        {"normalise": "l1"},
+        ValueError,
+        r"Parameter `normalise` should be one of none, l2, loss, loss\+. Found `normalise = 'l1'`",
+    ),
+    ({"normalise": None}, ValueError, "Parameter `normalise` should be one of .*Found `normalise"),
+    (
+        {"normalise": "l2", "keep_scale": 1},
+        TypeError,
+        "Parameter `keep_scale` should be True or False. Found `keep_scale = 1`",
+    ),
+    (
+        {"keep_scale": True},
+        ValueError,
+        "Parameter `keep_scale` should be False without `normalise`, .*Found `keep_scale = True`",
+    ),
+    (
         {"task_weights": [1.0, 2.0]},
         ValueError,
         "Parameter `task_weights` should hold 3 weights. Found 2",

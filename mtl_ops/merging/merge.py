@@ -13,6 +13,7 @@ from ..gradients.rows import measured_rows, on_device, unscaled
 from ..methods import CoordinateMethod, TrackingMethod
 from .call import WHOLE, Call, Part
 from .coordinates import merge_coordinates
+from .normalised import normalised
 from .report import Report
 from .rules import Rules
 from .scaled_clip import clip_elements, with_scaled_threshold
@@ -130,7 +131,9 @@ def find_weights(call: Call, gram: Tensor | None, scale: Tensor, shared: int) ->
 
 
 def solve(call: Call, gram: Tensor | None, scale: Tensor, losses: Tensor | None) -> Tensor:
-    """The method's answer, for which it is told how exact the Gram matrix is if it asks."""
+    """The method's answer to normalised gradients; it is told how exact the Gram matrix is if it asks."""
+    if gram is not None:
+        scale = normalised(call, gram, scale)
     known = {"rounding": call.rounding} if call.method.uses_rounding else {}
     return call.method.solve(gram, scale, losses, **known, **call.given)  # type: ignore[arg-type]
 

@@ -79,9 +79,9 @@ class Report:
         )
 
     def lost(self, any_task: bool) -> Tensor | None:
-        """0-d bool: whether the gradient of any task, or else of every task, is not finite.
+        """0-d bool: whether the gradient of any task, or else of every task, is not finite, or a weight is not.
 
-        ``None`` if no gradient was measured.
+        ``None`` if no gradient was measured. A method has no finite answer where, say, a loss that it divides by is 0.
         """
         if self._joint is not None:
             return ~self._joint.sum().isfinite()
@@ -90,7 +90,8 @@ class Report:
             return None
         tasks = len(skipped)
         present = sum(any(self._part[t::tasks]) for t in range(tasks))
-        return skipped.any() if any_task else skipped.sum() == present
+        lost = skipped.any() if any_task else skipped.sum() == present
+        return lost if self.weights is None else lost | ~self.weights.sum().isfinite()
 
     @property
     def skipped(self) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""What is the same for every method: clipping, weights of tasks, gradients that are not finite."""
+"""What is the same for every method: clipping, normalising, weights of tasks, gradients that are not finite."""
 
 from __future__ import annotations
 
@@ -7,9 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-__all__ = ["Nonfinite", "Rules", "TaskWeights", "check_task_weights", "read_task_weights"]
+__all__ = [
+    "Nonfinite",
+    "Normalise",
+    "Rules",
+    "TaskWeights",
+    "check_task_weights",
+    "read_task_weights",
+]
 
 Nonfinite = Literal["skip_task", "skip_step", "raise", "propagate"]
+
+#: What each gradient is divided by before it is weighed, see :mod:`mtl_ops.merging.normalised`.
+Normalise = Literal["none", "l2", "loss", "loss+"]
 
 #: Weights by name or in order, or a function of the number of steps taken so far.
 TaskWeights = (
@@ -19,17 +29,20 @@ TaskWeights = (
 
 @dataclass(frozen=True)
 class Rules:
-    """Thresholds, checked.
+    """Thresholds and choices, checked.
 
     Raises:
-        ValueError: If a threshold is not positive or ``nonfinite`` is unknown.
-        TypeError: If a threshold is not a number.
+        ValueError: If a threshold is not positive, ``nonfinite`` or ``normalise`` is unknown, or ``keep_scale`` has
+            nothing to keep.
+        TypeError: If a threshold is not a number, or ``keep_scale`` not a truth value.
     """
 
     max_task_norm: float | None = None
     clip_value: float | None = None
     max_norm: float | None = None
     nonfinite: Nonfinite = "propagate"
+    normalise: Normalise = "none"
+    keep_scale: bool = False
 
     def __post_init__(self) -> None:
         for name in ("max_task_norm", "clip_value", "max_norm"):
@@ -49,11 +62,31 @@ class Rules:
                 f"Parameter `nonfinite` should be one of {', '.join(get_args(Nonfinite))}. "
                 f"Found `nonfinite = {self.nonfinite!r}`."
             )
+        if not isinstance(self.normalise, str) or self.normalise not in get_args(Normalise):
+            raise ValueError(
+                f"Parameter `normalise` should be one of {', '.join(get_args(Normalise))}. "
+                f"Found `normalise = {self.normalise!r}`."
+            )
+        if not isinstance(self.keep_scale, bool):
+            raise TypeError(
+                "Parameter `keep_scale` should be True or False. "
+                f"Found `keep_scale = {self.keep_scale!r}`."
+            )
+        if self.keep_scale and self.normalise == "none":
+            raise ValueError(
+                "Parameter `keep_scale` should be False without `normalise`, as nothing changes the scale. "
+                "Found `keep_scale = True` and `normalise = 'none'`."
+            )
 
     @property
     def per_task(self) -> bool:
         """Whether the gradient of each single task is needed whatever the method."""
         return self.max_task_norm is not None or self.clip_value is not None
+
+    @property
+    def divides_by_losses(self) -> bool:
+        """Whether gradients are divided by the tasks' losses."""
+        return self.normalise in ("loss", "loss+")
 
 
 def check_task_weights(weights: TaskWeights | None) -> None:

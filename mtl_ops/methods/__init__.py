@@ -32,19 +32,24 @@ from .imtl import IMTL
 from .imtl_g import IMTLG
 from .imtl_l import IMTLL
 from .krum import Krum
+from .ldc_mtl import LDCMTL
 from .linear import Mean, Sum
 from .median import Median
+from .metabalance import MetaBalance
 from .mgda import MGDA
 from .moco import MoCo
 from .modo import MoDo
 from .moml import MOML
 from .nash_mtl import NashMTL
+from .norm_balancing import NormBalancing
 from .pbi import PBI
 from .pcd import PCD
 from .pcgrad import PCGrad
 from .random import Random
+from .relobralo import ReLoBRaLo
 from .sdmgrad import SDMGrad
 from .sign_agreement import SignAgreement
+from .softadapt import SoftAdapt
 from .stch import STCH
 from .trimmed_mean import TrimmedMean
 from .uncertainty import Uncertainty
@@ -60,6 +65,7 @@ __all__ = [
     "IMTL",
     "IMTLG",
     "IMTLL",
+    "LDCMTL",
     "MGDA",
     "MOML",
     "PBI",
@@ -85,15 +91,19 @@ __all__ = [
     "LossMethod",
     "Mean",
     "Median",
+    "MetaBalance",
     "Method",
     "MoCo",
     "MoDo",
     "NashMTL",
     "NativeMethod",
+    "NormBalancing",
     "PCGrad",
     "Random",
+    "ReLoBRaLo",
     "SDMGrad",
     "SignAgreement",
+    "SoftAdapt",
     "Sum",
     "TrackingMethod",
     "TrimmedMean",

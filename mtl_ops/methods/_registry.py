@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ._base import Method
+from ._other_names import OTHER_NAMES
 
 __all__ = ["available", "get", "register", "resolve", "unregister"]
 
@@ -85,7 +86,8 @@ def get(name: str, **params: Any) -> Method:
         **params: The parameters of its class.
 
     Raises:
-        ValueError: If there is no such method, or a parameter is out of range.
+        ValueError: If there is no such method, or a parameter is out of range. It says what to use for some names
+            that methods have elsewhere.
         TypeError: If the method has no such parameter, or one is missing.
 
     Example:
@@ -120,6 +122,12 @@ def resolve(method: str | Method) -> Method:
 def _find(name: str) -> type[Method]:
     if name in _classes:
         return _classes[name]
+    plain = str(name).lower().replace("-", "_").replace(" ", "_")
+    if plain in OTHER_NAMES:
+        raise ValueError(
+            f"Parameter `method` should be another than {name!r}: {OTHER_NAMES[plain]}. "
+            f"Found `method = {name!r}`."
+        )
     close = difflib.get_close_matches(str(name), _classes, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise ValueError(

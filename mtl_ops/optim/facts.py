@@ -24,6 +24,7 @@ class Fact(enum.Enum):
     EVERY_STEP = "every step has the gradient of each task"
     ROWS = "the gradient of each task is there by itself"
     GRAM_ALONE = "weights follow from the Gram matrix alone"
+    GRAM_WEIGHTS = "the method weighs gradients by their inner products"
     ONE_SET = "all shared parameters are weighed together"
     GRAPH_DECIDES = "the graph says what is shared"
     PIECES = "gradients can be merged piece by piece"
@@ -114,6 +115,13 @@ TRAITS: tuple[Trait, ...] = (
     ),
     Trait(
         "method",
+        lambda s, _: s.method.needs != "gram" or s.method.tracks,
+        takes={
+            Fact.GRAM_WEIGHTS: "which does not weigh the gradients of a step by their inner products"
+        },
+    ),
+    Trait(
+        "method",
         lambda s, _: s.method.tracks,
         otherwise="another",
         needs=(Fact.WHOLE_PARAMETERS, Fact.SUMMED_FIRST),
@@ -133,6 +141,7 @@ TRAITS: tuple[Trait, ...] = (
         needs=(Fact.ROWS,),
     ),
     Trait("clip_value", _given("clip_value"), "None", (Fact.EVERY_STEP, Fact.ROWS)),
+    Trait("normalise", _set("normalise", "none"), "'none'", (Fact.GRAM_WEIGHTS,)),
     Trait("grad_dtype", _given("grad_dtype"), "None", (Fact.ROWS,)),
     Trait("max_task_norm", _given("max_task_norm"), "None", (Fact.MEASURED_WHOLE,)),
     Trait(

@@ -140,7 +140,10 @@ class InnerStep:
             return None
         any_task = self.rules.nonfinite == "skip_step"
         if measured.device.type == "cpu":
-            return None if math.isfinite(measured.sum().item()) else report.lost(any_task)
+            total = (
+                measured.sum() if report.weights is None else measured.sum() + report.weights.sum()
+            )
+            return None if math.isfinite(total.item()) else report.lost(any_task)
         if any_task or self.wrapper._step_supports_amp_scaling:
             return report.lost(any_task)
         return None  # rather than wait for the device in every step

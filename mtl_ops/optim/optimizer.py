@@ -16,7 +16,7 @@ from ..gradients.parameters import Granularity
 from ..gradients.source import Gradients
 from ..gradients.tasks import Losses
 from ..merging.report import Report
-from ..merging.rules import Nonfinite, Rules, TaskWeights, check_task_weights
+from ..merging.rules import Nonfinite, Normalise, Rules, TaskWeights, check_task_weights
 from ..methods import Method
 from .capturing import Captured, check_capture
 from .closures import Remembered
@@ -84,6 +84,15 @@ class MultiTaskOptimizer(OptimizerWrapper):
             the factor 0, which does not help if its derivative is not finite either). With
             ``"skip_task"`` on a GPU and an inner optimizer that is not fused, nobody waits to learn that
             no task is left: the step is then taken, with NaN.
+        normalise: What the gradient of each task is divided by before the method weighs it: ``"none"``;
+            ``"l2"``, its length in the set of parameters that is weighed; ``"loss"``, the task's loss, which
+            gives the gradient of its logarithm; ``"loss+"``, both. Weights of tasks are factors of what is
+            normalised, and the report's weights those of the gradients as they were. What one task alone
+            reaches, such as its head, is not normalised. A zero gradient stays as it is; a loss that is not
+            positive makes the merged gradient NaN, and the step is left out (but for ``"propagate"``). For
+            methods that weigh gradients by their inner products.
+        keep_scale: With ``normalise``: multiplies all normalised gradients by one number, so that their mean
+            length is that of the gradients as they were, and the learning rate keeps its meaning.
         granularity: Parameters that are measured and merged together: the whole ``"model"``, each
             parameter ``"group"``, or each ``"tensor"``.
         shared: The parameters to merge with the method, instead of those that two or more losses
@@ -189,6 +198,8 @@ class MultiTaskOptimizer(OptimizerWrapper):
         clip_value: float | None = None,
         max_norm: float | None = None,
         nonfinite: Nonfinite = "skip_task",
+        normalise: Normalise = "none",
+        keep_scale: bool = False,
         granularity: Granularity = "model",
         shared: Iterable[Tensor] | None = None,
         gram_on: Literal["features"] | Iterable[Tensor] | None = None,
@@ -217,6 +228,8 @@ class MultiTaskOptimizer(OptimizerWrapper):
             clip_value=clip_value,
             max_norm=max_norm,
             nonfinite=nonfinite,
+            normalise=normalise,
+            keep_scale=keep_scale,
             granularity=granularity,
             shared=shared,
             gram_on=gram_on,

@@ -17,6 +17,7 @@ from ..gradients.parameters import Granularity
 from ..gradients.source import Gradients
 from ..merging.rules import (
     Nonfinite,
+    Normalise,
     Rules,
     TaskWeights,
     check_task_weights,
@@ -44,6 +45,8 @@ class Settings:
     clip_value: float | None = None
     max_norm: float | None = None
     nonfinite: Nonfinite = "skip_task"
+    normalise: Normalise = "none"
+    keep_scale: bool = False
     granularity: Granularity = "model"
     shared: Sequence[Tensor] | None = None
     gram_on: Literal["features"] | Sequence[Tensor] | None = None
@@ -63,8 +66,9 @@ class Settings:
 
     @functools.cached_property
     def rules(self) -> Rules:
-        """Clipping, and what to do about gradients that are not finite."""
-        return Rules(self.max_task_norm, self.clip_value, self.max_norm, self.nonfinite)
+        """Clipping, normalising, and what to do about gradients that are not finite."""
+        norms = self.max_task_norm, self.clip_value, self.max_norm
+        return Rules(*norms, self.nonfinite, self.normalise, self.keep_scale)
 
     def compared(self, params: Sequence[Tensor]) -> dict[str, Any]:
         """What has to be the same in all processes, in types that JSON has; parameters by their places.

@@ -147,14 +147,16 @@ class _Pass:
         if isinstance(method, CoordinateMethod):
             return free and method.segmentwise
         # which tasks have a loss depends on all sets
-        alone = method.segmentwise and not method.uses_losses
+        alone = method.segmentwise and not (method.uses_losses or rules.divides_by_losses)
         return free and alone and len(set(self.sets or ())) > 1
 
     def in_one_pass(self) -> Report:
         """Measures and merges each piece when it arrives."""
         weights: dict[int, Tensor] = {}
         strict: Nonfinite = "raise" if self.call.rules.nonfinite == "raise" else "propagate"
-        piecewise = replace(self.call, rules=Rules(nonfinite=strict), times_skipped=None)
+        rules = self.call.rules
+        rules = Rules(nonfinite=strict, normalise=rules.normalise, keep_scale=rules.keep_scale)
+        piecewise = replace(self.call, rules=rules, times_skipped=None)
 
         def take(places: Sequence[int], gradients: list[Tensor | None]) -> None:
             self._hold(places, gradients)

@@ -76,6 +76,7 @@ def as_one_task(call: Call) -> Call:
         tasks=whole,
         params=Parameters(call.params.tensors),
         task_weights=[1.0],
+        rules=replace(call.rules, normalise="none", keep_scale=False),
         given={},
         times_skipped=None,
     )

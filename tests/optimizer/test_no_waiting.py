@@ -59,6 +59,7 @@ def test_watch_sees_what_waits() -> None:
     [
         {},
         {"max_norm": 0.1, "max_task_norm": 0.2, "clip_value": 0.1, "granularity": "tensor"},
+        {"normalise": "loss+", "keep_scale": True, "task_weights": {"a": 0.5}},
         {"memory": "stream", "granularity": "tensor"},
         {"memory": "stream", "max_norm": 0.1},
     ],

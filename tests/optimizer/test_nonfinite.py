@@ -313,3 +313,23 @@ class TestOneBackward:
         sum(plain.losses(batch()).values()).backward()
         torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.1)
         assert_same(grads(net), grads(plain), rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("nonfinite", ["skip_task", "skip_step"])
+@pytest.mark.parametrize("name", ["mgda", "db_mtl", "gradnorm"])
+def test_a_method_without_a_finite_answer_loses_the_step(name: str, nonfinite: Any) -> None:
+    """All gradients are finite, and the method cannot weigh them because of a loss."""
+    net = Net()
+    chosen = mtl_ops.methods.MGDA(normalise="loss") if name == "mgda" else method(name)
+    optimizer = wrap(net, chosen, nonfinite=nonfinite)
+    before = [param.detach().clone() for param in net.parameters()]
+    losses = net.losses(batch(like=net))
+    optimizer.zero_grad()
+    optimizer.backward({**losses, "b": losses["b"] - 100.0})
+    optimizer.step()
+    assert_equal([param.detach() for param in net.parameters()], before)
+    optimizer.zero_grad()
+    optimizer.backward(net.losses(batch(1, like=net)))
+    optimizer.step()
+    assert all(param.isfinite().all() for param in net.parameters())
+    assert name == "gradnorm" or not torch.equal(next(net.parameters()).detach(), before[0])
