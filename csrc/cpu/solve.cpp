@@ -1,8 +1,10 @@
 // solve_*: from the Gram matrices (S, T, T) and the task scales (S, T) to the weights (S, T), w = s * method(s G s), in float64.
 //
-// One thread a segment; the mathematics is in csrc/solvers, the same text as on the GPU.
+// One thread a segment; the mathematics is in csrc/solvers, the same text as on the GPU.  Of more than 64 tasks, UPGrad's problems are
+// shared out among the threads, and eigenvalues are LAPACK's.
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
 #include <limits>
 
 #include "../solvers/aligned.h"
@@ -20,6 +22,7 @@
 #include "../solvers/simplex.h"
 #include "../solvers/surgery.h"
 #include "../task_grads.h"
+#include "lapack.h"
 
 namespace mtl_ops::cpu {
 namespace {
@@ -33,7 +36,7 @@ const Element* check_array(const Tensor& gram, const Tensor& tensor, const char*
   return read_array<Element>(tensor, name, numel, detail::Kind(gram));
 }
 
-template <class Method>
+template <class Lanes = Serial, class Method>
 Tensor solve(const Tensor& gram, const std::optional<Tensor>& scale, const Method& method) {
   const auto [S, T] = GramSizes(gram);
   const double* G = static_cast<const double*>(gram.const_data_ptr());
@@ -43,10 +46,64 @@ Tensor solve(const Tensor& gram, const std::optional<Tensor>& scale, const Metho
   torch::stable::parallel_for(0, S, 1, [&](int64_t begin, int64_t end) {
     std::vector<double> workspace(T + solvers::segment_workspace<Method>(T));
     for (int64_t s = begin; s < end; ++s) {
-      solvers::solve_segment(Serial{}, method, s, T, G + s * T * T, scales ? scales + s * T : nullptr, out + s * T,
+      solvers::solve_segment(Lanes{}, method, s, T, G + s * T * T, scales ? scales + s * T : nullptr, out + s * T,
                              workspace.data());
     }
   });
+  return result;
+}
+
+template <class Method>
+Tensor solve_by_eigenvalues(const Tensor& gram, const std::optional<Tensor>& scale, const Method& method) {
+  const bool many = WithLapack::takes(static_cast<int>(GramSizes(gram).T));
+  return many ? solve<WithLapack>(gram, scale, method) : solve(gram, scale, method);
+}
+
+// UPGrad's projections of some of the gradients, by their places in the problem.
+struct UpGradPart {
+  static constexpr int kParts = 8;
+  static constexpr int kWhole = 64;  // up to so many tasks are not worth parting
+
+  solvers::UpGrad method;
+  int part;
+
+  static constexpr int workspace(int T) { return T + solvers::UpGrad::workspace(T); }
+
+  void operator()(const Serial& lanes, const solvers::Problem& problem, double* w, Arena& arena) const {
+    const int k = problem.count;
+    const int size = k <= kWhole ? k : (k + kParts - 1) / kParts;
+    double* preference = arena.reals(problem.total);
+    std::fill_n(preference, problem.total, 0.0);
+    for (int i = std::min(k, part * size); i < std::min(k, (part + 1) * size); ++i) {
+      preference[problem.tasks[i]] = method.cone.preferred(problem, i);
+    }
+    solvers::UpGrad some = method;
+    some.cone.preference = preference;
+    some(lanes, problem, w, arena);
+  }
+};
+
+Tensor solve_in_parts(const Tensor& gram, const std::optional<Tensor>& scale, const solvers::UpGrad& method) {
+  constexpr int parts = UpGradPart::kParts;
+  const auto [S, T] = GramSizes(gram);
+  const double* G = static_cast<const double*>(gram.const_data_ptr());
+  const double* scales = scale ? check_array<double>(gram, *scale, "scale", S * T) : nullptr;
+  Tensor result = torch::stable::empty({S, T}, ScalarType::Double);
+  double* out = static_cast<double*>(result.mutable_data_ptr());
+  std::vector<double> terms(S * parts * T);
+  torch::stable::parallel_for(0, S * parts, 1, [&](int64_t begin, int64_t end) {
+    std::vector<double> workspace(T + solvers::segment_workspace<UpGradPart>(T));
+    for (int64_t at = begin; at < end; ++at) {
+      const int64_t s = at / parts;
+      const UpGradPart part{method, static_cast<int>(at % parts)};
+      solvers::solve_segment(Serial{}, part, s, T, G + s * T * T, scales ? scales + s * T : nullptr,
+                             terms.data() + at * T, workspace.data());
+    }
+  });
+  std::fill_n(out, S * T, 0.0);
+  for (int64_t at = 0; at < S * parts; ++at) {
+    for (int64_t t = 0; t < T; ++t) out[at / parts * T + t] += terms[at * T + t];
+  }
   return result;
 }
 
@@ -127,7 +184,8 @@ Tensor solve_upgrad(const Tensor& gram, const std::optional<Tensor>& scale, cons
                     bool scale_rows, std::optional<double> reg_eps, double norm_eps, double rounding) {
   const solvers::DualCone cone{check_preference(gram, preference), scale_rows, reg_eps.value_or(-1.0), norm_eps,
                                rounding};
-  return solve(gram, scale, solvers::UpGrad{cone});
+  const solvers::UpGrad method{cone};
+  return GramSizes(gram).T > UpGradPart::kWhole ? solve_in_parts(gram, scale, method) : solve(gram, scale, method);
 }
 
 Tensor solve_dualproj(const Tensor& gram, const std::optional<Tensor>& scale, const std::optional<Tensor>& preference,
@@ -144,12 +202,13 @@ Tensor solve_pcd(const Tensor& gram, const std::optional<Tensor>& scale, Tensor 
 
 Tensor solve_imtl_g(const Tensor& gram, const std::optional<Tensor>& scale, bool avoid_ascent,
                     std::optional<double> rank_tol, double rounding) {
-  return solve(gram, scale, solvers::ImtlG{avoid_ascent, {rank_tol.value_or(-1.0), rounding}});
+  return solve_by_eigenvalues(gram, scale, solvers::ImtlG{avoid_ascent, {rank_tol.value_or(-1.0), rounding}});
 }
 
 Tensor solve_config(const Tensor& gram, const std::optional<Tensor>& scale, const std::optional<Tensor>& preference,
                     std::optional<double> rank_tol, double rounding) {
-  return solve(gram, scale, solvers::Config{check_preference(gram, preference), {rank_tol.value_or(-1.0), rounding}});
+  return solve_by_eigenvalues(
+      gram, scale, solvers::Config{check_preference(gram, preference), {rank_tol.value_or(-1.0), rounding}});
 }
 
 Tensor solve_aligned_mtl(const Tensor& gram, const std::optional<Tensor>& scale,
@@ -157,8 +216,9 @@ Tensor solve_aligned_mtl(const Tensor& gram, const std::optional<Tensor>& scale,
                          double rounding) {
   STD_TORCH_CHECK(scale_mode >= 0 && scale_mode <= 2, "scale_mode should be 0, 1 or 2. Found ", scale_mode, ".");
   const auto scale_of = static_cast<solvers::AlignedMtl::Scale>(scale_mode);
-  return solve(gram, scale,
-               solvers::AlignedMtl{check_preference(gram, preference), scale_of, {rank_tol.value_or(-1.0), rounding}});
+  return solve_by_eigenvalues(
+      gram, scale,
+      solvers::AlignedMtl{check_preference(gram, preference), scale_of, {rank_tol.value_or(-1.0), rounding}});
 }
 
 Tensor solve_nash_mtl(const Tensor& gram, const std::optional<Tensor>& scale, std::optional<double> max_norm,
