@@ -129,9 +129,8 @@ inline const double* read_scale(const std::optional<Tensor>& scale, int64_t S, i
   return static_cast<const double*>(scale->const_data_ptr());
 }
 
-// Whether the kernels of that device take so many tasks.
-inline void check_tasks(int64_t T, const detail::Kind& kind) {
-  const int64_t most = kind.device_type == aoti_torch_device_type_cpu() ? cpu::kMaxTasks : cuda::kMaxTasks;
+// `most` are those that the caller's kernels take.
+inline void check_tasks(int64_t T, int64_t most) {
   STD_TORCH_CHECK(T >= 1 && T <= most, "T should be between 1 and ", most, ". Found T = ", T, ".");
 }
 
@@ -139,13 +138,13 @@ inline void check_tasks(int64_t T, const detail::Kind& kind) {
 struct GramSizes {
   int64_t S, T;
 
-  explicit GramSizes(const Tensor& gram) {
+  GramSizes(const Tensor& gram, int64_t most_tasks) {
     STD_TORCH_CHECK(gram.dim() == 3 && gram.size(1) == gram.size(2) && gram.scalar_type() == ScalarType::Double &&
                         gram.is_contiguous(),
                     "gram should be a contiguous float64 tensor of shape (S, T, T).");
     S = gram.size(0);
     T = gram.size(1);
-    check_tasks(T, detail::Kind(gram));
+    check_tasks(T, most_tasks);
     STD_TORCH_CHECK(S <= kMaxSegments, "S should be at most ", kMaxSegments, ". Found S = ", S, ".");
   }
 };

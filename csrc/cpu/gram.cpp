@@ -219,10 +219,11 @@ MTL_INLINE void multiply_block(const S* const* rows, int64_t k, int64_t left, in
 }
 
 // Behind a call, so that each is compiled once: a block is long enough for that.
-#define MTL_MULTIPLY(S)                                                                                       \
-  MTL_SIMD_ENTRY(multiply_block,                                                                              \
-                 (const S* const* rows, int64_t k, int64_t left, int64_t n, Accumulator<S>* lanes, const ReadAhead& ahead), \
-                 (rows, k, left, n, lanes, ahead))
+#define MTL_MULTIPLY(S)                                                                                          \
+  MTL_SIMD_ENTRY(                                                                                                \
+      multiply_block,                                                                                            \
+      (const S* const* rows, int64_t k, int64_t left, int64_t n, Accumulator<S>* lanes, const ReadAhead& ahead), \
+      (rows, k, left, n, lanes, ahead))
 MTL_MULTIPLY(float)
 MTL_MULTIPLY(double)
 MTL_MULTIPLY(bfloat16)
@@ -323,8 +324,7 @@ MTL_INLINE void gram_group(GramJob& job, int64_t param, const Group& group, int6
     }
     if (whole < m) {
       const A* at[kMaxTogether];
-      const int64_t padded =
-          stage<BYTES>(rows, group.k, x + whole, m - whole, job.limit, job.workspace.block<A>(), at);
+      const int64_t padded = stage<BYTES>(rows, group.k, x + whole, m - whole, job.limit, job.workspace.block<A>(), at);
       run_multiply_block(at, group.k, group.left, padded, lanes, none);
     }
   }
@@ -476,7 +476,7 @@ void mirror(double* G, int64_t T) {
 Tensor gram(const OptionalTensors& tensors, int64_t T, const std::vector<int64_t>& segments,
             std::optional<double> clip_value) {
   check_not_negative("clip_value", clip_value);
-  const TaskGrads grads(tensors, T, segments);
+  const TaskGrads grads(tensors, {T, kMaxTasks}, segments);
   STD_TORCH_CHECK(grads.any(), "at least one task should have a gradient. Found none.");
   const int64_t S = grads.segments();
   Tensor result = grads.new_float64({S, T, T});

@@ -38,7 +38,8 @@ bool any_element(const void* row, int64_t begin, int64_t end, Bits least) {
 class OutOfRange {
  public:
   // `G` (S, T, T) are the sums so far.
-  OutOfRange(const TaskGrads& grads, const double* G) : grads_(grads), T_(grads.tasks()), facts_(grads.segments() * T_) {
+  OutOfRange(const TaskGrads& grads, const double* G)
+      : grads_(grads), T_(grads.tasks()), facts_(grads.segments() * T_) {
     std::vector<double> products(grads.segments(), 0.0);
     for (int64_t p = 0; p < grads.params(); ++p) {
       if (needs_range(grads.dtype(p))) products[grads.segment(p)] += static_cast<double>(grads.numel(p));

@@ -38,7 +38,7 @@ const Element* check_array(const Tensor& gram, const Tensor& tensor, const char*
 
 template <class Lanes = Serial, class Method>
 Tensor solve(const Tensor& gram, const std::optional<Tensor>& scale, const Method& method) {
-  const auto [S, T] = GramSizes(gram);
+  const auto [S, T] = GramSizes(gram, kMaxTasks);
   const double* G = static_cast<const double*>(gram.const_data_ptr());
   const double* scales = scale ? check_array<double>(gram, *scale, "scale", S * T) : nullptr;
   Tensor result = torch::stable::empty({S, T}, ScalarType::Double);
@@ -55,7 +55,7 @@ Tensor solve(const Tensor& gram, const std::optional<Tensor>& scale, const Metho
 
 template <class Method>
 Tensor solve_by_eigenvalues(const Tensor& gram, const std::optional<Tensor>& scale, const Method& method) {
-  const bool many = WithLapack::takes(static_cast<int>(GramSizes(gram).T));
+  const bool many = WithLapack::takes(static_cast<int>(GramSizes(gram, kMaxTasks).T));
   return many ? solve<WithLapack>(gram, scale, method) : solve(gram, scale, method);
 }
 
@@ -85,7 +85,7 @@ struct UpGradPart {
 
 Tensor solve_in_parts(const Tensor& gram, const std::optional<Tensor>& scale, const solvers::UpGrad& method) {
   constexpr int parts = UpGradPart::kParts;
-  const auto [S, T] = GramSizes(gram);
+  const auto [S, T] = GramSizes(gram, kMaxTasks);
   const double* G = static_cast<const double*>(gram.const_data_ptr());
   const double* scales = scale ? check_array<double>(gram, *scale, "scale", S * T) : nullptr;
   Tensor result = torch::stable::empty({S, T}, ScalarType::Double);
@@ -108,18 +108,18 @@ Tensor solve_in_parts(const Tensor& gram, const std::optional<Tensor>& scale, co
 }
 
 const double* check_preference(const Tensor& gram, const std::optional<Tensor>& preference) {
-  return preference ? check_array<double>(gram, *preference, "preference", GramSizes(gram).T) : nullptr;
+  return preference ? check_array<double>(gram, *preference, "preference", GramSizes(gram, kMaxTasks).T) : nullptr;
 }
 
 // What a method remembers of each segment's tasks, to be changed in place.
 double* check_state(const Tensor& gram, Tensor& state, int64_t numbers_per_task = 1) {
-  const auto [S, T] = GramSizes(gram);
+  const auto [S, T] = GramSizes(gram, kMaxTasks);
   check_array<double>(gram, state, "state", S * T * numbers_per_task);
   return static_cast<double*>(state.mutable_data_ptr());
 }
 
 solvers::Orders check_orders(const Tensor& gram, const Tensor& orders) {
-  const auto [S, T] = GramSizes(gram);
+  const auto [S, T] = GramSizes(gram, kMaxTasks);
   const int length = orders_length(orders);
   return {check_array<int64_t>(gram, orders, "orders", S * T * length), length};
 }
@@ -128,7 +128,7 @@ solvers::Orders check_orders(const Tensor& gram, const Tensor& orders) {
 
 Tensor task_scales(const Tensor& gram, const std::vector<double>& task_weights, std::optional<double> max_task_norm,
                    bool skip_nonfinite, std::optional<Tensor> skipped) {
-  const auto [S, T] = GramSizes(gram);
+  const auto [S, T] = GramSizes(gram, kMaxTasks);
   check_not_negative("max_task_norm", max_task_norm);
   STD_TORCH_CHECK(static_cast<int64_t>(task_weights.size()) == S * T, "task_weights should hold ", S * T,
                   " numbers. Found ", task_weights.size(), ".");
@@ -158,12 +158,12 @@ Tensor solve_pcgrad(const Tensor& gram, const std::optional<Tensor>& scale, cons
 
 Tensor solve_gradvac(const Tensor& gram, const std::optional<Tensor>& scale, const Tensor& orders, Tensor rho,
                      double beta, double eps, double tol) {
-  double* state = check_state(gram, rho, GramSizes(gram).T);
+  double* state = check_state(gram, rho, GramSizes(gram, kMaxTasks).T);
   return solve(gram, scale, solvers::GradVac{check_orders(gram, orders), state, beta, eps, tol});
 }
 
 Tensor solve_adaptive_sharing(const Tensor& gram, const std::optional<Tensor>& scale, Tensor cosines, double beta) {
-  return solve(gram, scale, solvers::AdaptiveSharing{check_state(gram, cosines, GramSizes(gram).T), beta});
+  return solve(gram, scale, solvers::AdaptiveSharing{check_state(gram, cosines, GramSizes(gram, kMaxTasks).T), beta});
 }
 
 Tensor solve_mgda(const Tensor& gram, const std::optional<Tensor>& scale) {
@@ -185,7 +185,8 @@ Tensor solve_upgrad(const Tensor& gram, const std::optional<Tensor>& scale, cons
   const solvers::DualCone cone{check_preference(gram, preference), scale_rows, reg_eps.value_or(-1.0), norm_eps,
                                rounding};
   const solvers::UpGrad method{cone};
-  return GramSizes(gram).T > UpGradPart::kWhole ? solve_in_parts(gram, scale, method) : solve(gram, scale, method);
+  return GramSizes(gram, kMaxTasks).T > UpGradPart::kWhole ? solve_in_parts(gram, scale, method)
+                                                           : solve(gram, scale, method);
 }
 
 Tensor solve_dualproj(const Tensor& gram, const std::optional<Tensor>& scale, const std::optional<Tensor>& preference,
@@ -207,8 +208,8 @@ Tensor solve_imtl_g(const Tensor& gram, const std::optional<Tensor>& scale, bool
 
 Tensor solve_config(const Tensor& gram, const std::optional<Tensor>& scale, const std::optional<Tensor>& preference,
                     std::optional<double> rank_tol, double rounding) {
-  return solve_by_eigenvalues(
-      gram, scale, solvers::Config{check_preference(gram, preference), {rank_tol.value_or(-1.0), rounding}});
+  return solve_by_eigenvalues(gram, scale,
+                              solvers::Config{check_preference(gram, preference), {rank_tol.value_or(-1.0), rounding}});
 }
 
 Tensor solve_aligned_mtl(const Tensor& gram, const std::optional<Tensor>& scale,

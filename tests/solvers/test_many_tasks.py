@@ -31,6 +31,8 @@ REMEMBERING: dict[str, Callable[[int, int], tuple[Any, ...]]] = {
     "solve_sdmgrad": lambda S, T: (equal(S, T), None, 1.0, 0.5, 20, 0.3),
     "solve_modo": lambda S, T: (equal(S, T), 1e-3, 0.1),
 }
+#: Those whose definitions take a minute.
+SLOW = ("solve_gradvac", "solve_upgrad")
 EIGEN = ("solve_aligned_mtl", "solve_config", "solve_imtl_g")
 
 
@@ -78,7 +80,7 @@ class TestEverySolver:
         assert torch.equal(first, again)
 
 
-@pytest.mark.parametrize("name", sorted({*SOLVERS, *REMEMBERING} - {*EIGEN, "solve_gradvac"}))
+@pytest.mark.parametrize("name", sorted({*SOLVERS, *REMEMBERING} - {*EIGEN, *SLOW}))
 @pytest.mark.parametrize("tasks", [128, 200])
 def test_more_tasks(name: str, tasks: int) -> None:
     compare(name, [make("random", tasks, 0)], None)
@@ -86,10 +88,45 @@ def test_more_tasks(name: str, tasks: int) -> None:
 
 @pytest.mark.parametrize("family", ["graded", "steeply_graded", "graded_conflict", "conflict"])
 @pytest.mark.parametrize(
-    "name", ["solve_mgda", "solve_cagrad", "solve_upgrad", "solve_dualproj", "solve_nash_mtl"]
+    "name", ["solve_mgda", "solve_cagrad", "solve_dualproj", "solve_nash_mtl", "solve_fairgrad"]
 )
 def test_hard_matrices(name: str, family: str) -> None:
     compare(name, [make(family, 70, 0)], None, rtol=1e-8)
+
+
+@pytest.mark.parametrize("family", ["conflict", "graded_conflict", "steeply_graded"])
+@pytest.mark.parametrize("tasks", [70, 200])
+def test_upgrad_adds_up_projections(family: str, tasks: int) -> None:
+    """The sum of what DualProj, one problem by itself, makes of each gradient."""
+    case = make(family, tasks, 0)
+    found = ops.solve_upgrad(case.gram, reg_eps=1e-9)[0]
+    units = torch.eye(tasks, dtype=torch.float64) / tasks
+    single = [ops.solve_dualproj(case.gram, preference=u, reg_eps=1e-9)[0] for u in units]
+    assert_same(case, found, torch.stack(single).sum(dim=0), rtol=1e-9, of_rows=1e-11)
+
+
+class TestOnAnotherDevice:
+    """Whose kernels take fewer tasks: played by a ``Tensor.cpu`` that copies."""
+
+    @pytest.fixture(autouse=True)
+    def copies(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Tensor, "cpu", Tensor.clone)
+
+    def test_the_cpu_s_kernel_solves(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        solver = ops.solve._solve_mgda
+        monkeypatch.setattr(solver, "devices", frozenset({"cpu", "cuda"}))
+        assert solver.on("cuda", 64) is solver.kernel
+        assert solver.on("cuda", 1025) is solver.definition
+        gram = make("random", 65, 0).gram
+        assert torch.equal(solver.on("cuda", 65)(gram, None), ops.solve_mgda(gram))
+
+    def test_what_it_remembers_comes_back(self) -> None:
+        gram = make("random", 65, 0).gram
+        state, other = equal(1, 65), equal(1, 65)
+        found = ops.solve._solve_modo._on_host(gram, None, state, 1e-3, 0.1)
+        assert torch.equal(found, ops.solve_modo(gram, state=other, gamma=1e-3, rho=0.1))
+        assert torch.equal(state, other)
+        assert not torch.equal(state, equal(1, 65))
 
 
 def test_a_task_left_out_of_65_is_a_problem_of_64_to_the_last_bit() -> None:
@@ -132,9 +169,7 @@ class TestEigenvalues:
 
     @pytest.mark.parametrize("decades", [0.0, 1.0, 3.0, 7.0, 14.0])
     @pytest.mark.parametrize("tasks", [65, 130])
-    def test_config_makes_the_same_angle_with_every_task(
-        self, tasks: int, decades: float
-    ) -> None:
+    def test_config_makes_the_same_angle_with_every_task(self, tasks: int, decades: float) -> None:
         rows, lengths = self.orthogonal(tasks, decades)
         jacobian = rows * lengths.unsqueeze(1)
         product = jacobian @ jacobian.T
