@@ -21,9 +21,14 @@ namespace mtl_ops {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// The largest number of tasks the kernels take; the wrappers send larger problems to the reference.
-inline constexpr int64_t kMaxTasks = 64;
-// The largest number of segments: with kMaxTasks, 2 GB of Gram matrices.
+// The largest numbers of tasks the kernels take; the wrappers send larger problems to the reference.
+namespace cpu {
+inline constexpr int64_t kMaxTasks = 1024;
+}
+namespace cuda {
+inline constexpr int64_t kMaxTasks = 64;  // what shared memory, and the rows of one launch, are cut for
+}
+// The largest number of segments: with 64 tasks, 2 GB of Gram matrices.
 inline constexpr int64_t kMaxSegments = int64_t{1} << 16;
 
 namespace detail {
@@ -124,17 +129,22 @@ inline const double* read_scale(const std::optional<Tensor>& scale, int64_t S, i
   return static_cast<const double*>(scale->const_data_ptr());
 }
 
+// `most` are those that the caller's kernels take.
+inline void check_tasks(int64_t T, int64_t most) {
+  STD_TORCH_CHECK(T >= 1 && T <= most, "T should be between 1 and ", most, ". Found T = ", T, ".");
+}
+
 // The Gram matrices (S, T, T) that a solver is given.
 struct GramSizes {
   int64_t S, T;
 
-  explicit GramSizes(const Tensor& gram) {
+  GramSizes(const Tensor& gram, int64_t most_tasks) {
     STD_TORCH_CHECK(gram.dim() == 3 && gram.size(1) == gram.size(2) && gram.scalar_type() == ScalarType::Double &&
                         gram.is_contiguous(),
                     "gram should be a contiguous float64 tensor of shape (S, T, T).");
     S = gram.size(0);
     T = gram.size(1);
-    STD_TORCH_CHECK(T >= 1 && T <= kMaxTasks, "T should be between 1 and ", kMaxTasks, ". Found T = ", T, ".");
+    check_tasks(T, most_tasks);
     STD_TORCH_CHECK(S <= kMaxSegments, "S should be at most ", kMaxSegments, ". Found S = ", S, ".");
   }
 };

@@ -104,14 +104,19 @@ class Coordinates {
   int64_t end_ = 0;  // behind the largest number
 };
 
+// T, and the most that the caller's kernels take.
+struct Tasks {
+  int64_t count, most;
+};
+
 class TaskGrads {
  public:
   // `out`, if given, holds the P tensors that the merged gradient is written to.
-  TaskGrads(const OptionalTensors& grads, int64_t tasks, const std::vector<int64_t>& segments,
+  TaskGrads(const OptionalTensors& grads, const Tasks& given, const std::vector<int64_t>& segments,
             const std::vector<Tensor>* out = nullptr, Layout layout = Layout::dense)
-      : tasks_(tasks), layout_(layout) {
-    STD_TORCH_CHECK(tasks >= 1 && tasks <= kMaxTasks, "T should be between 1 and ", kMaxTasks, ". Found T = ", tasks,
-                    ".");
+      : tasks_(given.count), layout_(layout) {
+    const int64_t tasks = given.count;
+    check_tasks(tasks, given.most);
     STD_TORCH_CHECK(grads.size() % tasks == 0, "grads should hold T times P tensors. Found ", grads.size(),
                     " tensors for T = ", tasks, ".");
     params_ = static_cast<int64_t>(grads.size()) / tasks;

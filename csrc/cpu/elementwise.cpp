@@ -10,6 +10,9 @@
 // on the shapes and the level of instruction set alone.
 #include <torch/csrc/stable/library.h>
 
+#include <cstddef>
+#include <memory>
+
 #include "coordinates.h"
 #include "jobs.h"
 
@@ -48,6 +51,7 @@ struct ElementwiseJob {
   const Coordinates* coordinates;  // null where their numbers do not matter
   double limit;                    // of the elementwise clamp; negative for none
   bool accumulate, stream;
+  void* values;       // (T, kBlock) of the accumulator's type, of the calling thread alone, on a cache line
   double square = 0;  // of the result's norm
 };
 
@@ -154,7 +158,7 @@ MTL_INLINE void elementwise_range(ElementwiseJob& job, const Range& range) {
   const int64_t first = job.coordinates ? job.coordinates->first(range.param) + range.begin : 0;
   const int64_t n = range.end - range.begin;
 
-  alignas(kLine) A values[kMaxTasks * kBlock];
+  A* values = static_cast<A*>(job.values);
   alignas(kLine) A merged[kBlock] = {};
   // all blocks but the first begin on a group of random numbers, or on a cache line
   int64_t m = kBlock - (job.coordinates ? first % kBlock : reinterpret_cast<uintptr_t>(out) % kLine / sizeof(S));
@@ -199,7 +203,7 @@ Tensor merge(const Call& call, const Method& method, const Coordinates* coordina
              const std::optional<Tensor>& uniforms = std::nullopt) {
   const int64_t T = call.tasks();
   check_not_negative("clip_value", call.clip_value);
-  const TaskGrads grads(call.tensors, T, call.segments, &call.out, Method::layout);
+  const TaskGrads grads(call.tensors, {T, kMaxTasks}, call.segments, &call.out, Method::layout);
   const double* scale = read_scale(call.scale, grads.segments(), T, grads.kind());
   if (call.scale) grads.check_apart(*call.scale, "scale");
   check_place_of_uniforms(uniforms, grads);
@@ -208,10 +212,14 @@ Tensor merge(const Call& call, const Method& method, const Coordinates* coordina
   const CombineBy<Method> combine(method);
   std::vector<double> squares(jobs.size());
   run_jobs(jobs, [&](int64_t begin, int64_t end) {
+    struct alignas(kLine) Line {
+      std::byte bytes[kLine];
+    };
+    const std::unique_ptr<Line[]> values(new Line[T * kBlock * sizeof(double) / kLine]);
     for (int64_t j = begin; j < end; ++j) {
       const double* factors = scale ? scale + jobs[j].segment * T : nullptr;
       const double limit = call.clip_value.value_or(-1.0);
-      ElementwiseJob job{grads, jobs[j], combine, factors, coordinates, limit, call.accumulate, stream};
+      ElementwiseJob job{grads, jobs[j], combine, factors, coordinates, limit, call.accumulate, stream, values.get()};
       run_elementwise_job(job);
       squares[j] = job.square;
     }

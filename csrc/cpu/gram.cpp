@@ -3,7 +3,8 @@
 // Order of accumulation.  The columns are cut into jobs by shape alone (split).  A job walks its ranges in blocks that fit the first
 // cache; a block is multiplied in register tiles of rows against rows, whose vector lanes accumulate float32 products (float64 for
 // float64 gradients).  After at most kFlushProducts products a lane, the lanes are added up in float64; a job ends with one float64
-// T x T sum, and the jobs are added in their order.  So the bits depend on the shapes and the level of instruction set, not on the
+// T x T sum, and the jobs are added in their order.  More than kMaxTogether rows are multiplied a group against a group, all of them
+// on some columns before the next columns' turn, so that each row comes from memory once.  So the bits depend on the shapes and the level of instruction set, not on the
 // number of threads.
 //
 // Range.  Squares of float32 or bfloat16 elements leave the range of float32 above 1e19, and lose their digits below 1e-19.  Both
@@ -28,6 +29,10 @@ constexpr int64_t kBlockElements = 4096;  // of all rows of a block together: 16
 constexpr int64_t kMaxBlock = 256;        // columns
 constexpr int64_t kColumns = 32;          // a block's length is a multiple of this, for every vector width
 constexpr int64_t kFlushProducts = 256;   // a lane, see above
+constexpr int64_t kMaxTogether = 64;      // rows whose products have lanes at the same time
+constexpr int64_t kGroup = 32;            // rows, of more than that
+constexpr int64_t kGroupColumns = 1024;   // of all groups, before the next columns' turn
+constexpr int64_t kGroupBlock = 128;      // columns
 
 // The element type products are accumulated in.
 template <class S>
@@ -36,8 +41,11 @@ using Accumulator = std::conditional_t<std::is_same_v<S, double>, double, float>
 // The memory of one thread: the lanes of every pair of rows, and a block of converted rows.
 class Workspace {
  public:
-  explicit Workspace(int64_t tasks) : lanes_(tasks * tasks * kLine) {
-    const int64_t block = std::max(kBlockElements, tasks * kColumns) * static_cast<int64_t>(sizeof(double));
+  explicit Workspace(int64_t tasks) {
+    const int64_t together = std::min(tasks, kMaxTogether);
+    lanes_ = together * together * kLine;
+    const int64_t columns = tasks > kMaxTogether ? kGroupBlock : kColumns;
+    const int64_t block = std::max(kBlockElements, together * columns) * static_cast<int64_t>(sizeof(double));
     memory_.reset(new std::byte[lanes_ + block + kLine]);
     const auto address = reinterpret_cast<uintptr_t>(memory_.get());
     start_ = memory_.get() + (-address) % kLine;
@@ -167,13 +175,16 @@ MTL_INLINE void multiply_tile(const S* const* rows, int64_t k, int64_t i0, int64
   }
 }
 
-// All pairs of the k rows over n columns, a multiple of kColumns.
+// All pairs of the k rows over n columns, a multiple of kColumns; with `left`, a multiple of kTileRows, only those of one of the first
+// `left` rows and one of the others.
 template <int BYTES, class S, class A = Accumulator<S>>
-MTL_INLINE void multiply_block(const S* const* rows, int64_t k, int64_t n, A* lanes, ReadAhead ahead) {
+MTL_INLINE void multiply_block(const S* const* rows, int64_t k, int64_t left, int64_t n, A* lanes, ReadAhead ahead) {
   constexpr int R = kTileRows, C = kTileColumns<BYTES>;
-  for (int64_t i = 0; i < k; i += R) {
+  for (int64_t i = 0; i < (left > 0 ? left : k); i += R) {
     const ReadAhead share = ahead.next_share();
-    switch (std::min<int64_t>(R, k - i)) {
+    switch (left > 0 ? 0 : std::min<int64_t>(R, k - i)) {
+      case 0:
+        break;
       case 1:
         multiply_tile<BYTES, 1, 1, true>(rows, k, i, i, n, lanes, share);
         break;
@@ -187,7 +198,7 @@ MTL_INLINE void multiply_block(const S* const* rows, int64_t k, int64_t n, A* la
         multiply_tile<BYTES, R, R, true>(rows, k, i, i, n, lanes, share);
         break;
     }
-    for (int64_t j = i + R; j < k; j += C) {
+    for (int64_t j = left > 0 ? left : i + R; j < k; j += C) {
       const ReadAhead share = ahead.next_share();
       switch (std::min<int64_t>(C, k - j)) {
         case 1:
@@ -208,23 +219,23 @@ MTL_INLINE void multiply_block(const S* const* rows, int64_t k, int64_t n, A* la
 }
 
 // Behind a call, so that each is compiled once: a block is long enough for that.
-#define MTL_MULTIPLY(S)                                                                                       \
-  MTL_SIMD_ENTRY(multiply_block,                                                                              \
-                 (const S* const* rows, int64_t k, int64_t n, Accumulator<S>* lanes, const ReadAhead& ahead), \
-                 (rows, k, n, lanes, ahead))
+#define MTL_MULTIPLY(S)                                                                                          \
+  MTL_SIMD_ENTRY(                                                                                                \
+      multiply_block,                                                                                            \
+      (const S* const* rows, int64_t k, int64_t left, int64_t n, Accumulator<S>* lanes, const ReadAhead& ahead), \
+      (rows, k, left, n, lanes, ahead))
 MTL_MULTIPLY(float)
 MTL_MULTIPLY(double)
 MTL_MULTIPLY(bfloat16)
 #undef MTL_MULTIPLY
 
-// Adds the lanes of every pair to the float64 sums and clears them.
+// Adds the lanes of every pair of k rows, or of the first `left` and the others, to the float64 sums and clears them.
 template <int BYTES, class A>
-MTL_INLINE void flush_lanes(const Reached& reached, int64_t T, A* lanes, double* out) {
+MTL_INLINE void flush_lanes(const int64_t* task, int64_t k, int64_t left, int64_t T, A* lanes, double* out) {
   constexpr int L = BYTES / sizeof(A);
   constexpr int H = BYTES / sizeof(double);
-  const int64_t k = reached.k;
-  for (int64_t i = 0; i < k; ++i) {
-    for (int64_t j = i; j < k; ++j) {
+  for (int64_t i = 0; i < (left > 0 ? left : k); ++i) {
+    for (int64_t j = std::max(i, left); j < k; ++j) {
       A* lane = lanes + (i * k + j) * L;
       vec<double, H> sums{};
 #pragma GCC unroll 2
@@ -234,7 +245,7 @@ MTL_INLINE void flush_lanes(const Reached& reached, int64_t T, A* lanes, double*
       double sum = 0;
 #pragma GCC unroll 8
       for (int h = 0; h < H; ++h) sum += sums[h];
-      out[reached.task[i] * T + reached.task[j]] += sum;
+      out[task[i] * T + task[j]] += sum;
       store_raw(lane, vec<A, L>{});
     }
   }
@@ -244,9 +255,9 @@ template <int BYTES>
 MTL_INLINE void flush(GramJob& job) {
   if (job.columns == 0) return;
   if (job.wide) {
-    flush_lanes<BYTES>(job.reached, job.grads.tasks(), job.workspace.lanes<double>(), job.out);
+    flush_lanes<BYTES>(job.reached.task, job.reached.k, 0, job.grads.tasks(), job.workspace.lanes<double>(), job.out);
   } else {
-    flush_lanes<BYTES>(job.reached, job.grads.tasks(), job.workspace.lanes<float>(), job.out);
+    flush_lanes<BYTES>(job.reached.task, job.reached.k, 0, job.grads.tasks(), job.workspace.lanes<float>(), job.out);
   }
   job.columns = 0;
 }
@@ -282,6 +293,60 @@ MTL_INLINE int64_t stage(const S* const* rows, int64_t k, int64_t x, int64_t n, 
   return padded;
 }
 
+// Some rows, and what of their products is wanted: see multiply_block.
+struct Group {
+  int64_t k, left;
+  int64_t task[kMaxTogether];
+
+  // Of all rows those from i and from j on, or from i alone.
+  Group(const Reached& reached, int64_t i, int64_t j) : k(0), left(0) {
+    for (int64_t t = i; t < std::min(i + kGroup, reached.k); ++t) task[k++] = reached.task[t];
+    if (i == j) return;
+    left = k;
+    for (int64_t t = j; t < std::min(j + kGroup, reached.k); ++t) task[k++] = reached.task[t];
+  }
+};
+
+// Columns [begin, end) of a group.
+template <int BYTES, class S, class A>
+MTL_INLINE void gram_group(GramJob& job, int64_t param, const Group& group, int64_t begin, int64_t end, bool in_place) {
+  const S* rows[kMaxTogether];
+  for (int64_t i = 0; i < group.k; ++i) rows[i] = static_cast<const S*>(job.grads.rows(param)[group.task[i]]);
+  A* lanes = job.workspace.lanes<A>();
+  const ReadAhead none(nullptr, 0, 1, sizeof(S));
+  for (int64_t x = begin; x < end; x += kGroupBlock) {
+    const int64_t m = std::min(kGroupBlock, end - x);
+    const int64_t whole = in_place ? m / kColumns * kColumns : 0;
+    if constexpr (std::is_same_v<A, Accumulator<S>> && !std::is_same_v<S, float16>) {
+      const S* at[kMaxTogether];
+      for (int64_t i = 0; i < group.k; ++i) at[i] = rows[i] + x;
+      if (whole > 0) run_multiply_block(at, group.k, group.left, whole, lanes, none);
+    }
+    if (whole < m) {
+      const A* at[kMaxTogether];
+      const int64_t padded = stage<BYTES>(rows, group.k, x + whole, m - whole, job.limit, job.workspace.block<A>(), at);
+      run_multiply_block(at, group.k, group.left, padded, lanes, none);
+    }
+  }
+  flush_lanes<BYTES>(group.task, group.k, group.left, job.grads.tasks(), lanes, job.out);
+}
+
+// More rows than there are lanes for.
+template <int BYTES, class S, class A>
+MTL_INLINE void gram_in_groups(GramJob& job, const Range& range, const Reached& reached, bool in_place) {
+  static_assert(kGroup % kTileRows == 0 && 2 * kGroup == kMaxTogether);
+  constexpr int64_t columns = std::min<int64_t>(kGroupColumns, kFlushProducts * (BYTES / sizeof(A)));
+  flush<BYTES>(job);
+  for (int64_t x = range.begin; x < range.end; x += columns) {
+    const int64_t end = std::min(x + columns, range.end);
+    for (int64_t i = 0; i < reached.k; i += kGroup) {
+      for (int64_t j = i; j < reached.k; j += kGroup) {
+        gram_group<BYTES, S, A>(job, range.param, Group(reached, i, j), x, end, in_place);
+      }
+    }
+  }
+}
+
 // A is double where products of narrower elements are out of the range of float32.
 template <int BYTES, class S, class A = Accumulator<S>>
 MTL_INLINE void gram_range(GramJob& job, const Range& range) {
@@ -290,20 +355,21 @@ MTL_INLINE void gram_range(GramJob& job, const Range& range) {
   const Reached reached(job.grads, range.param);
   const int64_t k = reached.k;
   if (k == 0) return;
+  // float16 is multiplied from a copy: it takes too long to convert to do it in every tile
+  constexpr bool as_stored = std::is_same_v<A, Accumulator<S>> && !std::is_same_v<S, float16>;
+  const bool in_place = job.limit < 0 && as_stored;
+  if (k > kMaxTogether) return gram_in_groups<BYTES, S, A>(job, range, reached, in_place);
   if (job.wide != wide || !(job.reached == reached)) {
     flush<BYTES>(job);
     job.wide = wide;
     job.reached = reached;
   }
 
-  const S* rows[kMaxTasks];
+  const S* rows[kMaxTogether];
   for (int64_t i = 0; i < k; ++i) {
     rows[i] = static_cast<const S*>(job.grads.rows(range.param)[reached.task[i]]) + range.begin;
   }
   A* lanes = job.workspace.lanes<A>();
-  // float16 is multiplied from a copy: it takes too long to convert to do it in every tile
-  constexpr bool as_stored = std::is_same_v<A, Accumulator<S>> && !std::is_same_v<S, float16>;
-  const bool in_place = job.limit < 0 && as_stored;
   const int64_t n = range.end - range.begin;
   const int64_t block = std::clamp<int64_t>(kBlockElements / k / kColumns * kColumns, kColumns, kMaxBlock);
   const int64_t tiles = count_tiles<BYTES>(k);
@@ -312,19 +378,19 @@ MTL_INLINE void gram_range(GramJob& job, const Range& range) {
     if (job.columns + m > kFlushProducts * L) flush<BYTES>(job);
     job.columns += m;
 
-    const char* next[kMaxTasks];
+    const char* next[kMaxTogether];
     for (int64_t i = 0; i < k; ++i) next[i] = reinterpret_cast<const char*>(rows[i] + x + m);
     const ReadAhead ahead(next, x + m < n ? k : 0, tiles, sizeof(S));
     const int64_t whole = in_place ? m / kColumns * kColumns : 0;
     if constexpr (as_stored) {
-      const S* at[kMaxTasks];
+      const S* at[kMaxTogether];
       for (int64_t i = 0; i < k; ++i) at[i] = rows[i] + x;
-      if (whole > 0) run_multiply_block(at, k, whole, lanes, ahead);
+      if (whole > 0) run_multiply_block(at, k, 0, whole, lanes, ahead);
     }
     if (whole < m) {
-      const A* at[kMaxTasks];
+      const A* at[kMaxTogether];
       const int64_t padded = stage<BYTES>(rows, k, x + whole, m - whole, job.limit, job.workspace.block<A>(), at);
-      run_multiply_block(at, k, padded, lanes, ahead);
+      run_multiply_block(at, k, 0, padded, lanes, ahead);
     }
   }
 }
@@ -393,6 +459,12 @@ void mend_range(const TaskGrads& grads, const std::vector<Job>& jobs, double lim
   add_jobs(grads, again, limit, run_gram_job_in_float64, out);
 }
 
+// Each of them holds T x T sums: 32 MB together, or four.
+int64_t most_jobs(int64_t T) {
+  if (T <= kMaxTogether) return T <= 16 ? 256 : 64;
+  return std::clamp<int64_t>((int64_t{1} << 22) / (T * T), 4, 64);
+}
+
 void mirror(double* G, int64_t T) {
   for (int64_t i = 0; i < T; ++i) {
     for (int64_t j = 0; j < i; ++j) G[i * T + j] = G[j * T + i];
@@ -404,14 +476,14 @@ void mirror(double* G, int64_t T) {
 Tensor gram(const OptionalTensors& tensors, int64_t T, const std::vector<int64_t>& segments,
             std::optional<double> clip_value) {
   check_not_negative("clip_value", clip_value);
-  const TaskGrads grads(tensors, T, segments);
+  const TaskGrads grads(tensors, {T, kMaxTasks}, segments);
   STD_TORCH_CHECK(grads.any(), "at least one task should have a gradient. Found none.");
   const int64_t S = grads.segments();
   Tensor result = grads.new_float64({S, T, T});
   double* out = static_cast<double*>(result.mutable_data_ptr());
   std::fill_n(out, S * T * T, 0.0);
 
-  const std::vector<Job> jobs = split(grads, /*min_elements=*/16384, /*max_jobs=*/T <= 16 ? 256 : 64);
+  const std::vector<Job> jobs = split(grads, /*min_elements=*/T <= kMaxTogether ? 16384 : kCut, most_jobs(T));
   add_jobs(grads, jobs, clip_value.value_or(-1.0), run_gram_job, out);
   mend_range(grads, jobs, clip_value.value_or(-1.0), out);
   for (int64_t s = 0; s < S; ++s) mirror(out + s * T * T, T);

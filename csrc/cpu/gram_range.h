@@ -38,7 +38,8 @@ bool any_element(const void* row, int64_t begin, int64_t end, Bits least) {
 class OutOfRange {
  public:
   // `G` (S, T, T) are the sums so far.
-  OutOfRange(const TaskGrads& grads, const double* G) : grads_(grads), T_(grads.tasks()), squares_(grads.segments()) {
+  OutOfRange(const TaskGrads& grads, const double* G)
+      : grads_(grads), T_(grads.tasks()), facts_(grads.segments() * T_) {
     std::vector<double> products(grads.segments(), 0.0);
     for (int64_t p = 0; p < grads.params(); ++p) {
       if (needs_range(grads.dtype(p))) products[grads.segment(p)] += static_cast<double>(grads.numel(p));
@@ -46,60 +47,66 @@ class OutOfRange {
     for (int64_t s = 0; s < grads.segments(); ++s) {
       for (int64_t t = 0; t < T_ && products[s] > 0; ++t) {
         const double square = G[(s * T_ + t) * T_ + t];
-        if (!std::isfinite(square)) squares_[s].broken |= uint64_t{1} << t;
-        if (square < products[s] * kVanished) squares_[s].small |= uint64_t{1} << t;
+        uint8_t& facts = facts_[s * T_ + t];
+        if (!std::isfinite(square)) facts |= kBroken;
+        if (square < products[s] * kVanished) facts |= kSmall;
       }
     }
   }
 
   // Whether the elements have to be looked at.
   bool any() const {
-    return std::any_of(squares_.begin(), squares_.end(), [](const Squares& s) { return (s.broken | s.small) != 0; });
+    return std::any_of(facts_.begin(), facts_.end(), [](uint8_t facts) { return facts != 0; });
   }
 
   // Looks at the elements of a job, for what explains a broken square, or does not go with a small one.
   void look_at(const Job& job) {
-    Squares& squares = squares_[job.segment];
+    uint8_t* facts = facts_.data() + job.segment * T_;
     for (const Range& range : job.ranges) {
       const ScalarType dtype = grads_.dtype(range.param);
       for (int64_t t = 0; t < T_; ++t) {
         const void* row = grads_.rows(range.param)[t];
         if (row == nullptr) continue;
-        if (squares.broken >> t & 1) look(row, range, dtype, t, true, squares.infinite);
-        if (squares.small >> t & 1) look(row, range, dtype, t, false, squares.nonzero);
+        const uint8_t known = std::atomic_ref<uint8_t>(facts[t]).load(std::memory_order_relaxed);
+        if (known & kBroken) look(row, range, dtype, kInfinite, facts[t]);
+        if (known & kSmall) look(row, range, dtype, kNonzero, facts[t]);
       }
     }
   }
 
   // After all jobs were looked at.
   bool has(const Job& job) const {
-    const Squares& squares = squares_[job.segment];
-    return ((squares.broken & ~squares.infinite) | (squares.small & squares.nonzero)) != 0;
+    const uint8_t* facts = facts_.data() + job.segment * T_;
+    return std::any_of(facts, facts + T_, [](uint8_t f) {
+      return ((f & kBroken) && !(f & kInfinite)) || ((f & kSmall) && (f & kNonzero));
+    });
   }
 
  private:
-  // Of a segment, with a bit for each task.
-  struct Squares {
-    uint64_t broken = 0, small = 0;      // what G says
-    uint64_t infinite = 0, nonzero = 0;  // what the elements say of those
+  // Of a task in a segment.
+  enum Fact : uint8_t {
+    kBroken = 1,  // what G says
+    kSmall = 2,
+    kInfinite = 4,  // what the elements say of those
+    kNonzero = 8,
   };
 
-  static void look(const void* row, const Range& range, ScalarType dtype, int64_t t, bool broken, uint64_t& found) {
-    const std::atomic_ref<uint64_t> all(found);
-    if (all.load(std::memory_order_relaxed) >> t & 1) return;
+  static void look(const void* row, const Range& range, ScalarType dtype, Fact fact, uint8_t& facts) {
+    const std::atomic_ref<uint8_t> all(facts);
+    if (all.load(std::memory_order_relaxed) & fact) return;
     const auto any = [&](auto infinity) {
-      return any_element(row, range.begin, range.end, broken ? infinity : decltype(infinity){1});
+      return any_element(row, range.begin, range.end, fact == kInfinite ? infinity : decltype(infinity){1});
     };
     const bool here = dtype == ScalarType::Double     ? any(uint64_t{0x7ff0000000000000})
                       : dtype == ScalarType::Float    ? any(uint32_t{0x7f800000})
                       : dtype == ScalarType::BFloat16 ? any(uint16_t{0x7f80})
                                                       : any(uint16_t{0x7c00});
-    if (here) all.fetch_or(uint64_t{1} << t, std::memory_order_relaxed);
+    if (here) all.fetch_or(fact, std::memory_order_relaxed);
   }
 
   const TaskGrads& grads_;
   int64_t T_;
-  std::vector<Squares> squares_;
+  std::vector<uint8_t> facts_;  // (S, T)
 };
 
 }  // namespace mtl_ops::cpu

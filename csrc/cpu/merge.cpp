@@ -128,7 +128,7 @@ Tensor merge_(std::vector<Tensor> out, const OptionalTensors& tensors, const Ten
   check_not_negative("max_norm", max_norm);
   check_not_negative("clip_value", clip_value);
   const int64_t S = weights.size(0), T = weights.size(1);
-  const TaskGrads grads(tensors, T, segments, &out);
+  const TaskGrads grads(tensors, {T, kMaxTasks}, segments, &out);
   const double* w = read_matrix(weights, "weights", 2, grads.kind());
   STD_TORCH_CHECK(S >= grads.segments(), "weights should have a row for each of the ", grads.segments(),
                   " segments. Found ", S, ".");

@@ -1,8 +1,10 @@
 // solve_*: from the Gram matrices (S, T, T) and the task scales (S, T) to the weights (S, T), w = s * method(s G s), in float64.
 //
-// One thread a segment; the mathematics is in csrc/solvers, the same text as on the GPU.
+// One thread a segment; the mathematics is in csrc/solvers, the same text as on the GPU.  Of more than 64 tasks, UPGrad's problems are
+// shared out among the threads, and eigenvalues are LAPACK's.
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
 #include <limits>
 
 #include "../solvers/aligned.h"
@@ -20,6 +22,7 @@
 #include "../solvers/simplex.h"
 #include "../solvers/surgery.h"
 #include "../task_grads.h"
+#include "lapack.h"
 
 namespace mtl_ops::cpu {
 namespace {
@@ -33,9 +36,9 @@ const Element* check_array(const Tensor& gram, const Tensor& tensor, const char*
   return read_array<Element>(tensor, name, numel, detail::Kind(gram));
 }
 
-template <class Method>
+template <class Lanes = Serial, class Method>
 Tensor solve(const Tensor& gram, const std::optional<Tensor>& scale, const Method& method) {
-  const auto [S, T] = GramSizes(gram);
+  const auto [S, T] = GramSizes(gram, kMaxTasks);
   const double* G = static_cast<const double*>(gram.const_data_ptr());
   const double* scales = scale ? check_array<double>(gram, *scale, "scale", S * T) : nullptr;
   Tensor result = torch::stable::empty({S, T}, ScalarType::Double);
@@ -43,26 +46,80 @@ Tensor solve(const Tensor& gram, const std::optional<Tensor>& scale, const Metho
   torch::stable::parallel_for(0, S, 1, [&](int64_t begin, int64_t end) {
     std::vector<double> workspace(T + solvers::segment_workspace<Method>(T));
     for (int64_t s = begin; s < end; ++s) {
-      solvers::solve_segment(Serial{}, method, s, T, G + s * T * T, scales ? scales + s * T : nullptr, out + s * T,
+      solvers::solve_segment(Lanes{}, method, s, T, G + s * T * T, scales ? scales + s * T : nullptr, out + s * T,
                              workspace.data());
     }
   });
   return result;
 }
 
+template <class Method>
+Tensor solve_by_eigenvalues(const Tensor& gram, const std::optional<Tensor>& scale, const Method& method) {
+  const bool many = WithLapack::takes(static_cast<int>(GramSizes(gram, kMaxTasks).T));
+  return many ? solve<WithLapack>(gram, scale, method) : solve(gram, scale, method);
+}
+
+// UPGrad's projections of some of the gradients, by their places in the problem.
+struct UpGradPart {
+  static constexpr int kParts = 8;
+  static constexpr int kWhole = 64;  // up to so many tasks are not worth parting
+
+  solvers::UpGrad method;
+  int part;
+
+  static constexpr int workspace(int T) { return T + solvers::UpGrad::workspace(T); }
+
+  void operator()(const Serial& lanes, const solvers::Problem& problem, double* w, Arena& arena) const {
+    const int k = problem.count;
+    const int size = k <= kWhole ? k : (k + kParts - 1) / kParts;
+    double* preference = arena.reals(problem.total);
+    std::fill_n(preference, problem.total, 0.0);
+    for (int i = std::min(k, part * size); i < std::min(k, (part + 1) * size); ++i) {
+      preference[problem.tasks[i]] = method.cone.preferred(problem, i);
+    }
+    solvers::UpGrad some = method;
+    some.cone.preference = preference;
+    some(lanes, problem, w, arena);
+  }
+};
+
+Tensor solve_in_parts(const Tensor& gram, const std::optional<Tensor>& scale, const solvers::UpGrad& method) {
+  constexpr int parts = UpGradPart::kParts;
+  const auto [S, T] = GramSizes(gram, kMaxTasks);
+  const double* G = static_cast<const double*>(gram.const_data_ptr());
+  const double* scales = scale ? check_array<double>(gram, *scale, "scale", S * T) : nullptr;
+  Tensor result = torch::stable::empty({S, T}, ScalarType::Double);
+  double* out = static_cast<double*>(result.mutable_data_ptr());
+  std::vector<double> terms(S * parts * T);
+  torch::stable::parallel_for(0, S * parts, 1, [&](int64_t begin, int64_t end) {
+    std::vector<double> workspace(T + solvers::segment_workspace<UpGradPart>(T));
+    for (int64_t at = begin; at < end; ++at) {
+      const int64_t s = at / parts;
+      const UpGradPart part{method, static_cast<int>(at % parts)};
+      solvers::solve_segment(Serial{}, part, s, T, G + s * T * T, scales ? scales + s * T : nullptr,
+                             terms.data() + at * T, workspace.data());
+    }
+  });
+  std::fill_n(out, S * T, 0.0);
+  for (int64_t at = 0; at < S * parts; ++at) {
+    for (int64_t t = 0; t < T; ++t) out[at / parts * T + t] += terms[at * T + t];
+  }
+  return result;
+}
+
 const double* check_preference(const Tensor& gram, const std::optional<Tensor>& preference) {
-  return preference ? check_array<double>(gram, *preference, "preference", GramSizes(gram).T) : nullptr;
+  return preference ? check_array<double>(gram, *preference, "preference", GramSizes(gram, kMaxTasks).T) : nullptr;
 }
 
 // What a method remembers of each segment's tasks, to be changed in place.
 double* check_state(const Tensor& gram, Tensor& state, int64_t numbers_per_task = 1) {
-  const auto [S, T] = GramSizes(gram);
+  const auto [S, T] = GramSizes(gram, kMaxTasks);
   check_array<double>(gram, state, "state", S * T * numbers_per_task);
   return static_cast<double*>(state.mutable_data_ptr());
 }
 
 solvers::Orders check_orders(const Tensor& gram, const Tensor& orders) {
-  const auto [S, T] = GramSizes(gram);
+  const auto [S, T] = GramSizes(gram, kMaxTasks);
   const int length = orders_length(orders);
   return {check_array<int64_t>(gram, orders, "orders", S * T * length), length};
 }
@@ -71,7 +128,7 @@ solvers::Orders check_orders(const Tensor& gram, const Tensor& orders) {
 
 Tensor task_scales(const Tensor& gram, const std::vector<double>& task_weights, std::optional<double> max_task_norm,
                    bool skip_nonfinite, std::optional<Tensor> skipped) {
-  const auto [S, T] = GramSizes(gram);
+  const auto [S, T] = GramSizes(gram, kMaxTasks);
   check_not_negative("max_task_norm", max_task_norm);
   STD_TORCH_CHECK(static_cast<int64_t>(task_weights.size()) == S * T, "task_weights should hold ", S * T,
                   " numbers. Found ", task_weights.size(), ".");
@@ -101,12 +158,12 @@ Tensor solve_pcgrad(const Tensor& gram, const std::optional<Tensor>& scale, cons
 
 Tensor solve_gradvac(const Tensor& gram, const std::optional<Tensor>& scale, const Tensor& orders, Tensor rho,
                      double beta, double eps, double tol) {
-  double* state = check_state(gram, rho, GramSizes(gram).T);
+  double* state = check_state(gram, rho, GramSizes(gram, kMaxTasks).T);
   return solve(gram, scale, solvers::GradVac{check_orders(gram, orders), state, beta, eps, tol});
 }
 
 Tensor solve_adaptive_sharing(const Tensor& gram, const std::optional<Tensor>& scale, Tensor cosines, double beta) {
-  return solve(gram, scale, solvers::AdaptiveSharing{check_state(gram, cosines, GramSizes(gram).T), beta});
+  return solve(gram, scale, solvers::AdaptiveSharing{check_state(gram, cosines, GramSizes(gram, kMaxTasks).T), beta});
 }
 
 Tensor solve_mgda(const Tensor& gram, const std::optional<Tensor>& scale) {
@@ -127,7 +184,9 @@ Tensor solve_upgrad(const Tensor& gram, const std::optional<Tensor>& scale, cons
                     bool scale_rows, std::optional<double> reg_eps, double norm_eps, double rounding) {
   const solvers::DualCone cone{check_preference(gram, preference), scale_rows, reg_eps.value_or(-1.0), norm_eps,
                                rounding};
-  return solve(gram, scale, solvers::UpGrad{cone});
+  const solvers::UpGrad method{cone};
+  return GramSizes(gram, kMaxTasks).T > UpGradPart::kWhole ? solve_in_parts(gram, scale, method)
+                                                           : solve(gram, scale, method);
 }
 
 Tensor solve_dualproj(const Tensor& gram, const std::optional<Tensor>& scale, const std::optional<Tensor>& preference,
@@ -144,12 +203,13 @@ Tensor solve_pcd(const Tensor& gram, const std::optional<Tensor>& scale, Tensor 
 
 Tensor solve_imtl_g(const Tensor& gram, const std::optional<Tensor>& scale, bool avoid_ascent,
                     std::optional<double> rank_tol, double rounding) {
-  return solve(gram, scale, solvers::ImtlG{avoid_ascent, {rank_tol.value_or(-1.0), rounding}});
+  return solve_by_eigenvalues(gram, scale, solvers::ImtlG{avoid_ascent, {rank_tol.value_or(-1.0), rounding}});
 }
 
 Tensor solve_config(const Tensor& gram, const std::optional<Tensor>& scale, const std::optional<Tensor>& preference,
                     std::optional<double> rank_tol, double rounding) {
-  return solve(gram, scale, solvers::Config{check_preference(gram, preference), {rank_tol.value_or(-1.0), rounding}});
+  return solve_by_eigenvalues(gram, scale,
+                              solvers::Config{check_preference(gram, preference), {rank_tol.value_or(-1.0), rounding}});
 }
 
 Tensor solve_aligned_mtl(const Tensor& gram, const std::optional<Tensor>& scale,
@@ -157,8 +217,9 @@ Tensor solve_aligned_mtl(const Tensor& gram, const std::optional<Tensor>& scale,
                          double rounding) {
   STD_TORCH_CHECK(scale_mode >= 0 && scale_mode <= 2, "scale_mode should be 0, 1 or 2. Found ", scale_mode, ".");
   const auto scale_of = static_cast<solvers::AlignedMtl::Scale>(scale_mode);
-  return solve(gram, scale,
-               solvers::AlignedMtl{check_preference(gram, preference), scale_of, {rank_tol.value_or(-1.0), rounding}});
+  return solve_by_eigenvalues(
+      gram, scale,
+      solvers::AlignedMtl{check_preference(gram, preference), scale_of, {rank_tol.value_or(-1.0), rounding}});
 }
 
 Tensor solve_nash_mtl(const Tensor& gram, const std::optional<Tensor>& scale, std::optional<double> max_norm,

@@ -210,7 +210,7 @@ Tensor merge(const Call& call, const Method& method, const Coordinates* coordina
              const std::optional<Tensor>& uniforms = std::nullopt) {
   const int64_t T = call.tasks();
   check_not_negative("clip_value", call.clip_value);
-  const TaskGrads grads(call.tensors, T, call.segments, &call.out, Method::layout);
+  const TaskGrads grads(call.tensors, {T, kMaxTasks}, call.segments, &call.out, Method::layout);
   const double* scale = read_scale(call.scale, grads.segments(), T, grads.kind());
   if (call.scale) grads.check_apart(*call.scale, "scale");
   check_place_of_uniforms(uniforms, grads);

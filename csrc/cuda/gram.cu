@@ -110,7 +110,7 @@ void run_wide(const GramCall& call, const std::vector<int64_t>& params, bool add
 Tensor gram(const OptionalTensors& tensors, int64_t T, const std::vector<int64_t>& segments,
             std::optional<double> clip_value) {
   check_not_negative("clip_value", clip_value);
-  const TaskGrads grads(tensors, T, segments);
+  const TaskGrads grads(tensors, {T, kMaxTasks}, segments);
   STD_TORCH_CHECK(grads.any(), "at least one task should have a gradient. Found none.");
   const Device device(*grads.any());
   Tensor result = grads.new_float64({grads.segments(), T, T});

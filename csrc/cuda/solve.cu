@@ -97,7 +97,7 @@ struct Segments {
   const double* gram;
 
   explicit Segments(const Tensor& tensor) : device(tensor), S(0), T(0) {
-    const GramSizes sizes(tensor);
+    const GramSizes sizes(tensor, kMaxTasks);
     S = static_cast<int>(sizes.S);
     T = static_cast<int>(sizes.T);
     gram = static_cast<const double*>(tensor.const_data_ptr());

@@ -7,6 +7,9 @@
 //
 // Rotations that share no column are made at the same time, each by one lane alone, so the result does not depend on the number of
 // lanes.
+//
+// Lanes may know of a library (csrc/cpu/lapack.h) that is quicker for many rows but errs by a share of the *largest* eigenvalue.  It
+// is asked where that is no more than rotations err, and leaves the others something that is nearly orthogonal already.
 
 #pragma once
 
@@ -28,6 +31,10 @@ MTL_HD inline double dot(int n, const double* __restrict__ x, const double* __re
   return ((part[0] + part[4]) + (part[2] + part[6])) + ((part[1] + part[5]) + (part[3] + part[7]));
 }
 
+/// Whether these lanes know of a library.
+template <class Lanes>
+concept HasLibrary = requires { Lanes::takes(0); };
+
 template <class Lanes>
 class Eigen {
  public:
@@ -45,8 +52,10 @@ class Eigen {
   /// Of A (n x n), whose largest entry should be far from the limits of a double squared.  A row of whose diagonal entry the others
   /// leave no more than the share `dependent`, or rounding, adds an eigenvalue of exactly 0.
   MTL_HD void decompose(const double* a, double dependent = 0.0) {
+    if (well_conditioned(a, dependent)) return sort();
     factorise(a, dependent);
-    for (int sweep = 0; sweep < kMaxSweeps; ++sweep) {
+    const bool orthogonal = turn(a);
+    for (int sweep = 0; !orthogonal && sweep < kMaxSweeps; ++sweep) {
       measure();
       if (rotate_all() == 0.0) break;
     }
@@ -58,6 +67,9 @@ class Eigen {
   /// orthogonal: by Weyl's inequality, no squared norm is further from an eigenvalue than the inner products of different columns
   /// together, ‖LᵀL - diag‖_F² = ‖A‖_F² - ‖diag‖².
   MTL_HD int rank_of(const double* a, double tolerance) {
+    if constexpr (HasLibrary<Lanes>) {
+      if (Lanes::takes(n_) && spread(a) == 1.0) return rank_by_library(a, tolerance);
+    }
     factorise(a, 0.0);
     const double total = sum_of(lanes_, n_ * n_, [=](int at) { return a[at] * a[at]; });
     for (int sweep = 0; sweep < kMaxSweeps && count_ > 0; ++sweep) {
@@ -102,6 +114,7 @@ class Eigen {
 
  private:
   static constexpr int kMaxSweeps = 30;
+  static constexpr double kEven = 1e4;  // between the largest and the smallest: of no harm to a library's precision
 
   // Odd, so that lanes that walk down different columns meet different memory banks.
   MTL_HD static constexpr int stride(int n) { return n | 1; }
@@ -128,6 +141,48 @@ class Eigen {
         rest[i] = i == pivot.index ? 0.0 : fmax(rest[i] - l[i] * l[i], 0.0);
       });
     }
+  }
+
+  /// The largest over the smallest of the diagonal entries that are not 0.
+  MTL_HD double spread(const double* a) const {
+    const auto positive = [=, this](int i) { return a[i * n_ + i] > 0.0; };
+    const Least least = least_of(lanes_, n_, positive, [=, this](int i) { return a[i * n_ + i]; });
+    const Least most = least_of(lanes_, n_, positive, [=, this](int i) { return -a[i * n_ + i]; });
+    return least.index < 0 ? HUGE_VAL : -most.value / least.value;
+  }
+
+  MTL_HD int rank_by_library(const double* a, double tolerance) {
+    if constexpr (HasLibrary<Lanes>) Lanes::eigenvalues(n_, a, square_);
+    const double least = fmax(tolerance, 2.0 * n_ * kEpsilon) * square_[n_ - 1];
+    return static_cast<int>(sum_of(lanes_, n_, [=, this](int k) { return square_[k] > least ? 1.0 : 0.0; }));
+  }
+
+  /// Asks the library outright; false unless its error is a small one of the smallest eigenvalue, too.
+  MTL_HD bool well_conditioned(const double* a, double dependent) {
+    if constexpr (HasLibrary<Lanes>) {
+      if (!Lanes::takes(n_) || spread(a) > kEven) return false;
+      Lanes::eigenvectors(n_, a, square_, columns_, stride(n_));
+      const double longest = largest_of(lanes_, n_, [=, this](int i) { return a[i * n_ + i]; });
+      if (!(square_[0] > square_[n_ - 1] / kEven && square_[0] > 2.0 * dependent * longest)) return false;
+      each(lanes_, n_, [this](int k) {
+        for (int i = 0; i < n_; ++i) column(k)[i] *= sqrt(square_[k]);
+      });
+      count_ = n_;
+      return true;
+    }
+    return false;
+  }
+
+  /// Has the library turn the columns; true if they are orthogonal to the precision that the lengths of the rows allow.
+  MTL_HD bool turn(const double* a) {
+    if constexpr (HasLibrary<Lanes>) {
+      if (!Lanes::takes(n_) || count_ < 2) return false;
+      const double range = spread(a);
+      if (range > kEven * kEven) return false;  // what it leaves of short columns would be rounding
+      Lanes::turn(count_, n_, columns_, stride(n_));
+      return range <= kEven;
+    }
+    return false;
   }
 
   MTL_HD void measure() {

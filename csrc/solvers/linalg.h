@@ -1,4 +1,4 @@
-// Dense linear algebra on matrices of at most 64 rows, without allocation and without a reduction in any inner loop: each lane
+// Dense linear algebra on small matrices, without allocation and without a reduction in any inner loop: each lane
 // owns elements of a vector, and the order in which an element collects its terms does not depend on the number of lanes.
 
 #pragma once

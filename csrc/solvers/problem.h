@@ -10,8 +10,6 @@
 
 namespace mtl_ops::solvers {
 
-constexpr int kMaxTasks = 64;
-
 /// How many doubles hold `n` ints.
 MTL_HD constexpr int ints_size(int n) { return (n + 1) / 2; }
 

@@ -1,7 +1,8 @@
 """The operators: typed wrappers of ``torch.ops.mtl_ops.*``, with their fake kernels.
 
-Each runs this build's kernel where there is one for the tensors' device and at most
-:data:`MAX_TASKS` tasks, and its definition in :mod:`mtl_ops.reference` everywhere else.
+Each runs this build's kernel where there is one for the tensors' device and at most as many
+tasks as :data:`MAX_TASKS` names for it, and its definition in :mod:`mtl_ops.reference` everywhere else;
+solvers go to the CPU's kernel before that.
 
 ``rows`` is the ``T × P`` matrix of per-task gradients as one flat list, row-major: ``rows[t*P + p]``
 is the gradient of task t with respect to parameter p, or ``None`` where the task does not reach it.

@@ -15,8 +15,8 @@ from .kinds import register_kinds
 
 __all__ = ["MAX_TASKS", "Operator", "Rows", "device_of"]
 
-#: The largest number of tasks that the kernels take; the reference has no limit.
-MAX_TASKS = 64
+#: The largest number of tasks that the kernels take, by type of device; the reference has no limit.
+MAX_TASKS = {"cpu": 1024, "cuda": 64}
 
 #: ``T × P`` gradients, row-major; ``None`` where a task does not reach a parameter.
 Rows = Sequence[Tensor | None]
@@ -48,7 +48,7 @@ class Operator:
 
     def on(self, device: str, tasks: int) -> Any:
         """What to call for tensors on this type of device."""
-        if tasks > MAX_TASKS:
+        if tasks > MAX_TASKS.get(device, tasks):
             return self.definition
         if device in self.devices or device == "meta":
             return self.kernel

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from .operator import Operator
+from .operator import MAX_TASKS, Operator
 from .rounding import EXACT
 
 __all__ = [
@@ -47,6 +47,20 @@ class _Solver(Operator):
 
     def __init__(self, name: str) -> None:
         super().__init__(name, _weights_like)
+
+    def on(self, device: str, tasks: int) -> Any:
+        if device in self.devices and MAX_TASKS[device] < tasks <= MAX_TASKS["cpu"]:
+            return self._on_host
+        return super().on(device, tasks)
+
+    def _on_host(self, *args: Any) -> Tensor:
+        """The CPU's kernel, for matrices too large for those of their own device."""
+        there = [arg.cpu() if isinstance(arg, Tensor) else arg for arg in args]
+        weights: Tensor = self.kernel(*there)
+        for argument, arg, copy in zip(self.kernel._schema.arguments, args, there, strict=True):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                arg.copy_(copy)
+        return weights.to(args[0].device)
 
     def __call__(self, gram: Tensor, scale: Tensor | None, *args: Any) -> Tensor:
         weights: Tensor = self.on(gram.device.type, gram.shape[-1])(gram, scale, *args)

@@ -353,7 +353,7 @@ class TestOneByOne:
             ops.solve_mgda_frank_wolfe(gram, max_iters=-1)
 
     def test_more_tasks_than_the_kernels_take_are_checked_as_well(self) -> None:
-        tasks = ops.MAX_TASKS + 1
+        tasks = ops.MAX_TASKS["cpu"] + 1
         rows, weights = [torch.ones(3)] * tasks, torch.ones(1, tasks, dtype=torch.float64)
         for message, call in (
             ("`clip_value` should be", lambda: ops.gram(rows, tasks, (), -1.0)),

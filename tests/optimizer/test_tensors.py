@@ -198,7 +198,7 @@ class TestDegenerateGradients:
 
 
 class TestManyTasks:
-    @pytest.mark.parametrize("tasks", [1, 2, 31, 64, 65, 80])
+    @pytest.mark.parametrize("tasks", [1, 2, 31, 64, 65, 80, 1025])
     def test_any_number(self, tasks: int, device: torch.device) -> None:
         made = [torch.randn(7, 3, generator=torch.Generator().manual_seed(0)) for _ in range(2)]
         x, y = (tensor.double().to(device).requires_grad_() for tensor in made)
@@ -218,8 +218,11 @@ class TestManyTasks:
     @pytest.mark.parametrize(
         "name", [n for n in every_method() if n not in ("constant", "cosmos", "pbi")]
     )
-    def test_beyond_the_kernels(self, name: str) -> None:
-        tasks = ops.MAX_TASKS + 1
+    def test_beyond_the_kernels_of_a_device(
+        self, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(ops.MAX_TASKS, "cpu", 64)  # as on CUDA
+        tasks = 65
         x = torch.randn(9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         x.requires_grad_()
         optimizer = wrap([x], method(name), lr=1e-4)

@@ -106,13 +106,16 @@ class TestEverySolver:
         assert torch.equal(gram, before)
 
     def test_more_tasks_than_the_kernels_take(self, name: str) -> None:
-        case = make("shared_direction", ops.MAX_TASKS + 2, 0)
-        args = SOLVERS[name](case.tasks)
-        with pytest.raises(RuntimeError, match="T should be between 1 and 64"):
-            kernel(name, case.gram, None, *args)
-        found = getattr(reference, name)(case.gram, None, *args)
+        tasks = ops.MAX_TASKS["cpu"] + 2
+        gram = torch.eye(tasks, dtype=torch.float64).unsqueeze(0)
+        with pytest.raises(RuntimeError, match=r"T should be between 1 and 1024\. Found T = 1026"):
+            kernel(name, gram, None, *SOLVERS[name](tasks))
+        assert getattr(ops.solve, f"_{name}").on("cpu", tasks).__name__ == name
+        # a definition of its own, for as many as there are
+        case = make("shared_direction", 66, 0)
+        found = getattr(reference, name)(case.gram, None, *SOLVERS[name](66))
         assert found.isfinite().all()
-        assert found.shape == (1, case.tasks)
+        assert found.shape == (1, 66)
 
 
 # Frank-Wolfe takes the first of equals, and is stopped early.
