@@ -36,7 +36,7 @@ def test_too_little_shared_memory(emulator) -> None:
         emulated_cuda.emulated(shared_memory=64 * 1024 - 1),
         pytest.raises(RuntimeError, match=r"needs \d+ bytes of shared memory a block\. Found"),
     ):
-        emulator.solve_aligned_mtl(gram, None, None, 0, None)
+        emulator.solve_aligned_mtl(gram, None, None, 0, None, 2.0**-50)
 
 
 def test_arguments_of_the_wrong_kind(kernels) -> None:
