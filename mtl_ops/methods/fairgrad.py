@@ -24,12 +24,13 @@ class FairGrad(NativeMethod):
 
     where the sum of the α-fair utilities of the tasks' progress ``g_i·d`` is largest. α = 1 is
     :class:`NashMTL` without its limit, and large α approaches the best progress of the worst task.
-    They are found by Newton's method to rounding: where the tasks conflict and α is small, weights
-    become so large that ``w_i^{-1/α}`` is less than the rounding of ``(Gw)_i``, and the equation
-    cannot be read off the answer. The w are still those of the largest utility.
+    They are found by Newton's method, to rounding where the equation has a solution (with α below 0.5
+    and more tasks than dimensions to a few percent). Where the tasks conflict and α is small, weights
+    become so large that ``w_i^{-1/α}`` is less than the rounding of ``(Gw)_i``, and the equation cannot
+    be read off the answer. The w are still those of the largest utility.
 
-    Guarantees: ``g_i·d > 0`` for every task. If all gradients are multiplied by c, d is multiplied
-    by ``c^{(1-α)/(1+α)}``.
+    Guarantees: ``g_i·d > 0`` for every task, if there is such a direction. If all gradients are
+    multiplied by c, d is multiplied by ``c^{(1-α)/(1+α)}``.
 
     Args:
         alpha: α; 0 weighs all tasks ``1/k``, whatever the gradients. The original code and LibMTL
