@@ -381,7 +381,9 @@ def test_pieces_that_are_not_joined_hold_one_parameter() -> None:
 
 class TestAlone:
     def test_auto_without_a_process_group_is_plain(self) -> None:
-        assert MultiTaskOptimizer(torch.optim.SGD(Net().parameters(), 0.1))._parallel is None
+        assert (
+            MultiTaskOptimizer(torch.optim.SGD(Net().parameters(), 0.1))._merger.processes is None
+        )
 
     def test_exact_without_a_process_group(self) -> None:
         with pytest.raises(ValueError, match="without an initialised process group"):

@@ -67,8 +67,17 @@ def refused(rank: int, world: int) -> None:
         make(Net().parameters(), module=net)
     with pytest.raises(ValueError, match="`module` should be the module that `fully_shard`"):
         make(params).backward(losses_of(net(DATA)[1]))
-    with pytest.raises(TypeError, match=r"Found a DTensor of shape \(7, 5\)"):
+    with pytest.raises(ValueError, match="`module` should be the module that `fully_shard`"):
         backward(losses_of(net(DATA)[1]), params)
+    assert all(param.grad is None for param in params)
+    backward(losses_of(net(DATA)[1]), params, module=net)
+    found = [param.grad for param in params]
+    optimizer = make(params, module=net)
+    optimizer.zero_grad()
+    optimizer.backward(losses_of(net(DATA)[1]))
+    for one, two in zip(found, [param.grad for param in params], strict=True):
+        torch.testing.assert_close(one.to_local(), two.to_local())
+    optimizer.zero_grad()
     with pytest.raises(TypeError, match=r"Found a DTensor of shape \(7, 5\)"):
         cross_gram([params[0].to_local().sum()], [params[0].to_local().sum()], params)
     losses = losses_of(net(DATA)[1])
