@@ -255,7 +255,7 @@ def test_what_a_node_does_not_tell_counts_as_used(
         raise AttributeError
 
     monkeypatch.setattr(movement, "shape_of", unknown)
-    monkeypatch.setattr(movement, "_signed", unknown)
+    monkeypatch.setattr(movement, "signed", unknown)
     leaves, loss = elements(EXACT[name])
     (found,) = leaves_of_each([loss])
     assert found >= truly_used(leaves, loss)
