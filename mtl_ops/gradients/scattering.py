@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
-from torch.autograd.graph import Node
 
-from .parts import NOTHING, WHOLE, Part, intersect, of_indices, spread, tidy, without
+from .parts import LARGEST, NOTHING, WHOLE, Part, intersect, of_indices, spread, tidy, without
 from .saved import dim_of, readable, shape_of, signed
 
 __all__ = [
@@ -43,11 +42,11 @@ def roll(node: Any, used: Mapping[int, Part]) -> list[Part | None]:
     if not node._saved_dims:
         return [WHOLE]
     for d, shift in zip(node._saved_dims, node._saved_shifts, strict=True):
-        d, shift = signed(d) % len(shape), signed(shift)
-        bits = dims[d]
+        d = signed(d) % len(shape)
+        bits, size = dims[d], shape[d]
         if bits is not None:
-            picked = (i for i in range(shape[d]) if bits >> i & 1)
-            dims[d] = of_indices((i - shift) % shape[d] for i in picked)
+            shift = signed(shift) % size
+            dims[d] = (bits >> shift | bits << (size - shift)) & ((1 << size) - 1)
     return [tidy(dims, shape)]
 
 
@@ -95,13 +94,7 @@ def scatter(node: Any, used: Mapping[int, Part]) -> list[Part | None]:
     picked = [i % shape[d] for i in first.reshape(-1).tolist()]
     if bool((index.movedim(d, 0).flatten(1) != first).any()):
         return [used[0], WHOLE]
-    return _written(used[0], shape, d, picked, index.shape, _source(node))
-
-
-def _source(node: Node) -> tuple[int, ...] | None:
-    """The shape of what is written, of which only the first elements may be."""
-    after, place = node.next_functions[1]
-    return None if after is None else shape_of(after, place)
+    return _written(used[0], shape, d, picked, index.shape)
 
 
 def _adding(
@@ -125,7 +118,6 @@ def _written(
     dim: int,
     picked: Sequence[int],
     sizes: Sequence[int] | None = None,
-    source: Sequence[int] | None = None,
 ) -> list[Part | None]:
     """What is used of a tensor, and of what is written to some indices of one of its dimensions.
 
@@ -134,23 +126,25 @@ def _written(
         shape: That of the result.
         dim: The dimension.
         picked: For each index of what is written the one that it is written to; the same may come again.
-        sizes: How far it is written along each dimension; all along the others without it.
-        source: The shape of what is written, if it is larger than that.
+        sizes: The shape of what is written; that of the result, but for the dimension, without it.
     """
     sizes = [*shape[:dim], len(picked), *shape[dim + 1 :]] if sizes is None else sizes
-    source = sizes if source is None else source
-    written: list[int | None] = [(1 << size) - 1 for size in sizes]
-    written[dim] = of_indices(picked)
+    contiguous = isinstance(picked, range) and picked.step == 1
+    if not contiguous and shape[dim] > LARGEST:
+        return [used, WHOLE]
+    every = [(1 << size) - 1 for size in sizes]
+    written: list[int | None] = [*every]
+    written[dim] = every[dim] << picked[0] if contiguous and picked else of_indices(picked)
     part = tidy(written, shape)
-    if part is NOTHING:
+    taken = NOTHING if part is NOTHING else intersect(used, part)
+    if part is NOTHING or taken is NOTHING:
         return [used, NOTHING]
-    taken = intersect(used, part)
-    if taken is NOTHING:
-        return [used, NOTHING]
-    dims: list[int | None] = [
-        (1 << size) - 1 if bits is None else bits
-        for bits, size in zip(spread(taken, len(shape)), shape, strict=True)
-    ]
-    bits = dims[dim] or 0
-    dims[dim] = of_indices(k for k, i in enumerate(picked) if bits >> i & 1)
-    return [without(used, part, shape), tidy(dims, source)]
+    dims = spread(taken, len(shape))
+    bits = dims[dim]
+    if bits is not None:
+        dims[dim] = (
+            bits >> picked[0]
+            if contiguous
+            else of_indices(k for k, i in enumerate(picked) if bits >> i & 1)
+        )
+    return [without(used, part, shape), tidy(dims, sizes)]
