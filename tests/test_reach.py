@@ -202,7 +202,7 @@ EXACT: dict[str, Operation] = {
     "select_scatter": lambda x: x.select_scatter(x[:, 1], 1, -1)[:, 1:, 0],
     "select_scatter over all": lambda x: x[:, :1].select_scatter(x[:, 2], 1, 0),
     "scatter": lambda x: torch.zeros(2, 5, 4).scatter(1, rows(3, 0, 4), x)[:, 2:4, 1],
-    "scatter of a part": lambda x: x.scatter(1, rows(2, 0)[:1, :, :3], x[1:, :2, 1:])[:1, :1],
+    "scatter of a part": lambda x: x.scatter(1, rows(2, 0)[:1, :, :3], torch.ones(1, 2, 3))[:1, :1],
     "scatter over all": lambda x: x[:, :2].scatter(1, rows(1, 0), x[:, 1:]),
     "scatter_add": lambda x: torch.zeros(2, 5, 4).scatter_add(1, rows(3, 0, 3), x)[:, 2:4, 1],
     "index_copy": lambda x: x[:, :2].index_copy(1, torch.tensor([1]), x[:, 2:])[..., 1:],

@@ -107,9 +107,9 @@ def _joins(trace: Trace) -> list[list[_Branch]]:
         if here == _DEEP or not used:
             continue
         several = bool(trace.reached[node] & (trace.reached[node] - 1))
-        joins = len(used) > 1 and name in _JOINS
+        joins = len(used) > 1 and (name in _JOINS or _may_join(trace, node, used))
         sums = len(used) > 1 and name in _SUMS and not here
-        if sums and (several or node in weightless or math.prod(shape_of(node, 0)) == 1):
+        if sums and (several or node in weightless or _size(node, 0) == 1):
             joins = any(_is_doubtful(trace, *edge) for edge in used)
         if joins:
             branches = [(_ends(trace, *edge)[-1], edge[2]) for edge in used]
@@ -130,7 +130,7 @@ def _ends(trace: Trace, node: Node, place: int, users: int) -> list[tuple[Node, 
     while len(edges := trace.edges(node)) == 1 and not users & ~edges[0][2]:
         after, at, _ = edges[0]
         leaf = not trace.following[after]
-        if leaf and math.prod(shape_of(after, at)) > math.prod(shape_of(node, place)):
+        if leaf and _size(after, at) > _size(node, place):
             break  # its gradient would cost more memory than the branch
         found.append((after, at))
         node, place = after, at
@@ -141,6 +141,20 @@ def _is_doubtful(trace: Trace, node: Node, place: int, users: int) -> bool:
     """Whether something on a branch may keep the gradient from its end."""
     names = (trace.names[one] for one, _ in _ends(trace, node, place, users)[:-1])
     return any(name == "MulBackward0" or name in NARROWING or name not in RULES for name in names)
+
+
+def _may_join(trace: Trace, node: Node, used: Sequence[tuple[Node, int, int]]) -> bool:
+    """Whether it is a function of the user's own with several operands besides weights."""
+    own = isinstance(node, torch.autograd.function.BackwardCFunction)
+    return own and sum(not _is_weight(trace, after) for after, _, _ in used) > 1
+
+
+def _size(node: Node, place: int) -> float:
+    """How many elements an output has; infinity where that is no number, as of nested tensors."""
+    try:
+        return math.prod(int(size) for size in shape_of(node, place))
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+        return math.inf
 
 
 def _is_weight(trace: Trace, node: Node) -> bool:

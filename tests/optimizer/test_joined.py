@@ -253,6 +253,19 @@ MIXED: dict[str, Callable[[Tensor], Tensor]] = {
     "pooling": lambda joined: F.avg_pool1d(joined.T[None], 1)[0].T,
 }
 
+
+class Join(torch.autograd.Function):
+    """Columns next to each other."""
+
+    @staticmethod
+    def forward(_: Any, *outputs: Tensor) -> Tensor:
+        return torch.cat(outputs, 1)
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Any:
+        return gradient.split(1, 1)
+
+
 #: Ways of joining that tell nothing themselves, a matrix of ones and zeros before what they join.
 JOINS: dict[str, Callable[[list[Tensor]], Tensor]] = {
     "cat": lambda y: torch.cat(y, 1),
@@ -262,6 +275,7 @@ JOINS: dict[str, Callable[[list[Tensor]], Tensor]] = {
     "diagonal": lambda y: (
         torch.block_diag(*(one.T for one in y)).view(3, 3, 8).sum(1).T.contiguous()
     ),
+    "a function of one's own": lambda y: Join.apply(*y),
     "cat of cats": lambda y: torch.cat([torch.cat(y[:2], 1), y[2]], 1),
     "cat of changed ones": lambda y: torch.cat([1.0 * one for one in y], 1),
     "sum of columns": lambda y: sum(
