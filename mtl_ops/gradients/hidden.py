@@ -80,10 +80,10 @@ def warn_of_hidden_heads(losses: Sequence[Tensor | None], params: Sequence[Tenso
     if hidden:
         shape = tuple(next(iter(hidden.values())).shape)
         warnings.warn(
-            f"Several losses seem to reach {len(hidden)} parameters (the first has shape {shape}) that one of them "
-            "gets no gradient from: predictions (or losses) are joined in one tensor, of which each loss uses a "
-            "part in a way that the graph does not tell. They count as shared. Name those that are in `shared`, or "
-            "index the joined tensor by slices and numbers.",
+            f"Several losses seem to reach {len(hidden)} parameters (the first has shape {shape}) that get no gradient "
+            "from some of them: predictions or losses are joined in one tensor, of which each loss uses a part in a "
+            "way that the graph does not tell. They count as shared. Name those that are in `shared`, or index the "
+            "joined tensor by slices and numbers.",
             stacklevel=5,
         )
 

@@ -324,6 +324,22 @@ def test_what_is_done_to_what_is_joined_is_warned_of(mix: str, anew: bool) -> No
     assert len(warned(make)) == (mix != "nothing")
 
 
+def test_it_is_looked_for_in_the_first_step_only() -> None:
+    net, counts = Heads(), []
+    optimizer = wrap(net)
+    with pytest.warns(UserWarning, match="seem to reach"):
+        for _ in range(3):
+            joined = torch.cat(net(), 1)
+            counts.append(0)
+
+            def count(_: Tensor) -> None:
+                counts[-1] += 1
+
+            joined.register_hook(count)
+            optimizer.backward(losses([HIDDEN["a mask"](joined, k) for k in range(3)]))
+    assert counts == [6, 3, 3]
+
+
 #: Losses of ordinary nets from 8 rows of 5 features and a trunk's 6, given modules that are made when first asked for.
 ORDINARY: dict[str, Callable[[Tensor, Tensor, Callable[..., nn.Module]], list[Tensor]]] = {}
 
