@@ -325,19 +325,28 @@ def test_what_is_done_to_what_is_joined_is_warned_of(mix: str, anew: bool) -> No
 
 
 def test_it_is_looked_for_in_the_first_step_only() -> None:
-    net, counts = Heads(), []
-    optimizer = wrap(net)
-    with pytest.warns(UserWarning, match="seem to reach"):
-        for _ in range(3):
-            joined = torch.cat(net(), 1)
-            counts.append(0)
+    counts: list[int] = []
 
-            def count(_: Tensor) -> None:
-                counts[-1] += 1
+    def count(_: Tensor) -> None:
+        counts[-1] += 1
 
-            joined.register_hook(count)
-            optimizer.backward(losses([HIDDEN["a mask"](joined, k) for k in range(3)]))
+    def make(outputs: list[Tensor]) -> list[Tensor]:
+        joined = torch.cat(outputs, 1)
+        joined.register_hook(count)
+        counts.append(0)
+        return losses([HIDDEN["a mask"](joined, k) for k in range(3)])
+
+    assert len(warned(make)) == 1
     assert counts == [6, 3, 3]
+
+
+@pytest.mark.filterwarnings("error")
+def test_heads_that_the_optimizer_does_not_hold_do_not_matter() -> None:
+    net = Heads()
+    joined = torch.cat(net(), 1)
+    optimizer = wrap(net.trunk.parameters())
+    optimizer.backward(losses([HIDDEN["a mask"](joined, k) for k in range(3)]))
+    assert optimizer.report.gram.shape == (1, 3, 3)
 
 
 #: Losses of ordinary nets from 8 rows of 5 features and a trunk's 6, given modules that are made when first asked for.
