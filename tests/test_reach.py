@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from mtl_ops.gradients import movement
+from mtl_ops.gradients import movement, scattering
 from mtl_ops.gradients.parts import WHOLE, intersect, of_indices, reshape, union, without
 from mtl_ops.gradients.reach import Trace, leaves_of_each, narrowed, root
 
@@ -107,6 +107,11 @@ def put(index: Operation) -> Operation:
     return operation
 
 
+def rows(*numbers: int) -> Tensor:
+    """To scatter along the middle of three dimensions."""
+    return torch.tensor(numbers)[:, None].expand(2, len(numbers), 4)
+
+
 #: Operations of a tensor of 2 x 3 x 4 elements: what follows is exact for all of them.
 EXACT: dict[str, Operation] = {
     "select": lambda x: x[1],
@@ -185,6 +190,23 @@ EXACT: dict[str, Operation] = {
     "assigned by index": lambda x: assign(
         x, lambda a, b: a.index_put_((torch.tensor([1]),), b), 3, 4
     ),
+    "pad": lambda x: F.pad(x, (1, 2, 0, 1))[..., :3, 2:4],
+    "pad that cuts": lambda x: F.pad(x, (-1, 2, 1, -2))[:, :2, :4],
+    "pad of all": lambda x: F.pad(x, (1, 1)),
+    "roll": lambda x: x.roll(1, -1)[..., :2],
+    "roll of two": lambda x: x.roll((-1, 5), (0, 1))[0, 1:],
+    "slice_scatter": lambda x: x.slice_scatter(0.5 * x[:, :2], 1, 1)[:, :2],
+    "slice_scatter with a step": lambda x: torch.zeros(2, 3, 9).slice_scatter(x, -1, -8, 99, 2)[
+        ..., 1:6
+    ],
+    "select_scatter": lambda x: x.select_scatter(x[:, 1], 1, -1)[:, 1:, 0],
+    "select_scatter over all": lambda x: x[:, :1].select_scatter(x[:, 2], 1, 0),
+    "scatter": lambda x: torch.zeros(2, 5, 4).scatter(1, rows(3, 0, 4), x)[:, 2:4, 1],
+    "scatter of a part": lambda x: x.scatter(1, rows(2, 0)[:1, :, :3], torch.ones(1, 2, 3))[:1, :1],
+    "scatter over all": lambda x: x[:, :2].scatter(1, rows(1, 0), x[:, 1:]),
+    "scatter_add": lambda x: torch.zeros(2, 5, 4).scatter_add(1, rows(3, 0, 3), x)[:, 2:4, 1],
+    "index_copy": lambda x: x[:, :2].index_copy(1, torch.tensor([1]), x[:, 2:])[..., 1:],
+    "index_add": lambda x: torch.zeros(2, 3, 4).index_add(2, torch.tensor([3, 0, 3, 1]), x)[..., 3],
     "written": put(lambda y: y[1:3]),
     "written column": put(lambda y: y[:, 1]),
     "written, transposed": put(lambda y: y.transpose(0, 1)[:2]),
@@ -214,6 +236,14 @@ LARGER: dict[str, Operation] = {
     "cat between constants": lambda x: torch.cat([torch.ones(2, 3, 1), x, torch.ones(2, 3, 2)], -1)[
         ..., 3:6
     ],
+    "scatter by numbers that differ": lambda x: torch.zeros(2, 3, 4).scatter(
+        1, torch.tensor([[[0, 1, 2, 0]], [[1, 1, 0, 0]]]), x[:, :1]
+    )[:, 0],
+    "scatter over numbers that differ": lambda x: x.scatter(
+        1, torch.tensor([[[0, 1, 2, 0]], [[1, 1, 0, 0]]]), x[:, :1].detach()
+    )[:, 0],
+    "scatter_reduce": lambda x: x.scatter_reduce(1, rows(1), x[:, :1], "sum")[:, 1],
+    "roll of all": lambda x: x.roll(5)[0, 0],
     "two parts": lambda x: x[0, :, 0].sum() * x[1, 1].sum(),
 }
 
@@ -254,8 +284,9 @@ def test_what_a_node_does_not_tell_counts_as_used(
     def unknown(*_: object) -> None:
         raise AttributeError
 
-    monkeypatch.setattr(movement, "shape_of", unknown)
-    monkeypatch.setattr(movement, "_signed", unknown)
+    for module in (movement, scattering):
+        monkeypatch.setattr(module, "shape_of", unknown)
+        monkeypatch.setattr(module, "signed", unknown)
     leaves, loss = elements(EXACT[name])
     (found,) = leaves_of_each([loss])
     assert found >= truly_used(leaves, loss)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
+from . import scattering
 from .overwriting import written_part
 from .parts import (
     NOTHING,
@@ -27,8 +28,9 @@ from .parts import (
     union,
     without,
 )
+from .saved import dim_of, readable, shape_of, signed
 
-__all__ = ["NARROWING", "RULES", "SLOTTED", "operands", "shape_of"]
+__all__ = ["NARROWING", "RULES", "SLOTTED", "operands"]
 
 #: Of a node and the part of each of its outputs that is used: the part of each operand, ``NOTHING`` if none is.
 Rule = Callable[[Node, Mapping[int, Part]], list[Part | None]]
@@ -56,23 +58,6 @@ def _is_some(bits: int | None) -> bool:
     return bits is not None
 
 
-def shape_of(node: Node | None, place: int) -> tuple[int, ...]:
-    """The shape of an output."""
-    variable = getattr(node, "variable", None)
-    if variable is not None:
-        return tuple(variable.shape)
-    return tuple(node._input_metadata[place].shape)  # type: ignore[union-attr]
-
-
-def _signed(number: int) -> int:
-    """Negative numbers are shown as unsigned ones."""
-    return number - 2**64 if number >= 2**63 else number
-
-
-def _dim(node: Any, dims: int, name: str = "_saved_dim") -> int:
-    return _signed(getattr(node, name)) % dims
-
-
 # ---- one output, of which parts are used -------------------------------------------------------
 
 
@@ -90,7 +75,7 @@ def _view(node: Any, used: Mapping[int, Part]) -> list[Part | None]:
 
 def _unsqueeze(node: Node, used: Mapping[int, Part]) -> list[Part | None]:
     shape = shape_of(node, 0)
-    dims, d = spread(used[0], len(shape)), _dim(node, len(shape))
+    dims, d = spread(used[0], len(shape)), dim_of(node, len(shape))
     return [tidy(dims[:d] + dims[d + 1 :], shape[:d] + shape[d + 1 :])]
 
 
@@ -98,7 +83,7 @@ def _transpose(node: Node, used: Mapping[int, Part]) -> list[Part | None]:
     dims = spread(used[0], len(shape_of(node, 0)))
     if node.name() == "TBackward0":
         return [tuple(reversed(dims))]
-    a, b = (_dim(node, len(dims), name) for name in ("_saved_dim0", "_saved_dim1"))
+    a, b = (dim_of(node, len(dims), name) for name in ("_saved_dim0", "_saved_dim1"))
     dims[a], dims[b] = dims[b], dims[a]
     return [tuple(dims)]
 
@@ -107,7 +92,7 @@ def _permute(node: Any, used: Mapping[int, Part]) -> list[Part | None]:
     dims = spread(used[0], len(shape_of(node, 0)))
     found: list[int | None] = [None] * len(dims)
     for d, source in enumerate(node._saved_dims):
-        found[_signed(source) % len(dims)] = dims[d]
+        found[signed(source) % len(dims)] = dims[d]
     return [tuple(found)]
 
 
@@ -118,7 +103,7 @@ def _expand(node: Any, used: Mapping[int, Part]) -> list[Part | None]:
 def _reduce(node: Any, used: Mapping[int, Part]) -> list[Part | None]:
     """A sum or mean over some dimensions."""
     shape = node._saved_self_sym_sizes
-    reduced = {_signed(d) % len(shape) for d in node._saved_dim} or set(range(len(shape)))
+    reduced = {signed(d) % len(shape) for d in node._saved_dim} or set(range(len(shape)))
     dims = spread(used[0], len(shape_of(node, 0)))
     left = iter(dims)
     found: list[int | None] = []
@@ -131,7 +116,7 @@ def _reduce(node: Any, used: Mapping[int, Part]) -> list[Part | None]:
 def _flip(node: Any, used: Mapping[int, Part]) -> list[Part | None]:
     shape = shape_of(node, 0)
     dims = spread(used[0], len(shape))
-    for d in {_signed(d) % len(shape) for d in node._saved_dims}:
+    for d in {signed(d) % len(shape) for d in node._saved_dims}:
         bits = dims[d]
         if bits is not None:
             dims[d] = of_indices(shape[d] - 1 - i for i in range(shape[d]) if bits >> i & 1)
@@ -141,7 +126,7 @@ def _flip(node: Any, used: Mapping[int, Part]) -> list[Part | None]:
 def _along(node: Node, used: Mapping[int, Part]) -> list[Part | None]:
     """What mixes the elements of one dimension, as a softmax."""
     dims = spread(used[0], len(shape_of(node, 0)))
-    dims[_dim(node, len(dims))] = None
+    dims[dim_of(node, len(dims))] = None
     return [tuple(dims)]
 
 
@@ -150,7 +135,7 @@ def _along(node: Node, used: Mapping[int, Part]) -> list[Part | None]:
 
 def _cat(node: Node, used: Mapping[int, Part]) -> list[Part | None]:
     shape = shape_of(node, 0)
-    d = _dim(node, len(shape))
+    d = dim_of(node, len(shape))
     dims = spread(used[0], len(shape))
     sizes = [_cat_size(after, place, d) for after, place in node.next_functions]
     starts = _starts(sizes, shape[d])
@@ -198,7 +183,7 @@ def _starts(sizes: Sequence[int | None], total: int) -> list[int | None]:
 
 def _stack(node: Node, used: Mapping[int, Part]) -> list[Part | None]:
     shape = shape_of(node, 0)
-    d = _dim(node, len(shape))
+    d = dim_of(node, len(shape))
     dims = spread(used[0], len(shape))
     rest = tidy(dims[:d] + dims[d + 1 :], shape[:d] + shape[d + 1 :])
     bits = dims[d]
@@ -253,16 +238,16 @@ def _index_put(node: Any, used: Mapping[int, Part]) -> list[Part | None]:
 
 def _select(node: Any, used: Mapping[int, Part]) -> list[Part | None]:
     shape = node._saved_self_sym_sizes
-    d = _dim(node, len(shape))
+    d = dim_of(node, len(shape))
     dims = spread(used[0], len(shape) - 1)
-    return [tidy([*dims[:d], 1 << _signed(node._saved_index) % shape[d], *dims[d:]], shape)]
+    return [tidy([*dims[:d], 1 << signed(node._saved_index) % shape[d], *dims[d:]], shape)]
 
 
 def _slice(node: Any, used: Mapping[int, Part]) -> list[Part | None]:
     shape = node._saved_self_sym_sizes
-    d = _dim(node, len(shape))
+    d = dim_of(node, len(shape))
     start, end = (
-        None if bound is None else _signed(bound) for bound in (node._saved_start, node._saved_end)
+        None if bound is None else signed(bound) for bound in (node._saved_start, node._saved_end)
     )
     picked = range(shape[d])[start : end : node._saved_step]
     return [_picked(used[0], d, picked, shape)]
@@ -282,7 +267,7 @@ def _picked(part: Part, dim: int, picked: Sequence[int], shape: Sequence[int]) -
 
 def _unbind(node: Node, used: Mapping[int, Part]) -> list[Part | None]:
     shape = shape_of(*node.next_functions[0])  # of the node's own outputs it would list them all
-    d = _dim(node, len(shape))
+    d = dim_of(node, len(shape))
     found: Part | None = NOTHING
     for place, part in used.items():
         dims = spread(part, len(shape) - 1)
@@ -292,7 +277,7 @@ def _unbind(node: Node, used: Mapping[int, Part]) -> list[Part | None]:
 
 def _split(node: Any, used: Mapping[int, Part]) -> list[Part | None]:
     shape = node._saved_self_sym_sizes
-    d = _dim(node, len(shape))
+    d = dim_of(node, len(shape))
     found: Part | None = NOTHING
     for place, part in used.items():
         if node.name().startswith("SplitWithSizes"):
@@ -314,8 +299,8 @@ def _joined(one: Part | None, two: Part | None) -> Part | None:
 def _index_select(node: Any, used: Mapping[int, Part]) -> list[Part | None]:
     shape = node._saved_self_sym_sizes
     index: Tensor = node._saved_index
-    d = _dim(node, len(shape))
-    if not _readable(index):
+    d = dim_of(node, len(shape))
+    if not readable(index):
         dims = spread(used[0], len(shape))
         dims[d] = None
         return [tidy(dims, shape)]
@@ -340,17 +325,12 @@ def _indexed(node: Any, dims: int) -> tuple[int, list[int], int] | None:
     if len(given) != 1:
         return None
     d, index = given[0]
-    if not _readable(index) or (index.dtype == torch.bool and index.dim() != 1) or d >= dims:
+    if not readable(index) or (index.dtype == torch.bool and index.dim() != 1) or d >= dims:
         return None
     if index.dtype == torch.bool:
         index = index.nonzero().reshape(-1)
         return d, index.tolist(), 1
     return d, index.reshape(-1).tolist(), index.dim()
-
-
-def _readable(index: Tensor) -> bool:
-    """Whether the numbers can be looked at without waiting for a device, and are not too many."""
-    return index.device.type == "cpu" and index.numel() <= 2**16 and index.dtype != torch.uint8
 
 
 _ELEMENTWISE = """
@@ -382,10 +362,18 @@ RULES: dict[str, Rule] = {
     "UnsqueezeBackward0": _unsqueeze,
     "PermuteBackward0": _permute,
     "FlipBackward0": _flip,
+    "ConstantPadNdBackward0": scattering.pad,
+    "RollBackward0": scattering.roll,
     "ExpandBackward0": _expand,
     "CatBackward0": _cat,
     "StackBackward0": _stack,
     "IndexPutBackward0": _index_put,
+    "SliceScatterBackward0": scattering.slice_scatter,
+    "SelectScatterBackward0": scattering.select_scatter,
+    "ScatterBackward0": scattering.scatter,
+    "ScatterAddBackward0": scattering.scatter_add,
+    "IndexCopyBackward0": scattering.index_copy,
+    "IndexAddBackward0": scattering.index_add,
     **dict.fromkeys(["CopyBackwards", "torch::autograd::CopyBackwards"], _copy),
     "SelectBackward0": _select,
     "SliceBackward0": _slice,
@@ -404,6 +392,10 @@ NARROWING = SLOTTED | {
     "IndexBackward0",
     "IndexSelectBackward0",
     "IndexPutBackward0",
+    "SliceScatterBackward0",
+    "SelectScatterBackward0",
+    "ScatterBackward0",
+    "IndexCopyBackward0",
     "CopyBackwards",
     "torch::autograd::CopyBackwards",
     "CopySlices",

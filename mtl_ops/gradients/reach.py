@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from .movement import NARROWING, RULES, SLOTTED, Rule, operands, shape_of
+from .movement import NARROWING, RULES, SLOTTED, Rule, operands
 from .parts import NOTHING, WHOLE, Part, union
+from .saved import shape_of
 
 __all__ = ["Trace", "leaves_of_each", "narrowed", "root", "root_node"]
 

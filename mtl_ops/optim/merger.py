@@ -148,7 +148,7 @@ class Merger:
         look = not progress.looked_at_graph and len(read.present) == len(read.losses)
         look = look and (self.processes is None or self.processes.leaves_known)
         if look and params.shared is None and self.processes is None:
-            warn_of_hidden_heads(read.losses)
+            warn_of_hidden_heads(read.losses, params.tensors)
         before.set_aside(progress.learnable)
         fresh = before.set_aside(params.tensors)
         if self.step.sums is not None:
