@@ -105,8 +105,9 @@ def elements(gradient: Tensor) -> Tensor:
 def filled_in(row: Tensor) -> Tensor:
     """A sparse gradient as a dense one, with a warning: for steps that keep none."""
     warnings.warn(
-        "Sparse gradients stay sparse only in one process, without `memory`, `grad_dtype`, and methods that remember "
-        f"gradients. Here each task's gradient of a parameter becomes a dense tensor of shape {tuple(row.shape)}.",
+        "Sparse gradients stay sparse only in one process, without `memory`, `grad_dtype`, factored `gradients`, and "
+        "methods that remember gradients. "
+        f"Here each task's gradient of a parameter becomes a dense tensor of shape {tuple(row.shape)}.",
         stacklevel=2,
     )
     return row.to_dense()

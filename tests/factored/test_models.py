@@ -17,7 +17,7 @@ ONE_BY_ONE = {"a graph for each task"}
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("name", [*MODELS, *GRAPHS])
-@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.filterwarnings("ignore:There is a performance drop", "ignore:Sparse gradients stay")
 def test_equals_rows(name: str, dtype: torch.dtype) -> None:
     case = make(name, dtype)
     factoring = Factoring("always")

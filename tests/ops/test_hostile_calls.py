@@ -221,8 +221,8 @@ def test_the_definition_or_an_error(call: Call) -> None:
 #: What becomes of one argument of a solver.
 SPOILT = [
     lambda tensor: tensor.to("meta"),
-    lambda tensor: tensor[:0],
-    lambda tensor: tensor[..., :-1],
+    lambda tensor: tensor[:0] if tensor.dim() else tensor.reshape(1)[:0],
+    lambda tensor: tensor[..., :-1] if tensor.dim() else tensor.new_zeros(2),
     lambda tensor: tensor.to(torch.float32),
     lambda tensor: tensor.expand(2, *tensor.shape),
     lambda tensor: tensor.unsqueeze(-1).expand(*tensor.shape, 2)[..., 0],
