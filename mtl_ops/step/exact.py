@@ -13,7 +13,7 @@ from ..merging.call import Call
 from ..merging.report import Report
 from .step import Step, as_sparse, finish
 
-__all__ = ["Exact", "weighty"]
+__all__ = ["BesideExact", "Exact", "weighty"]
 
 
 class Exact(Step):
@@ -44,6 +44,20 @@ class Exact(Step):
         params, keep = call.params.tensors, call.retain_graph
         gradients = task_gradients(tasks, params, keep, as_sparse(self.source, self.sink, call))
         return sums.add(gradients, call.tasks.detached)
+
+
+class BesideExact(Step):
+    """A step that leaves micro-batches to an exact one, which holds the gradients of all tasks."""
+
+    def __init__(self, exact: Exact) -> None:
+        super().__init__(exact.source, exact.sink)
+        self.exact = exact
+
+    def accumulate(self, call: Call) -> None:
+        """Holds the sums of each task's gradients."""
+        self.exact.sums = self.take_sums()
+        self.exact.accumulate(call)
+        self.sums = self.exact.take_sums()
 
 
 def weighty(call: Call) -> Tasks:

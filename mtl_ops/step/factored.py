@@ -14,13 +14,13 @@ from ..merging.call import Call
 from ..merging.merge import find_scale, find_weights, report_of
 from ..merging.report import Report
 from ..merging.sink import write_grads
-from .exact import Exact, weighty
-from .step import Step, finish
+from .exact import BesideExact, Exact, weighty
+from .step import finish
 
 __all__ = ["Factored", "needs_rows"]
 
 
-class Factored(Step):
+class Factored(BesideExact):
     """Measures and merges by factors; where they do not help, as the exact step does.
 
     Args:
@@ -29,8 +29,7 @@ class Factored(Step):
     """
 
     def __init__(self, factoring: Factoring | BySample, exact: Exact | None = None) -> None:
-        self.exact = exact or Exact()
-        super().__init__(self.exact.source, self.exact.sink)
+        super().__init__(exact or Exact())
         self.factoring = factoring
 
     @property
@@ -54,12 +53,6 @@ class Factored(Step):
             self.exact.sums = sums
             return self.exact.backward(call)
         return finish(call, _merge(call, factors))
-
-    def accumulate(self, call: Call) -> None:
-        """Holds the sums of each task's gradients."""
-        self.exact.sums = self.take_sums()
-        self.exact.accumulate(call)
-        self.sums = self.exact.take_sums()
 
 
 def needs_rows(call: Call) -> bool:

@@ -36,13 +36,13 @@ from ..merging.rules import Nonfinite, Rules
 from ..merging.scaled_clip import clip_elements, with_scaled_threshold
 from ..merging.sink import GRADS, Sink, add_to_grads
 from ..methods import CoordinateMethod
-from .exact import Exact, weighty
-from .step import Step, finish
+from .exact import BesideExact, Exact, weighty
+from .step import finish
 
 __all__ = ["Streamed"]
 
 
-class Streamed(Step):
+class Streamed(BesideExact):
     """Holds the gradients of T - 1 tasks and a piece; of several processes, those of one task at a time.
 
     With several processes what counts are the sums, of which each has a part: the gradients of a task are sent as
@@ -50,11 +50,13 @@ class Streamed(Step):
     """
 
     def __init__(self, source: Source = PLAIN, sink: Sink = GRADS) -> None:
-        super().__init__(source, sink)
-        self.exact = Exact(source, sink)
+        super().__init__(Exact(source, sink))
 
     def backward(self, call: Call) -> Report:
         """Differentiates each loss, merges and adds to ``.grad``."""
+        self.exact.sums = self.take_sums()
+        if self.exact.sums is not None:
+            return self.exact.backward(call)
         part = weighty(call)
         if not self.sink.alone:
             return finish(call, self._sent(call, part))
@@ -63,10 +65,6 @@ class Streamed(Step):
         report, merged = self._by_pieces(replace(call, tasks=part))
         add_to_grads(merged, call.params.tensors)
         return finish(call, report)
-
-    def accumulate(self, call: Call) -> None:
-        """Refused before it gets here: :mod:`mtl_ops.optim.facts`."""
-        raise NotImplementedError
 
     def _by_pieces(self, call: Call) -> tuple[Report, dict[int, Tensor]]:
         """What was measured, and the merged gradients by place, in the dtype that gradients are stored in."""
@@ -193,17 +191,9 @@ class _Pass:
 
         self._run(every, measure, retain_graph=True)
         layout, gram = self._measured()
-        times_skipped = self.call.times_skipped
-        counted = None if times_skipped is None else times_skipped.clone()
-        try:
-            scale = find_scale(self.call, gram, layout)
-            weights = self._weigh(gram, scale, layout)
-            clip_scale = self._merge(layout, gram, scale, weights)
-        except BaseException:
-            self.call.method.load_state_dict(self.before)
-            if times_skipped is not None and counted is not None:
-                times_skipped.copy_(counted)
-            raise
+        scale = find_scale(self.call, gram, layout)
+        weights = self._weigh(gram, scale, layout)
+        clip_scale = self._merge(layout, gram, scale, weights)
         return report_of(self.call, layout, gram, scale, weights, clip_scale)
 
     def _merge(

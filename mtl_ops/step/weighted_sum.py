@@ -14,8 +14,8 @@ from ..merging.call import Call
 from ..merging.report import Report
 from ..merging.sink import GRADS, Sink
 from ..methods.linear import Sum
-from .exact import Exact
-from .step import Step, as_sparse, finish
+from .exact import BesideExact, Exact
+from .step import as_sparse, finish
 
 __all__ = ["WEIGHTED_SUM", "WeightedSum", "as_one_task"]
 
@@ -23,7 +23,7 @@ __all__ = ["WEIGHTED_SUM", "WeightedSum", "as_one_task"]
 WEIGHTED_SUM = "weighted sum of all"
 
 
-class WeightedSum(Step):
+class WeightedSum(BesideExact):
     """One backward of the weighted losses; a task whose loss is not finite gets the weight 0.
 
     There is no gradient of a single task, so only the sum can be checked and clipped: as the one
@@ -32,8 +32,7 @@ class WeightedSum(Step):
     """
 
     def __init__(self, source: Source = PLAIN, sink: Sink = GRADS) -> None:
-        super().__init__(source, sink)
-        self.exact = Exact(source, sink)
+        super().__init__(Exact(source, sink))
 
     def backward(self, call: Call) -> Report:
         """One backward to ``.grad``."""
@@ -59,12 +58,6 @@ class WeightedSum(Step):
         weights = w.unsqueeze(0)
         report = Report(names=tasks.names, weights=weights, clip_scale=clip_scale, _joint=joint)
         return finish(call, report)
-
-    def accumulate(self, call: Call) -> None:
-        """Holds the sums of each task's gradients."""
-        self.exact.sums = self.take_sums()
-        self.exact.accumulate(call)
-        self.sums = self.exact.take_sums()
 
 
 def as_one_task(call: Call) -> Call:
