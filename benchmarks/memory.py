@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import multiprocessing
-import resource
-import sys
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from pathlib import Path
 
-import torch
+from mtl_ops.compare.peak import call_libc, peak
 
 from . import step
 from .merge import TORCHJD, TORCHJD_SUMMED, contender
@@ -21,7 +17,7 @@ from .results import Goal, Row
 from .rivals import LIBMTL_METHODS, NAIVE_METHODS, available, torchjd_aggregator
 from .timing import Quartiles
 
-__all__ = ["in_child", "measure", "peak"]
+__all__ = ["in_child", "measure"]
 
 METHODS = ("upgrad", "pcgrad")
 TASKS = 8
@@ -171,67 +167,21 @@ def _send(sender: Connection, *arguments: str) -> None:
         sender.send(traceback.format_exc())
 
 
-def peak(call: Callable[[], object], device: str = "cpu") -> int:
-    """Bytes that a call takes at most, over what is taken before it.
-
-    On CUDA the allocator says so. On Linux the high-water mark of resident memory is set back before
-    the call; elsewhere it cannot be, and hides what setting up took at its peak.
-    """
-    if device.startswith("cuda"):
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        held = call()
-        torch.cuda.synchronize()
-        taken = torch.cuda.max_memory_allocated() - before
-    else:
-        _give_back()
-        clear = Path("/proc/self/clear_refs")
-        if clear.exists():
-            clear.write_text("5")
-        before = _high_water()
-        held = call()
-        taken = _high_water() - before
-    del held
-    return taken
-
-
-def _give_back() -> None:
-    """Memory that was freed before, and would be used again unseen."""
-    gc.collect()
-    _call_libc("malloc_trim", 0)
-
-
-def _call_libc(name: str, *arguments: int) -> None:
-    """Calls a function of the C library, if it has it."""
-    function = getattr(ctypes.CDLL(None), name, None)
-    if function is not None:
-        function(*arguments)
-
-
-def _high_water() -> int:
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return 1024 * int(line.split()[1])
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
 def _measure(kind: str, rival: str, method: str, device: str, size: str) -> int:
     if kind == "one of steps":
         from . import steps  # which imports this module
 
         call = steps.contender(method, rival, steps.PERIOD, device)
         call()  # the first step verifies
-        return peak(call, device)
+        return _peak(call, device)
     if kind.endswith("step"):
         # Once on small sizes, so that loading code is not counted.
         step.contender(rival, device, quick=True)()
         model = {}
         if kind == "deep step":
             model = {"tasks": int(method), "widths": DEEP}
-            _call_libc("mallopt", _MMAP_THRESHOLD, _BLOCK)
-        return peak(step.contender(rival, device, size == "small", **model), device)
+            call_libc("mallopt", _MMAP_THRESHOLD, _BLOCK)
+        return _peak(step.contender(rival, device, size == "small", **model), device)
     calls = [
         contender(random_problem(shapes, TASKS, device=device), method, rival)
         for shapes in ([(8, 8)], SIZES[size])
@@ -240,4 +190,9 @@ def _measure(kind: str, rival: str, method: str, device: str, size: str) -> int:
         raise ValueError(f"{rival!r} does not have method {method!r}.")
     warm_up, call = calls
     warm_up()
+    return _peak(call, device)
+
+
+def _peak(call: Callable[[], object], device: str) -> int:
+    gc.collect()
     return peak(call, device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any, Literal, overload
 
 import torch
@@ -20,7 +20,7 @@ from .merging.report import Report
 from .merging.rules import Rules, read_task_weights
 from .methods import Method, resolve
 from .optim.facts import Situation, check_together
-from .optim.merger import Merger, Request
+from .optim.merger import Holder, Merger, Request
 from .optim.settings import Settings, make_settings
 
 __all__ = ["backward", "merge"]
@@ -234,13 +234,6 @@ def backward(
     return merger.progress.report
 
 
-@dataclass
-class _Holder:
-    """Parameters as an optimizer without options would hold them."""
-
-    param_groups: list[dict[str, Any]]
-
-
 def _merger(
     params: list[Tensor],
     method: str | Method,
@@ -271,7 +264,7 @@ def _merger(
             "Parameter `state` should be given with `weights_every`, whose weights are remembered there. "
             f"Found `state = None` and `weights_every = {settings.weights_every}`."
         )
-    merger = Merger(settings, _Holder([{"params": params}]), learns=False)
+    merger = Merger(settings, Holder([{"params": params}]), learns=False)
     if state is None:
         merger.progress.looked_at_graph = True  # it takes longer than a small step
     else:

@@ -17,11 +17,13 @@ import typer
 from rich.console import Console
 
 from .. import examples
+from ..compare.table import render as render_steps
 from ..data import Split
 from ..data.folders import DataError
 from ..examples.base import SIZES
 from ..optim.turns import ORDERS
 from .checkpoint import save_json
+from .compared import check_given, try_steps
 from .config import ALL, DEFAULT_METHODS, Config, Run
 from .experiment import load_data, run_all, run_timing
 from .files import DEFAULT_FOLDER, RunFolder, find_folder, open_folder, read_config
@@ -172,6 +174,14 @@ def train(
             "may change; what is trained already is not trained again.",
         ),
     ] = False,
+    compare_steps: Annotated[
+        bool,
+        typer.Option(
+            "--compare-steps",
+            metavar="",
+            help="Train nothing: try each kind of step on one batch, and print what it costs.",
+        ),
+    ] = False,
 ) -> None:
     """Train an example with every method, and compare it with single tasks and a plain sum.
 
@@ -192,6 +202,9 @@ def train(
         "device": read_device(device),
     }
     given = {name: value for name, value in given.items() if value is not None}
+    if compare_steps:
+        _print_steps(given, check_given({**given, "resume": resume, "out": out, "prune": prune}))
+        return
     if prune is not None and not 0.0 < prune < 1.0:
         refuse("--prune", f"{prune} is not between 0 and 1.")
     with _folder_errors():
@@ -209,6 +222,24 @@ def train(
             _run(folder, config, chosen, left_out, first)
             if prune is not None:
                 _print_pruned(folder, config, chosen, first, prune)
+
+
+def _print_steps(given: dict[str, Any], method: str) -> None:
+    """What each kind of step costs on the example."""
+    _check_problem(given, resume=False)
+    with _data_errors(), one_thread():
+        config = Config.of(given)
+        split = load_data(config, config.seeds[0])
+        messages = Console(stderr=True, highlight=False, soft_wrap=True)
+        messages.print(
+            f"[bold]mtl-ops[/] · {len(config.tasks)} tasks on {config.problem.title} · "
+            f"every kind of step with {method} · {_where(config)}"
+        )
+        try:
+            rows = try_steps(config, method, split)
+        except REFUSALS as error:
+            refuse("--method", str(error))
+    for_results(PLAIN_WIDTH).print(render_steps(rows), soft_wrap=True)
 
 
 def _print_pruned(
@@ -256,12 +287,16 @@ def _print_table(
 
 
 def _headline(config: Config, chosen: Sequence[str]) -> str:
-    threads = f" ({_count(torch.get_num_threads(), 'thread')})" if config.device == "cpu" else ""
     return (
         f"[bold]mtl-ops[/] · {len(config.tasks)} tasks on {config.problem.title} · "
         f"{_count(len(chosen), 'method')} × {_count(len(config.seeds), 'seed')} × "
-        f"{_count(config.epochs, 'epoch')} · {config.device}{threads}"
+        f"{_count(config.epochs, 'epoch')} · {_where(config)}"
     )
+
+
+def _where(config: Config) -> str:
+    threads = f" ({_count(torch.get_num_threads(), 'thread')})" if config.device == "cpu" else ""
+    return f"{config.device}{threads}"
 
 
 def _footer(folder: RunFolder, pictures: Sequence[str]) -> str:

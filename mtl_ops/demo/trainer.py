@@ -65,21 +65,26 @@ class Trainer:
         self.optimizer.zero_grad()
         losses: dict[str, Tensor]
         if not isinstance(self.optimizer, MultiTaskOptimizer):
-            losses = self._losses(batch)
+            losses = self.losses(batch)
             total = torch.stack(list(losses.values())).sum()
             total.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
         elif self.config.groups is not None:
-            losses = self.optimizer.step(lambda: self._losses(batch))
+            losses = self.optimizer.step(lambda: self.losses(batch))
         else:
-            losses = self._losses(batch)
+            losses = self.losses(batch)
             self.optimizer.backward(losses)
             self.optimizer.step()
         if self.observes and isinstance(self.optimizer, MultiTaskOptimizer):
             # One more forward, for a method that learns from what the step has changed.
             with torch.no_grad():
-                self.optimizer.observe(self._losses(batch))
+                self.optimizer.observe(self.losses(batch))
         return losses
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Losses of the tasks that are in the batch."""
+        losses = self.model.losses(batch)
+        return {task: loss for task, loss in losses.items() if loss is not None}
 
     def batches(self) -> Iterator[Batch]:
         """One epoch of the train part in a new order, see :class:`mtl_ops.data.Loader`."""
@@ -129,11 +134,6 @@ class Trainer:
                 tally = goals[task].tally(outputs[task], batch[task])
                 tallies[task] = tallies[task] + tally if task in tallies else tally
         return {task: goals[task].figure(tallies[task]).item() for task in self.run.tasks}
-
-    def _losses(self, batch: Batch) -> dict[str, Tensor]:
-        """Losses of the tasks that are in the batch."""
-        losses = self.model.losses(batch)
-        return {task: loss for task, loss in losses.items() if loss is not None}
 
     def _row(self, losses: dict[str, Tensor]) -> Tensor:
         """``(T,)``: the losses without their graphs, NaN for a task that was not in the batch."""

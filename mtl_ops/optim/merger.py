@@ -35,7 +35,7 @@ from .learned_group import add_group
 from .progress import Progress
 from .settings import Settings
 
-__all__ = ["Groups", "Merger", "Request"]
+__all__ = ["Groups", "Holder", "Merger", "Request"]
 
 
 class Groups(Protocol):
@@ -44,6 +44,13 @@ class Groups(Protocol):
     @property
     def param_groups(self) -> list[dict[str, Any]]:
         """The parameter groups."""
+
+
+@dataclass
+class Holder:
+    """Parameters as an optimizer without options would hold them."""
+
+    param_groups: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)

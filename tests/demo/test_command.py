@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import mtl_ops
 from mtl_ops import cli, examples, methods
 from mtl_ops.data import DIGITS_TASKS
+from mtl_ops.demo import compared
 from mtl_ops.demo.config import Config
 
 from .conftest import Result
@@ -206,6 +207,25 @@ def test_a_folder_of_other_options_is_refused(finished: Finished, invoke: Invoke
     result = invoke("train", "--out", folder)
     assert result.exit_code == 2
     assert "holds an experiment already" in _said(result)
+
+
+def test_the_kinds_of_step_of_an_example(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(compared, "SECONDS", 1e-3)
+    few = "--compare-steps", "--size", "tiny", "--method", "pcgrad"
+    result = invoke("train", *few)
+    assert result.exit_code == 0, result.output
+    said = _said(result)
+    assert "handwritten digits · every kind of step with pcgrad · cpu" in said
+    assert "× plain sum" in said
+    assert list(tmp_path.iterdir()) == []
+    for option in (("--resume",), ("--prune", 0.5), ("--epochs", 3), ("--method", "sum")):
+        result = invoke("train", *few, *option)
+        assert result.exit_code == 2, result.output
+        assert option[0] in _said(result)
+        assert "--compare-steps" in _said(result)
 
 
 def test_nothing_to_resume(invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
