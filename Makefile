@@ -51,6 +51,7 @@ QUICK := tests/test_house.py tests/test_layout.py tests/test_graph.py tests/test
   $(addprefix tests/optimizer/test_,naive_loop.py joined.py accumulation.py features.py turns.py sharing.py clipping.py) \
   $(addprefix tests/factored/test_,nodes.py accuracy.py) \
   tests/distributed/test_graphs.py \
+  tests/compare/test_compare_steps.py::test_an_error_in_the_middle_leaves_everything_as_it_was \
   $(addprefix tests/demo/test_,config.py spec.py table.py files.py) \
   $(addprefix tests/data/test_,idx.py task.py toy.py digits.py) \
   $(addprefix tests/models/test_,shared_bottom.py digits_cnn.py) \

@@ -24,6 +24,7 @@ ROOMS: dict[str, tuple[str, float]] = {
     "models": ("architectures", 0),
     "data": ("what they train on", 0),
     "functional": ("backward and merge", 1),
+    "compare": ("the cost of each kind of step", 2),
     "optim": ("the optimizer, its options", 2),
     "integrations": ("Lightning, TensorBoard", 3),
     "step": ("one way of taking a step a file", 1.5),
