@@ -14,13 +14,14 @@
 #   TORCH=torch==2.11.0   the torch to install, if .venv has none
 #   TORCH_INDEX=URL       where to get it; https://download.pytorch.org/whl/cpu is smaller than the default, with CUDA
 #   VENV=path             use this virtual environment instead of .venv
-#   JOBS=2                processes that run tests; otherwise as many as there are cores
+#   JOBS=2                processes that run tests; otherwise one more than there are cores
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 VENV ?= .venv
-JOBS ?= logical
+# One more than cores: some wait, for children or for each other.
+JOBS ?= $(shell expr $$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) + 1)
 
 BIN := $(VENV)/bin
 # Byte code of the few modules that are imported is written when they are: of all 20,000 it would take two minutes.

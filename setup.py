@@ -466,7 +466,10 @@ class CompileCuda(setuptools.Command):
             print("nvcc not found: CUDA sources not compiled")
         elif found:
             objects = Path("build", "compile_cuda")
-            steps = [compile_cuda(s, objects, nvcc, check_torch(), CHECKED_ARCHS) for s in found]
+            # the longest first, so that no compiler is alone with it at the end
+            found.sort(key=lambda source: -(ROOT / source).stat().st_size)
+            torch = check_torch()
+            steps = [compile_cuda(s, objects, nvcc, torch, CHECKED_ARCHS) for s in found]
             logged = [with_log(step) for step in steps]
             run_steps(logged, ROOT / objects)
             text = "".join((ROOT / log_of(step)).read_text(errors="replace") for step in logged)
