@@ -216,6 +216,13 @@ def parse_archs(text: str) -> list[str]:
     return flags
 
 
+def one_ptx(archs: str) -> list[str]:
+    """Arguments for machine code of all of them from the PTX of the first: nvcc reads the source once."""
+    numbers = re.findall(r"arch=compute_(\w+),code=sm_", " ".join(parse_archs(archs)))
+    code = ",".join(f"sm_{number}" for number in numbers)
+    return [f"-gencode=arch=compute_{numbers[0]},code=[{code}]"]
+
+
 def max_jobs(env: Mapping[str, str] = os.environ) -> int:
     text = env.get("MAX_JOBS")
     if not text:
@@ -281,6 +288,10 @@ def compile_all_cxx(
     return steps
 
 
+# Sources none of whose kernels is hot.  Their text does not depend on the architecture: to check them, one PTX serves
+# for all, and making it takes half a minute.
+CHECKED_FROM_ONE_PTX = ("elementwise.cu", "solve.cu")
+
 # Kernels over the long gradients: a register that goes to memory there costs bandwidth.  The merge of single
 # coordinates is not among them, nor are the solvers, which work on T x T numbers.
 HOT_KERNELS = ("gram_narrow", "gram_wide", "merge_columns")
@@ -329,10 +340,12 @@ def usage_table(usages: Sequence[Usage]) -> str:
     return "\n".join(lines)
 
 
-def compile_cuda(source: Path, objects: Path, nvcc: Path, torch: Torch, archs: str) -> Step:
+def compile_cuda(
+    source: Path, objects: Path, nvcc: Path, torch: Torch, archs: Sequence[str]
+) -> Step:
     host = ["-ccbin", find_compiler()[-1]] if os.environ.get("CXX") else []
     paths = ["-Xcompiler", ",".join(portable_paths(torch))]
-    flags = [*host, *NVCC_FLAGS, STABLE_ABI, *paths, *parse_archs(archs), *include_flags(torch)]
+    flags = [*host, *NVCC_FLAGS, STABLE_ABI, *paths, *archs, *include_flags(torch)]
     return compile_cxx(source, objects, [str(nvcc)], flags)
 
 
@@ -436,7 +449,8 @@ class NinjaBuild(build_ext):  # type: ignore[misc]
         steps = compile_all_cxx(objects, compiler, torch, facts)
         if with_cuda and nvcc:
             steps += [
-                compile_cuda(s, objects, nvcc, torch, archs) for s in sources("csrc/cuda/*.cu")
+                compile_cuda(s, objects, nvcc, torch, parse_archs(archs))
+                for s in sources("csrc/cuda/*.cu")
             ]
         library = objects / Path(self.get_ext_filename(ext.name)).name
         compiled = [step.output for step in steps]
@@ -447,6 +461,11 @@ class NinjaBuild(build_ext):  # type: ignore[misc]
         # a running Python keeps the old file
         target.unlink(missing_ok=True)
         shutil.copy2(ROOT / library, target)
+
+
+def checked_archs(source: Path) -> list[str]:
+    many = source.name not in CHECKED_FROM_ONE_PTX
+    return parse_archs(CHECKED_ARCHS) if many else one_ptx(CHECKED_ARCHS)
 
 
 class CompileCuda(setuptools.Command):
@@ -469,7 +488,7 @@ class CompileCuda(setuptools.Command):
             # the longest first, so that no compiler is alone with it at the end
             found.sort(key=lambda source: -(ROOT / source).stat().st_size)
             torch = check_torch()
-            steps = [compile_cuda(s, objects, nvcc, torch, CHECKED_ARCHS) for s in found]
+            steps = [compile_cuda(s, objects, nvcc, torch, checked_archs(s)) for s in found]
             logged = [with_log(step) for step in steps]
             run_steps(logged, ROOT / objects)
             text = "".join((ROOT / log_of(step)).read_text(errors="replace") for step in logged)

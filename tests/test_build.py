@@ -257,6 +257,30 @@ class TestArchitectures:
         assert setup.parse_archs(setup.CHECKED_ARCHS)
 
 
+class TestOnePtx:
+    """To check the sources nvcc reads some of them only once."""
+
+    def test_machine_code_of_every_architecture(self) -> None:
+        flag = "-gencode=arch=compute_80,code=[sm_80,sm_90]"
+        assert setup.one_ptx("8.0;9.0") == [flag]
+        assert setup.checked_archs(Path("csrc/cuda/solve.cu")) == [flag]
+
+    def test_hot_kernels_are_compiled_as_they_are_shipped(self) -> None:
+        folder = ROOT / "csrc" / "cuda"
+        for source in folder.glob("*.cu"):
+            included = [source, *folder.glob(f"{source.stem}_*.cuh")]
+            text = "".join(path.read_text() for path in included)
+            hot = any(re.search(rf"\b{name}\(const", text) for name in setup.HOT_KERNELS)
+            shipped = setup.checked_archs(source) == setup.parse_archs(setup.CHECKED_ARCHS)
+            assert shipped or not hot, source
+
+    def test_no_text_depends_on_the_architecture(self) -> None:
+        assert all((ROOT / "csrc" / "cuda" / name).exists() for name in setup.CHECKED_FROM_ONE_PTX)
+        files = [path for path in (ROOT / "csrc").rglob("*.*") if path.is_file()]
+        asked = [path for path in files if re.search(r"__CUDA_ARCH__\W*[<>=]", path.read_text())]
+        assert asked == []
+
+
 class TestSpills:
     """What ptxas says."""
 

@@ -26,8 +26,9 @@ SIGNATURES = {
 LIMIT = 8
 
 
-IMPORTS = Imports(ROOT)
-ARROWS = IMPORTS.arrows
+@pytest.fixture(scope="module")
+def imports() -> Imports:
+    return Imports(ROOT)
 
 
 def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
@@ -52,14 +53,14 @@ def functions() -> Iterator[tuple[str, ast.FunctionDef]]:
                 yield path.relative_to(ROOT).as_posix(), node
 
 
-def test_no_module_is_part_of_a_circle() -> None:
-    assert len(ARROWS) > 100
+def test_no_module_is_part_of_a_circle(imports: Imports) -> None:
+    assert len(imports.arrows) > 100
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == [["b", "c"]]
-    assert circles(ARROWS) == []
+    assert circles(imports.arrows) == []
 
 
-def test_no_room_is_part_of_a_circle() -> None:
-    rooms = IMPORTS.rooms()
+def test_no_room_is_part_of_a_circle(imports: Imports) -> None:
+    rooms = imports.rooms()
     assert "merging" in rooms["step"]
     assert circles(rooms) == []
 

@@ -6,7 +6,6 @@ import sys
 
 import pytest
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 from mtl_ops.data import DIGITS_TASKS, Batch, digits
@@ -17,6 +16,9 @@ def _counts(labels: Tensor) -> Tensor:
 
 
 def test_every_image_is_in_one_part_and_only_in_one() -> None:
+    # here: it takes seconds, which every process would spend before it has any test
+    from sklearn.datasets import load_digits
+
     train, test = digits(seed=3)
     assert (len(train["digit"]), len(test["digit"])) == (1347, 450)
     # Undo the standardisation by the values of two known pixels: the darkest and the brightest.
