@@ -93,12 +93,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         first = last
 
 
+#: Whether this is one of several processes that run tests, and not the one that hands them out.
+ONE_OF_SEVERAL = "PYTEST_XDIST_WORKER" in os.environ
+
+
 def pytest_collection() -> None:
     """No rubbish is looked for among millions of objects that all stay, while they come..."""
-    gc.disable()
+    if ONE_OF_SEVERAL:
+        gc.disable()
 
 
 def pytest_collection_finish() -> None:
     """... nor afterwards."""
-    gc.freeze()
-    gc.enable()
+    if ONE_OF_SEVERAL:
+        gc.freeze()
+        gc.enable()
