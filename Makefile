@@ -76,7 +76,8 @@ demo: $(VENV)/.mtl_ops-demo $(VENV)/.mtl_ops-built
 toy: $(VENV)/.mtl_ops-demo $(VENV)/.mtl_ops-built
 	$(BIN)/mtl-ops plot
 
-# nvcc needs no more than torch: it keeps one core busy while pip does the other, then g++ and mypy.
+# nvcc needs no more than torch: it keeps one core busy while pip has the other, then g++ and mypy.  The tests come last,
+# and with them pytest's summary.
 test: $(VENV)/.mtl_ops-torch
 	$(MAKE) --no-print-directory -j3 $(WHOLE_OUTPUTS) cuda build lint
 	$(PYTEST)
@@ -134,7 +135,7 @@ clean:
 $(VENV)/.mtl_ops-torch:
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) "setuptools>=77" ninja
-	$(BIN)/python -c "import torch" 2>/dev/null || $(INSTALL) "$(TORCH)" $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	$(BIN)/python -c "import torch" 2>/dev/null || $(INSTALL) "$(TORCH)" numpy $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	$(BIN)/python -c "import torch"
 	touch $@
 
