@@ -26,7 +26,7 @@ ROOMS: dict[str, tuple[str, float]] = {
     "functional": ("backward and merge", 1),
     "compare": ("the cost of each kind of step", 2),
     "optim": ("the optimizer, its options", 2),
-    "integrations": ("Lightning, TensorBoard", 3),
+    "integrations": ("Lightning, Transformers", 3),
     "step": ("one way of taking a step a file", 1.5),
     "distributed": ("rows and .grad of processes", 2.6),
     "cross": ("inner products of two sets", 1),

@@ -43,7 +43,7 @@ class MultiTaskCallback(Callback):
                 "Attribute `automatic_optimization` should be True with a MultiTaskCallback. Found False."
             )
         scaler = getattr(trainer.precision_plugin, "scaler", None)
-        if scaler is not None and optimizer._grad_scaler is not scaler:
+        if scaler is not None and optimizer.settings.grad_scaler is not scaler:
             raise ValueError(
                 "Parameter `grad_scaler` of the optimizer should be the trainer's "
                 "(`self.trainer.precision_plugin.scaler`). Found another."

@@ -206,8 +206,8 @@ class Merger:
 
     def read_own(self, losses: Losses, differentiable: bool = True) -> Tasks:
         """The losses of this process."""
-        alone = self.processes is None
-        read = read_losses(losses, self.progress.names, differentiable, some=alone)
+        some = self.processes is None and self.step.sums is None
+        read = read_losses(losses, self.progress.names, differentiable, some)
         self.progress.check_count(len(read.losses))
         return read
 

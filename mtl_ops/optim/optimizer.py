@@ -349,7 +349,8 @@ class MultiTaskOptimizer(OptimizerWrapper):
 
         Nothing is merged and no ``.grad`` changes, so ``k - 1`` calls of this and one of
         :meth:`backward`, each with the losses divided by k, equal one large batch (whose losses are
-        means). The sums take the memory of T gradients. :meth:`zero_grad` forgets them.
+        means). The sums take the memory of T gradients. :meth:`zero_grad` forgets them. A micro-batch after the
+        first may have no loss at all, that of :meth:`backward` too.
 
         With ``gram_on`` and ``weights_every`` weights are measured on the first micro-batch, if they are due, and
         the others take theirs from it: each of these costs about one backward, and the sums take the memory of one

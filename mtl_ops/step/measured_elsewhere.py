@@ -80,6 +80,9 @@ class MeasuredElsewhere(Step):
     def accumulate(self, call: Call) -> None:
         """Holds the sum of the merged gradients, unclipped, with the weights of the first micro-batch."""
         sums = self.take_sums() or Accumulated()
+        if self._begun and not call.tasks.taking_part:  # no label at all
+            self.sums = sums
+            return
         known = self._recall(call)
         rows = self._rows(call, known, land=False)
         sums.add([rows.folded(call, self.sink)], call.tasks.detached)
@@ -160,16 +163,21 @@ class MeasuredElsewhere(Step):
 
     def _merge_sums(self, call: Call, known: Measured | None, sums: Accumulated) -> Report:
         """Adds the last micro-batch to the others, and the clipped sum to ``.grad``."""
-        rows = self._rows(call, known, land=False)
-        merged, losses = sums.add([rows.folded(call, self.sink)], call.tasks.detached)
+        if call.tasks.taking_part:
+            rows = self._rows(call, known, land=False)
+            folded, measured = rows.folded(call, self.sink), rows.measured
+        else:  # the last micro-batch has no label at all
+            folded = [None] * len(call.params.tensors)
+            known = measured = next(iter(self._begun.values()))
+        merged, losses = sums.add([folded], call.tasks.detached)
         tasks = call.tasks.summed(losses)
         report = self.sink.merge(as_one_task(call), merged)
         joint = [] if report._gram is None else [report._gram.sum()]
         if known is None:
-            self._remember(call, rows.measured)
+            self._remember(call, measured)
         self._begun.clear()
         part = tuple(t in tasks.taking_part for t in range(len(tasks.losses)))
-        done = rows.measured.report(call, report.clip_scale, joint)
+        done = measured.report(call, report.clip_scale, joint)
         done._part, done._losses = part, tasks.detached
         return done
 

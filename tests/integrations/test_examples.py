@@ -45,7 +45,7 @@ def test_runs(package: str, tmp_path: Path) -> None:
     run(package, tmp_path)
 
 
-@pytest.mark.parametrize("package", ["lightning", "accelerate", "tensorboard"])
+@pytest.mark.parametrize("package", ["lightning", "accelerate", "tensorboard", "transformers"])
 def test_is_short(package: str) -> None:
     assert len(example_of(package).read_text().splitlines()) <= 30
 

@@ -36,10 +36,10 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def fit(module: Any, callback: Any, batches: int = 4, **options: Any) -> None:
+def fit(module: Any, callback: Any, batches: int = 4, device: str = "cpu", **options: Any) -> None:
     trainer = pl.Trainer(
         max_epochs=1,
-        accelerator="cpu",
+        accelerator=device,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -63,6 +63,70 @@ def test_trains_as_by_hand(parts: int) -> None:
             (optimizer.backward if part == parts - 1 else optimizer.accumulate)(losses)
         optimizer.step()
     assert_same(module.net.parameters(), net.parameters())
+
+
+class Single(Module):
+    """In 32 bits, for those of 16."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.net = Net(torch.float32)
+
+    def training_step(self, data: Tensor, _: int) -> dict[str, Tensor]:
+        return self.net.losses(data[0].float())
+
+
+class Scaled(Single):
+    """With the trainer's own scaler."""
+
+    def configure_optimizers(self) -> Any:
+        scaler = self.trainer.precision_plugin.scaler
+        return wrap(self.net, "upgrad", grad_scaler=scaler, **self.options)
+
+
+def test_bfloat16() -> None:
+    """Autocast is Lightning's; merged is what a loop with autocast gives, and not what one without does."""
+    module, net, exact = Single(), Net(torch.float32), Net(torch.float32)
+    fit(module, MultiTaskCallback(), precision="bf16-mixed")
+    for model, enabled in ((net, True), (exact, False)):
+        optimizer = wrap(model, "upgrad")
+        for step in range(4):
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                losses = model.losses(batch(step).float())
+            optimizer.zero_grad()
+            optimizer.backward(losses)
+            optimizer.step()
+    assert_same(module.net.parameters(), net.parameters())
+    assert not torch.equal(net.trunk[0].weight, exact.trunk[0].weight)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=[
+                pytest.mark.cuda,
+                pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+            ],
+        ),
+    ],
+)
+def test_float16(kind: str) -> None:
+    """The scale is not in what is learned, nor in the thresholds: close to training without it."""
+    from lightning.pytorch.plugins import MixedPrecision
+
+    module, exact = Scaled(max_task_norm=0.5), Single(max_task_norm=0.5)
+    scaler = torch.amp.GradScaler(kind, init_scale=256.0, growth_interval=1)
+    plugin = MixedPrecision("16-mixed", kind, scaler)  # on a CPU too, unlike `precision="16-mixed"`
+    fit(module, MultiTaskCallback(), device=kind, plugins=[plugin])
+    assert scaler.get_scale() == 256.0 * 2**4  # after four steps
+    fit(exact, MultiTaskCallback(), device=kind)
+    assert_same(module.net.parameters(), exact.net.parameters(), rtol=2e-2, atol=2e-3)
+    with pytest.raises(ValueError, match="`grad_scaler` of the optimizer should be the trainer's"):
+        plugin = MixedPrecision("16-mixed", kind, scaler)
+        fit(Single(), MultiTaskCallback(), device=kind, plugins=[plugin])
 
 
 def test_the_module_gets_its_methods_back() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from multitask import NAMES, Net, batch, wrap
 
 import mtl_ops
+from mtl_ops.merging.report import Report
 
 
 class Kept(dict[str, float]):
@@ -59,3 +61,48 @@ def test_with_tensorboard(tmp_path: Path) -> None:
     (event,) = events.Scalars("weight/b")
     assert event.step == 5
     assert event.value == pytest.approx(optimizer.report.weights[0, 1].item(), rel=1e-6)
+
+
+def logged_with(sink: Any) -> Report:
+    net = Net()
+    optimizer = wrap(net, "upgrad")
+    optimizer.backward(net.losses(batch()))
+    mtl_ops.log_report(sink, optimizer.report, 5)
+    return optimizer.report
+
+
+def test_with_a_function_as_that_of_wandb() -> None:
+    seen: list[tuple[dict[str, float], int | None]] = []
+
+    def log(data: dict[str, float], step: int | None = None, commit: bool | None = None) -> None:
+        seen.append((data, step))
+
+    report = logged_with(log)
+    assert [step for _, step in seen] == [5]
+    kept = Kept()
+    mtl_ops.log_report(kept, report, 3)
+    assert seen[0][0] == kept
+    with pytest.raises(TypeError, match=r"`sink` should be a function .* Found int"):
+        logged_with(3)
+
+
+def test_with_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    mlflow.set_tracking_uri(tmp_path.as_uri())
+    with mlflow.start_run(experiment_id=mlflow.create_experiment("tasks")) as run:
+        report = logged_with(mlflow.log_metrics)
+    metrics = mlflow.tracking.MlflowClient().get_metric_history(run.info.run_id, "cosine/a/c")
+    assert [(metric.step, metric.value) for metric in metrics] == [(5, report.cosines[0, 2].item())]
+
+
+def test_with_a_logger_of_lightning(tmp_path: Path) -> None:
+    loggers = pytest.importorskip("lightning.pytorch.loggers")
+    logger = loggers.CSVLogger(tmp_path, version=0)
+    report = logged_with(logger.log_metrics)
+    logger.save()
+    lines = (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text().splitlines()
+    row = dict(zip(lines[0].split(","), lines[1].split(","), strict=True))
+    assert row["step"] == "5"
+    assert float(row["norm/b"]) == pytest.approx(report.norms[1].item())

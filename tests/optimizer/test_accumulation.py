@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from multitask import Fixed, Net, assert_same, batch, every_method, grads, method, wrap
+from multitask import NAMES, Fixed, Net, assert_same, batch, every_method, grads, method, wrap
 
 
 @pytest.mark.parametrize(
@@ -145,3 +145,20 @@ def test_sums_are_forgotten_after_an_error() -> None:
     other = Net()
     wrap(other).backward(other.losses(batch(2)))
     assert_same(grads(net), grads(other))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"weights_every": 2}, {"grad_dtype": torch.bfloat16}], ids=str
+)
+def test_micro_batches_without_a_label(options: dict[str, Any]) -> None:
+    """What the others have is merged."""
+    net, other = Net(), Net()
+    optimizer, like = wrap(net, "upgrad", **options), wrap(other, "upgrad", **options)
+    optimizer.accumulate(net.losses(batch()))
+    optimizer.accumulate(dict.fromkeys(NAMES))
+    optimizer.backward(dict.fromkeys(NAMES))
+    like.backward(other.losses(batch()))
+    assert_same(grads(net), grads(other))
+    optimizer.zero_grad()
+    with pytest.raises(ValueError, match=r"should hold at least one loss\. Found none"):
+        optimizer.backward(dict.fromkeys(NAMES))
