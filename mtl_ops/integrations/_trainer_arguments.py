@@ -7,7 +7,7 @@ from typing import Any
 
 from ..optim.optimizer import MultiTaskOptimizer
 
-__all__ = ["bare", "check_arguments", "check_clip", "take_options"]
+__all__ = ["bare", "check_arguments", "check_clip", "check_own", "take_options"]
 
 #: Options of the optimizer that are not the user's to give, and why.
 _REFUSED = {
@@ -17,6 +17,11 @@ _REFUSED = {
     "order": "its loop takes one step a batch",
     "closing_joint": "its loop takes one step a batch",
 }
+
+APART = (
+    "Parameter `distributed` should not be None with a Trainer, whose processes train one model. "
+    "Found `distributed = None`."
+)
 
 _OPTIONS = frozenset(inspect.signature(MultiTaskOptimizer).parameters) - {"optimizer"}
 
@@ -39,6 +44,8 @@ def take_options(given: dict[str, Any]) -> dict[str, Any]:
             "Parameter `gram_on` should be None or parameters with a Trainer, which hands no features on. "
             f"Found `gram_on = {options['gram_on']!r}`."
         )
+    if options.get("distributed", "auto") is None:
+        raise ValueError(APART)
     return options
 
 
@@ -94,8 +101,30 @@ def check_clip(args: Any, max_norm: float | None) -> None:
     if args.max_grad_norm > 0 and max_norm is not None:
         raise ValueError(
             "Parameter `max_norm` should be left out where the trainer clips the merged gradient (or give "
-            f"`max_grad_norm=0.0`). Found `max_norm = {max_norm}` and "
-            f"`max_grad_norm = {args.max_grad_norm}`."
+            f"`max_grad_norm=0.0`). Found `max_norm = {max_norm}` and `max_grad_norm = {args.max_grad_norm}`."
+        )
+
+
+def check_own(trainer: Any, optimizer: MultiTaskOptimizer) -> None:
+    """Checks an optimizer that the user has made.
+
+    Raises:
+        ValueError: If it does not know what the trainer does.
+    """
+    settings, accelerator = optimizer.settings, trainer.accelerator
+    check_clip(trainer.args, settings.max_norm)
+    if settings.distributed is None and accelerator.num_processes > 1:
+        raise ValueError(APART)
+    if settings.grad_scaler is not getattr(accelerator, "scaler", None):
+        raise ValueError(
+            "Parameter `optimizers` should hold an optimizer of torch.optim where the trainer scales losses "
+            "(the options of MultiTaskOptimizer are arguments of the trainer). Found a MultiTaskOptimizer with "
+            "another scaler, or none."
+        )
+    if settings.groups is not None or isinstance(settings.gram_on, str):
+        raise ValueError(
+            'Parameter `optimizers` should hold no MultiTaskOptimizer with `groups` or `gram_on="features"`, for '
+            "which the loop of a Trainer has no place. Found one."
         )
 
 

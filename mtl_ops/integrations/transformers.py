@@ -13,7 +13,7 @@ from transformers import Trainer
 
 from ..optim.optimizer import MultiTaskOptimizer
 from ._means import Means
-from ._trainer_arguments import bare, check_arguments, check_clip, take_options
+from ._trainer_arguments import bare, check_arguments, check_clip, check_own, take_options
 from .tensorboard import log_report
 
 __all__ = ["MultiTaskMixin", "MultiTaskTrainer"]
@@ -97,6 +97,7 @@ class MultiTaskMixin:
                     "Parameter `optimizers` should hold an optimizer of torch.optim, or there should be no options "
                     f"beside it. Found a MultiTaskOptimizer and `{next(iter(self._options))}`."
                 )
+            check_own(self, inner)
             inner.zero_grad()  # sums that an attempt with too large a batch has left
             self._summed = False
         else:
@@ -104,7 +105,6 @@ class MultiTaskMixin:
             scaler = getattr(self.accelerator, "scaler", None)
             self._made = MultiTaskOptimizer(inner, grad_scaler=scaler, **self._options)
             self.optimizer = self._made
-        check_clip(self.args, self.merging.rules.max_norm)
         return self.optimizer  # type: ignore[no-any-return]
 
     def _start_alike(self) -> None:
@@ -245,7 +245,7 @@ class MultiTaskTrainer(MultiTaskMixin, Trainer):  # type: ignore[misc]
     """A ``transformers.Trainer`` for a model that returns a dict of losses; see :class:`MultiTaskMixin`.
 
     Example:
-        >>> import torch, transformers
+        >>> import tempfile, torch, transformers
         >>> from mtl_ops.integrations.transformers import MultiTaskTrainer
         >>> class Net(torch.nn.Module):
         ...     def __init__(self):
@@ -256,7 +256,7 @@ class MultiTaskTrainer(MultiTaskMixin, Trainer):  # type: ignore[misc]
         ...         return {"loss": {"one": (a - 1).square().mean(), "zero": b.square().mean()}}
         >>> data = [{"x": torch.randn(3)} for _ in range(8)]
         >>> args = transformers.TrainingArguments(
-        ...     output_dir="unused", max_steps=2, save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True
+        ...     tempfile.mkdtemp(), max_steps=2, save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True
         ... )
         >>> trainer = MultiTaskTrainer(Net(), args, train_dataset=data, method="upgrad")
         >>> _ = trainer.train()

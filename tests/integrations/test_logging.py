@@ -1,4 +1,4 @@
-"""``log_report``: with TensorBoard's own writer, and what is left out."""
+"""``log_report``: with the writers of other packages, and what is left out."""
 
 from __future__ import annotations
 
@@ -87,9 +87,9 @@ def test_with_a_function_as_that_of_wandb() -> None:
 
 
 def test_with_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    mlflow = pytest.importorskip("mlflow")
     mlflow.set_tracking_uri(tmp_path.as_uri())
     with mlflow.start_run(experiment_id=mlflow.create_experiment("tasks")) as run:
         report = logged_with(mlflow.log_metrics)

@@ -492,6 +492,7 @@ class OneLoss(Model):
         ),
         ({"groups": [["a"], ["b"]]}, ValueError, "`groups` should be left out with a Trainer"),
         ({"module": nn.Linear(1, 1)}, ValueError, "`module` should be left out with a Trainer"),
+        ({"distributed": None}, ValueError, "`distributed` should not be None with a Trainer"),
         ({"gram_on": "features"}, ValueError, "`gram_on` should be None or parameters"),
         ({"method": "upgrad", "clip_value": -1.0}, ValueError, "`clip_value` should be positive"),
     ],
@@ -565,6 +566,29 @@ def test_with_another_trainer_and_an_optimizer_of_the_users_own(tmp_path: Path) 
     trainer = trainer_of(model, tmp_path, optimizers=(inner, None), method="upgrad")
     with pytest.raises(ValueError, match=r"Found a MultiTaskOptimizer and `method`"):
         trainer.train()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"groups": [["a"], ["b", "c"]]}, r"`optimizers` should hold no .* with `groups`"),
+        (
+            {"grad_scaler": torch.amp.GradScaler("cpu")},
+            "`optimizers` should .* where the trainer scales",
+        ),
+    ],
+    ids=["groups", "scaler"],
+)
+def test_an_optimizer_that_does_not_know_the_trainer(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    model = Model()
+    own = MultiTaskOptimizer(torch.optim.SGD(model.parameters(), lr=0.1), **options)
+    trainer = trainer_of(model, tmp_path, optimizers=(own, None))
+    with pytest.raises(ValueError, match=message):
+        trainer.train()
+    with pytest.raises(AttributeError, match="should be trained before it has `merging`"):
+        _ = trainer_of(model, tmp_path).merging
 
 
 def test_an_attempt_that_ran_out_of_memory_leaves_no_sums(tmp_path: Path) -> None:
