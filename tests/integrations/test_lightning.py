@@ -10,6 +10,8 @@ import torch
 from multitask import Net, assert_same, batch, wrap
 from torch import Tensor, nn
 
+from mtl_ops import log_report
+
 pl = pytest.importorskip("lightning.pytorch")
 
 from mtl_ops.integrations.lightning import MultiTaskCallback  # noqa: E402
@@ -127,6 +129,21 @@ def test_float16(kind: str) -> None:
     with pytest.raises(ValueError, match="`grad_scaler` of the optimizer should be the trainer's"):
         plugin = MixedPrecision("16-mixed", kind, scaler)
         fit(Single(), MultiTaskCallback(), device=kind, plugins=[plugin])
+
+
+def test_its_loggers_take_a_report(tmp_path: Path) -> None:
+    from lightning.pytorch.loggers import CSVLogger
+
+    net = Net()
+    optimizer = wrap(net, "upgrad")
+    optimizer.backward(net.losses(batch()))
+    logger = CSVLogger(tmp_path, version=0)
+    log_report(logger.log_metrics, optimizer.report, 5)
+    logger.save()
+    lines = (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text().splitlines()
+    row = dict(zip(lines[0].split(","), lines[1].split(","), strict=True))
+    assert row["step"] == "5"
+    assert float(row["norm/b"]) == pytest.approx(optimizer.report.norms[1].item())
 
 
 def test_the_module_gets_its_methods_back() -> None:

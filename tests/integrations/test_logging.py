@@ -95,14 +95,3 @@ def test_with_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         report = logged_with(mlflow.log_metrics)
     metrics = mlflow.tracking.MlflowClient().get_metric_history(run.info.run_id, "cosine/a/c")
     assert [(metric.step, metric.value) for metric in metrics] == [(5, report.cosines[0, 2].item())]
-
-
-def test_with_a_logger_of_lightning(tmp_path: Path) -> None:
-    loggers = pytest.importorskip("lightning.pytorch.loggers")
-    logger = loggers.CSVLogger(tmp_path, version=0)
-    report = logged_with(logger.log_metrics)
-    logger.save()
-    lines = (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text().splitlines()
-    row = dict(zip(lines[0].split(","), lines[1].split(","), strict=True))
-    assert row["step"] == "5"
-    assert float(row["norm/b"]) == pytest.approx(report.norms[1].item())

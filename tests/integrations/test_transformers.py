@@ -19,6 +19,7 @@ import torch.distributed as dist
 from multitask import NAMES, Net, assert_equal, assert_same, batch
 from processes import on_processes
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtl_ops import MultiTaskOptimizer
 from mtl_ops.integrations._trainer_arguments import check_arguments
@@ -259,17 +260,38 @@ def test_logs_what_the_steps_measured(tmp_path: Path) -> None:
     assert logged[0]["loss/a"] < first[0]
 
 
+class Watch(TorchDispatchMode):
+    """Counts numbers that are read, for which the caller waits on a GPU."""
+
+    read = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.read += func.name().partition(".")[0] in ("aten::_local_scalar_dense", "aten::equal")
+        return func(*args, **(kwargs or {}))
+
+
 def test_nothing_is_read_between_two_loggings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mtl_ops.integrations import transformers as ours
 
-    calls: list[int] = []
-    model = Model()
-    trainer = trainer_of(model, tmp_path, logging_steps=2)
-    monkeypatch.setattr(ours, "log_report", lambda *_: calls.append(trainer.state.global_step))
+    logged: list[int] = []
+    watch = Watch()
+    with watch:
+        torch.ones(()).item()
+    assert watch.read == 1
+    trainer = trainer_of(Model(), tmp_path, logging_steps=2, gradient_accumulation_steps=2)
+    step = trainer.training_step
+
+    def watched(*args: Any) -> Tensor:
+        with watch:
+            return step(*args)
+
+    monkeypatch.setattr(trainer, "training_step", watched)
+    monkeypatch.setattr(ours, "log_report", lambda *_: logged.append(trainer.state.global_step))
     trainer.train()
-    assert calls == [2, 4]
+    assert watch.read == 1
+    assert logged == [2, 4]
 
 
 def test_evaluates_every_task(tmp_path: Path) -> None:
