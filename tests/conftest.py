@@ -59,6 +59,7 @@ LONGEST = (
     "distributed/test_sharded.py",
     "plots",
     "demo/test_command.py",
+    "integrations/test_transformers.py",
 )
 
 
