@@ -18,7 +18,7 @@ __all__ = ["DEFAULT_METHODS", "SIZES", "Example", "Model", "Size"]
 DEFAULT_METHODS = ("sum", "mean", "pcgrad", "mgda", "cagrad", "upgrad", "nash_mtl", "famo")
 
 #: ``"tiny"`` takes seconds and learns little: for tests, and for trying things out.
-Size = Literal["default", "tiny"]
+Size = Literal["default", "tiny", "published"]
 SIZES: tuple[str, ...] = get_args(Size)
 
 

@@ -13,6 +13,7 @@ from .sequences import RNN, Sequences, Transformer
 from .shared_backbone import SharedBackbone
 from .shared_bottom import SharedBottom
 from .stages import cnn, resnet18
+from .tabular import Embedded, RecordEmbedding
 
 __all__ = [
     "CGC",
@@ -23,11 +24,13 @@ __all__ = [
     "CrossStitch",
     "DSelectK",
     "DigitsCNN",
+    "Embedded",
     "GraphBatch",
     "LearningToBranch",
     "MMoE",
     "MultiTaskModel",
     "Pruned",
+    "RecordEmbedding",
     "Sequences",
     "SharedBackbone",
     "SharedBottom",
