@@ -42,12 +42,12 @@ class CensusStudy(Study):
         """See :class:`Study`; published: all people, and as many epochs as early stopping wants."""
         quick = budget == "quick"
         return {
-            "people": 100_000 if quick else 199_523,
-            "epochs": 4 if quick else 20,
+            "people": 50_000 if quick else 199_523,
+            "epochs": 3 if quick else 20,
             "batch size": 1024,
             "seeds": [0, 1, 2, 3, 4] if quick else list(range(10)),
-            "tuning people": 40_000 if quick else 199_523,
-            "tuning epochs": 3 if quick else 10,
+            "tuning people": 20_000 if quick else 199_523,
+            "tuning epochs": 2 if quick else 10,
             "learning rates": [1e-3, 3e-3],
             "weight decays": [0.0, 0.1],
         }

@@ -97,8 +97,8 @@ class ToyStudy(Study):
                     f"**What does not reproduce.** {verdict[0].upper()}{verdict[1:]}",
                     table(heads, rows),
                     "Ratios are medians over rounds in which all methods take their steps in turn, of one process "
-                    "with one thread; seconds are those of the processor, scaled to 50,000 steps. Both machines differ, so only "
-                    f"the ratios can be compared. Published: figure 1 of B. Liu et al., “FAMO: Fast Adaptive Multitask "
+                    "with one thread; seconds are those of the processor, scaled to 50,000 steps. Both machines "
+                    f"differ, so only the ratios can be compared. Published: figure 1 of B. Liu et al., “FAMO: Fast Adaptive Multitask "
                     f"Optimization”, NeurIPS 2023, as drawn in its [repository]({SOURCE}).",
                     made_with(results),
                 ]
