@@ -3,6 +3,7 @@
 from .base import MultiTaskModel
 from .cross_stitch import CrossStitch
 from .digits import DigitsCNN
+from .distances import DistanceNet
 from .dselect_k import DSelectK
 from .experts import CGC, PLE, MMoE
 from .gcn import GCN, GraphBatch, normalised_adjacency
@@ -24,6 +25,7 @@ __all__ = [
     "CrossStitch",
     "DSelectK",
     "DigitsCNN",
+    "DistanceNet",
     "Embedded",
     "GraphBatch",
     "LearningToBranch",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from .census import CensusStudy
+from .qm9 import Qm9Study
 from .study import Study
 from .toy import ToyStudy
 
 __all__ = ["make", "names"]
 
-_STUDIES: dict[str, type[Study]] = {each.name: each for each in (CensusStudy, ToyStudy)}
+_STUDIES: dict[str, type[Study]] = {each.name: each for each in (CensusStudy, Qm9Study, ToyStudy)}
 
 
 def names() -> list[str]:

@@ -98,8 +98,8 @@ class ToyStudy(Study):
                     table(heads, rows),
                     "Ratios are medians over rounds in which all methods take their steps in turn, of one process "
                     "with one thread; seconds are those of the processor, scaled to 50,000 steps. Both machines "
-                    f"differ, so only the ratios can be compared. Published: figure 1 of B. Liu et al., “FAMO: Fast Adaptive Multitask "
-                    f"Optimization”, NeurIPS 2023, as drawn in its [repository]({SOURCE}).",
+                    "differ, so only the ratios can be compared. Published: figure 1 of B. Liu et al., “FAMO: "
+                    f"Fast Adaptive Multitask Optimization”, NeurIPS 2023, as drawn in its [repository]({SOURCE}).",
                     made_with(results),
                 ]
             )
