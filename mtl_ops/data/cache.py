@@ -87,7 +87,7 @@ def _stamp(sources: Sequence[Path], version: int) -> str:
 
 
 def _load(path: Path) -> dict[str, Array]:
-    with np.load(path, allow_pickle=False) as archive:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}
 
 

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from .cache import Say, cached, say_on_stderr
+from .folders import DataError
 from .packaged import QM9_PACK
 from .tables import Csv, numbers
 from .task import Batch
 
-__all__ = ["QM9_TARGETS", "Conformers", "QM9Parts", "qm9_arrays", "qm9_parts"]
+__all__ = ["QM9_TARGETS", "Conformers", "QM9Parts", "qm9_arrays", "qm9_files", "qm9_parts"]
 
 Array = npt.NDArray[Any]
 
@@ -86,6 +87,8 @@ LARGEST = 29
 #: Molecules of the test and of the validation part as published; all others are to train.
 TEST, VALIDATION = 10_000, 10_000
 VERSION = 1
+#: Molecules after which it is said how far reading is.
+PROGRESS = 25_000
 _BRACKETS = str.maketrans("", "", "[]' \"")
 
 
@@ -132,7 +135,8 @@ def qm9_parts(
 
     Args:
         seed: Of the shuffle.
-        sizes: Molecules of the train, validation and test part; ``None``: all that are left.
+        sizes: Molecules of the train, validation and test part; ``None``: all that are left. Of files
+            that hold fewer, each part gets as much less.
         scales: Mean and deviation to normalise by, ``(11,)``; ``None`` for those of the train part.
         paths: CSV files of that form with any number of rows; ``None`` for those of the package
             ``qm9pack``, which is not imported, and whose arrays are kept in the cache.
@@ -148,13 +152,7 @@ def qm9_parts(
     """
     arrays = qm9_arrays(paths, say)
     count = len(arrays["atoms"])
-    train, validation, test = sizes
-    if train is None:
-        train = count - validation - test
-    if min(train, validation, test) < 1 or train + validation + test > count:
-        raise ValueError(
-            f"Parameter `sizes` should be positive and at most {count} in all. Found `sizes = {sizes}`."
-        )
+    train, validation, test = _sizes(sizes, count, paths is not None)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     ends = [test, test + validation, test + validation + train]
     rows = {"test": order[: ends[0]], "validation": order[ends[0] : ends[1]]}
@@ -173,6 +171,26 @@ def qm9_parts(
         return {"input": Conformers(atoms, places), **columns}
 
     return QM9Parts(part("train"), part("validation"), part("test"), mean, deviation)
+
+
+def qm9_files(folder: Path) -> list[Path]:
+    """The CSV files in a folder, in their order."""
+    return sorted(folder.glob("qm9_part*.csv"))
+
+
+def _sizes(sizes: tuple[int | None, int, int], count: int, shrink: bool) -> tuple[int, int, int]:
+    """How many molecules each part gets of those that are there."""
+    train, validation, test = sizes
+    whole = sum(ROWS) if train is None else train + validation + test
+    if shrink and count < whole:
+        share = count / whole
+        validation, test = max(1, int(share * validation)), max(1, int(share * test))
+        train = count - validation - test
+    elif train is None:
+        train = count - validation - test
+    if min(train, validation, test) < 1 or train + validation + test > count:
+        raise DataError(f"QM9's files hold {count} molecules, too few for parts of {sizes}.")
+    return train, validation, test
 
 
 def qm9_arrays(paths: Sequence[Path] | None = None, say: Say = say_on_stderr) -> dict[str, Array]:
@@ -203,7 +221,7 @@ def _read(sources: Sequence[Csv], say: Say) -> dict[str, Array]:
             made["places"].append(places)
             made["targets"].append(_targets(source, line, column, atoms))
             total += len(atoms)
-            if total - said >= 25_000:
+            if total - said >= PROGRESS:
                 said = total
                 say(
                     f"Reading QM9: {total:,} of {sum(ROWS):,} molecules; the next time it takes a second."

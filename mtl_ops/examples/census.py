@@ -9,7 +9,9 @@ from typing import Any, ClassVar
 from torch import nn
 
 from ..data import Goal, Split
-from ..data.census import CENSUS_TASKS, census
+from ..data.census import CENSUS_TASKS, UCI_FILES, UCI_SOURCE, census
+from ..data.folders import DataError, held
+from ..data.packaged import CENSUS_INCOME, Packaged
 from ..models import CGC, PLE, Embedded, MMoE, MultiTaskModel, RecordEmbedding, SharedBottom
 from .base import Example, Size
 
@@ -34,6 +36,8 @@ class Census(Example):
         "UCI, CC BY 4.0."
     )
     formats: ClassVar[tuple[str, ...]] = ("Census-Income (KDD) of UCI",)
+    packaged: ClassVar[Mapping[str, Packaged]] = {"census-income": CENSUS_INCOME}
+    published: ClassVar[Mapping[str, Any]] = {"size": "published"}
     architectures: ClassVar[tuple[str, ...]] = ("shared", "mmoe", "cgc", "ple")
     methods: ClassVar[tuple[str, ...]] = ("upgrad", "cagrad", "famo", "uncertainty")
     epochs: ClassVar[int] = 4
@@ -42,6 +46,11 @@ class Census(Example):
 
     def __init__(self, folder: Path | None = None) -> None:
         super().__init__(folder)
+        if folder is not None and not any(held(folder, name) for name in UCI_FILES):
+            raise DataError(
+                f"Folder {folder} lacks {UCI_FILES[0]}; example '{self.name}' reads "
+                f"{self.formats[0]}, from {UCI_SOURCE}."
+            )
 
     @property
     def tasks(self) -> dict[str, Goal]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ..data import Goal, Split
+from ..data.folders import DataError
 from ..data.metrics import AbsoluteError
-from ..data.qm9_pack import ELEMENTS, QM9_TARGETS, qm9_parts
+from ..data.packaged import QM9_PACK, Packaged
+from ..data.qm9_pack import ELEMENTS, QM9_TARGETS, qm9_files, qm9_parts
 from ..models import DistanceNet, MultiTaskModel, SharedBottom
 from ..models.distances import pairs_of
 from .base import Example, Size
@@ -42,12 +45,29 @@ class QuantumMolecules(Example):
         "MAE in the unit of the published tables; energies of atomisation. A part of QM9, unless the "
         "protocol is the published one. Data: QM9, Ramakrishnan et al. 2014, CC0."
     )
+    formats: ClassVar[tuple[str, ...]] = ("QM9 (CSV files of qm9pack)",)
+    packaged: ClassVar[Mapping[str, Packaged]] = {"qm9": QM9_PACK}
+    published: ClassVar[Mapping[str, Any]] = {
+        "size": "published",
+        "architecture": "edge-network",
+        "epochs": 300,
+        "batch_size": 120,
+        "learning_rate": 1e-3,
+    }
     architectures: ClassVar[tuple[str, ...]] = ("edge-network",)
     methods: ClassVar[tuple[str, ...]] = ("upgrad", "famo", "uncertainty")
     epochs: ClassVar[int] = 4
     batch_size: ClassVar[int] = 60
     learning_rate: ClassVar[float] = 3e-3
     seeds: ClassVar[tuple[int, ...]] = (0,)
+
+    def __init__(self, folder: Path | None = None) -> None:
+        super().__init__(folder)
+        if folder is not None and not qm9_files(folder):
+            raise DataError(
+                f"Folder {folder} lacks qm9_part1.csv; example '{self.name}' reads {self.formats[0]}, "
+                f"which `{QM9_PACK.command}` brings."
+            )
 
     @property
     def tasks(self) -> dict[str, Goal]:
@@ -66,7 +86,8 @@ class QuantumMolecules(Example):
         }
         # Of all molecules: the figures of any part are then in the same unit.
         mean, deviation = torch.tensor(list(QM9_SCALES.values()), dtype=torch.float64).T
-        parts = qm9_parts(seed, sizes[size], (mean, deviation))
+        own = None if self.folder is None else qm9_files(self.folder)
+        parts = qm9_parts(seed, sizes[size], (mean, deviation), own)
         return Split(parts.train, parts.test)
 
     def model(self, tasks: Sequence[str], split: Split) -> nn.Module:

@@ -109,5 +109,5 @@ class DistanceNet(nn.Module):
             states = states + update(summed / 8)
         features = self.after(states)
         total = features.new_zeros(len(atoms), features.shape[1])
-        summed: Tensor = total.index_add(0, molecule, features)
-        return summed / 16
+        pooled: Tensor = total.index_add(0, molecule, features)
+        return pooled / 16

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from folders import LINES, write_celeba, write_dense, write_fsdd, write_mnist, write_office
+from packaged_files import write_census, write_flares, write_qm9, write_yeast
 from typer.testing import CliRunner
 
 from mtl_ops import examples
@@ -27,6 +28,26 @@ from mtl_ops.examples.modalities import ImageTextSpeech
 
 #: Those that have data of their own; the digits are tested by all of tests/demo.
 OWN = [name for name in examples.names() if name not in ("digits", "attributes", "domains")]
+#: Those whose data lie in other packages; here they are trained on a few hundred rows like those.
+WRITTEN: dict[str, Callable[[Path], None]] = {
+    "census": write_census,
+    "molecules": write_qm9,
+    "yeast": write_yeast,
+    "solar-flare": write_flares,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _written(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    for name, write in WRITTEN.items():
+        folder = tmp_path_factory.mktemp(name)
+        write(folder)
+        FOLDERS[name] = str(folder)
+    yield
+    FOLDERS.clear()
+
+
+FOLDERS: dict[str, str] = {}
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +61,8 @@ def _one_thread() -> Any:
 def _config(name: str, **given: Any) -> Config:
     if name == "image-text-speech":
         pytest.importorskip("librosa")
-    return Config.of({"example": name, "size": "tiny", "seeds": (0,), "epochs": 2, **given})
+    own = {"data": FOLDERS[name]} if name in FOLDERS else {}
+    return Config.of({"example": name, **own, "size": "tiny", "seeds": (0,), "epochs": 2, **given})
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -189,6 +211,10 @@ FORMATS: list[tuple[str, Callable[[Path], None], int]] = [
     ("attributes", write_celeba, 3),
     ("domains", write_office, 2),
     ("segmentation-depth", lambda folder: write_dense(folder, "label_7", 7, count=17), 2),
+    ("census", write_census, 2),
+    ("molecules", lambda folder: write_qm9(folder, 100), 11),
+    ("yeast", lambda folder: write_yeast(folder, 120), 14),
+    ("solar-flare", lambda folder: write_flares(folder, 80), 3),
 ]
 
 
@@ -259,9 +285,9 @@ VARIANTS = [
 
 @pytest.mark.parametrize(("name", "architecture"), VARIANTS)
 def test_every_architecture_takes_a_step(name: str, architecture: str) -> None:
-    config = Config.of(
-        {"example": name, "size": "tiny", "seeds": (0,), "architecture": architecture}
-    )
+    if architecture == "edge-network":
+        pytest.importorskip("torch_geometric")
+    config = _config(name, architecture=architecture)
     split = load_data(config, 0)
     trainer = Trainer(config, Run("upgrad", 0, config.tasks), split)
     losses = trainer.step(next(trainer.batches()))
