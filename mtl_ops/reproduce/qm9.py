@@ -52,7 +52,7 @@ class Qm9Study(Study):
                 "epochs": 4,
                 "batch size": 40,
                 "learning rate": 3e-3,
-                "network": "distances, 3 layers of 32",
+                "network": "distances, 2 layers of 24",
                 "seeds": [0, 1, 2],
                 "timed steps as published": 2,
             }
@@ -171,7 +171,7 @@ def _molecules(seed: int, train: int | None, validation: int, test: int) -> QM9P
 def _network(name: str) -> nn.Module:
     if name == "edge-network":
         return molecule_model(list(QM9_TARGETS), EdgeNetwork(), 64)
-    return molecule_model(list(QM9_TARGETS), DistanceNet(len(ELEMENTS), 32), 32)
+    return molecule_model(list(QM9_TARGETS), DistanceNet(len(ELEMENTS), 24, 2), 24)
 
 
 def _plateau(optimizer: torch.optim.Optimizer) -> Schedule:
