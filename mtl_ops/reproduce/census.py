@@ -36,7 +36,7 @@ class CensusStudy(Study):
     """AUC of both tasks of both groups, tuned alike for every method."""
 
     name: ClassVar[str] = "census"
-    title: ClassVar[str] = "Census-Income (KDD): MMoE and shared bottom"
+    title: ClassVar[str] = "Census-Income and MMoE, reproduced"
 
     def settings(self, budget: str) -> dict[str, Any]:
         """See :class:`Study`; published: all people, and as many epochs as early stopping wants."""

@@ -40,7 +40,7 @@ class Qm9Study(Study):
     """Δm of every method over seeds on a part of QM9, and the time of a step as published."""
 
     name: ClassVar[str] = "qm9"
-    title: ClassVar[str] = "QM9: eleven targets"
+    title: ClassVar[str] = "QM9, reproduced"
 
     def settings(self, budget: str) -> dict[str, Any]:
         """See :class:`Study`; published: Navon et al., ICML 2022, and their repository."""
@@ -228,7 +228,8 @@ def _row(runs: Sequence[Record], method: str) -> list[str]:
         1 + sum(deltas[other][seed] < value for other in METHODS)
         for seed, value in deltas[method].items()
     ]
-    cells = [f"{statistics.fmean(run[target] for run in own):.3g}" for target in QM9_TARGETS]
+    means = [statistics.fmean(run[target] for run in own) for target in QM9_TARGETS]
+    cells = [f"{mean:.0f}" if mean >= 100 else f"{mean:.3g}" for mean in means]
     return [method, spread(list(deltas[method].values()), 0), spread(ranks, 1), *cells]
 
 

@@ -34,7 +34,7 @@ class ToyStudy(Study):
     """Time of a step of every method of the figure, all in turn in one process."""
 
     name: ClassVar[str] = "toy"
-    title: ClassVar[str] = "The problem with two parameters: time of 50,000 steps"
+    title: ClassVar[str] = "FAMO, figure 1, reproduced"
 
     def settings(self, budget: str) -> dict[str, Any]:
         """See :class:`Study`; quick: a tenth of the steps."""

@@ -237,5 +237,5 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_pages_are_made_of_the_results() -> None:
     for name in names():
         results = json.loads((ROOT / f"benchmarks/results/reproduce_{name}.json").read_text())
-        page = (ROOT / f"docs/reproduce/{name}.md").read_text(encoding="utf-8")
+        page = (ROOT / f"docs/benchmarks/reproduce-{name}.md").read_text(encoding="utf-8")
         assert page == make(name).page(results), f"mtl-ops reproduce {name} writes the page"
