@@ -81,7 +81,7 @@ class QuantumMolecules(Example):
         """See :class:`Example`; the published size is all of QM9, with 10,000 molecules to test."""
         sizes: dict[str, tuple[int | None, int, int]] = {
             "tiny": (300, 1, 100),
-            "default": (2000, 1, 1000),
+            "default": (1000, 1, 500),
             "published": (None, 10_000, 10_000),
         }
         # Of all molecules: the figures of any part are then in the same unit.
