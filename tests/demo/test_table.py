@@ -139,7 +139,7 @@ def test_as_many_tables_as_the_columns_need() -> None:
     assert max(map(len, text.splitlines())) <= 100
     heads = [line for line in text.splitlines() if line.split()[:1] == ["method"]]
     assert len(heads) > 2
-    assert " ".join(heads).split().count("class-7") == 1
+    assert text.split().count("class-7") == 1
     for name in (*config.tasks, "micro F1", "Hamming loss", "Δm"):
-        assert sum(name in head for head in heads) >= 1, name
+        assert name in text
     assert "62.5 ± 1.0" in text
