@@ -102,19 +102,20 @@ class AbsoluteError(Goal):
 
 @dataclass(frozen=True)
 class Label(Goal):
-    """One of several labels, judged by F1: one logit, targets ``(B,)`` float 0 or 1.
+    """One of several labels: one logit, targets ``(B,)`` float 0 or 1.
 
-    ``F1 = 2 tp / (2 tp + fp + fn)``, and 0 where there is no positive at all.
+    By itself a label is judged by its accuracy, since the F1 of a rare one is often 0, against which no
+    relative gain (Δm) can be taken; all of them together by :func:`label_figures`.
 
     Example:
         >>> import torch
         >>> Label("red").score(torch.tensor([[1.0], [1.0]]), torch.tensor([1.0, 0.0]))
-        tensor(0.6667)
+        tensor(0.5000)
     """
 
     name: str
     outputs: ClassVar[int] = 1
-    metric: ClassVar[str] = "F1"
+    metric: ClassVar[str] = "accuracy"
     higher_is_better: ClassVar[bool] = True
     percent: ClassVar[bool] = True
 
@@ -129,12 +130,16 @@ class Label(Goal):
         return torch.stack([*counts, counts[0].new_tensor(len(target))]).double()
 
     def figure(self, tally: Tensor) -> Tensor:
-        """F1 of this label."""
-        return _f1(tally).float()
+        """Share of examples that are right, float32."""
+        right: Tensor = 1 - tally[1:3].sum() / tally[3]
+        return right.float()
 
 
 def label_figures(tallies: Mapping[str, Tensor]) -> dict[str, float]:
     """Micro F1, macro F1 and Hamming loss of several labels.
+
+    ``F1 = 2 tp / (2 tp + fp + fn)``, and 0 where there is no positive at all: of the sums over all
+    labels (micro), or the mean over the labels (macro). The Hamming loss is the share of wrong answers.
 
     Args:
         tallies: Of :class:`Label`, by task.

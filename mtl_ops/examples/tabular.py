@@ -50,7 +50,7 @@ class Yeast(TableExample):
     name: ClassVar[str] = "yeast"
     title: ClassVar[str] = "yeast (14 labels)"
     note: str = (
-        "F1 of each label; micro F1, macro F1 and Hamming loss over all of them. Data: MULAN's yeast, "
+        "Accuracy of each label; micro F1, macro F1 and Hamming loss of all. Data: MULAN's yeast, "
         "after Elisseeff and Weston, 2001."
     )
     formats: ClassVar[tuple[str, ...]] = ("yeast.csv.gz (river)",)
