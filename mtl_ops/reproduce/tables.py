@@ -39,7 +39,7 @@ def spread(values: Sequence[float], digits: int, factor: float = 1.0) -> str:
 
 
 def made_with(results: Mapping[str, Any]) -> str:
-    """A sentence with the commit, the versions and the settings."""
+    """A sentence with the commit, the versions and the settings; and a note, if the results have one."""
     facts = results["environment"]
     commit = f"commit `{facts['commit']}`, " if facts["commit"] else ""
     settings = ", ".join(f"{name} {_plain(value)}" for name, value in results["settings"].items())
@@ -47,6 +47,7 @@ def made_with(results: Mapping[str, Any]) -> str:
         f"Made by `mtl-ops reproduce {results['study']} --budget {results['budget']}` with {commit}"
         f"mtl_ops {facts['mtl_ops']}, torch {facts['torch']}, Python {facts['python']}, "
         f"{facts['threads']} thread(s), {facts['machine']}. Settings: {settings}."
+        + (f" {results['note']}" if results.get("note") else "")
     )
 
 
