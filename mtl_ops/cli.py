@@ -40,6 +40,7 @@ def make_app() -> typer.Typer:
 
     from .demo.command import train
     from .plots.command import plot
+    from .reproduce.command import reproduce
 
     app = typer.Typer(
         name="mtl-ops",
@@ -61,6 +62,7 @@ def make_app() -> typer.Typer:
 
     app.command()(train)
     app.command()(plot)
+    app.command()(reproduce)
     return app
 
 

@@ -1,19 +1,25 @@
 """Data sets with several tasks, on the same input or on inputs of their own.
 
-Embedded or generated ones are functions of a seed; those from a folder take the folder, and say in
-one sentence (:class:`DataError`) which file is missing or broken, and where people get it.
+Embedded or generated ones are functions of a seed; those from a folder take the folder, and those of
+another package find it where it is installed. All say in one sentence (:class:`DataError`) which file
+is missing or broken, and where people get it.
 """
 
 from .burgers import burgers_front, burgers_points
+from .census import Records, census
 from .dense import Depth, Segmentation
 from .digits import DIGITS_TASKS, Split, digits
 from .folders import DataError
 from .idx import mnist
 from .loader import Loader, move
+from .metrics import AbsoluteError, Label, Ranking
+from .mnist_5k import mnist_5k
 from .molecules import molecules, qm9
-from .multi_digits import multi_digits
+from .multi_digits import multi_digits, multi_mnist
 from .npy_folders import npy_folder
 from .pictures import celeba, office
+from .qm9_pack import Conformers, qm9_parts
+from .river_tables import solar_flare, yeast
 from .scenes import scenes
 from .speech import Transcript, fsdd, spoken_digits
 from .task import Batch, Goal, Task
@@ -23,11 +29,16 @@ from .toy import TOY_STARTS, toy_losses
 __all__ = [
     "DIGITS_TASKS",
     "TOY_STARTS",
+    "AbsoluteError",
     "Batch",
+    "Conformers",
     "DataError",
     "Depth",
     "Goal",
+    "Label",
     "Loader",
+    "Ranking",
+    "Records",
     "Segmentation",
     "Split",
     "Task",
@@ -36,17 +47,23 @@ __all__ = [
     "burgers_front",
     "burgers_points",
     "celeba",
+    "census",
     "digits",
     "fsdd",
     "mnist",
+    "mnist_5k",
     "molecules",
     "move",
     "multi_digits",
+    "multi_mnist",
     "npy_folder",
     "office",
     "qm9",
+    "qm9_parts",
     "scenes",
+    "solar_flare",
     "spoken_digits",
     "topics",
     "toy_losses",
+    "yeast",
 ]

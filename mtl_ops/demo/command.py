@@ -20,7 +20,7 @@ from .. import examples
 from ..compare.table import render as render_steps
 from ..data import Split
 from ..data.folders import DataError
-from ..examples.base import SIZES
+from ..examples.base import AUTO, EMBEDDED, SIZES
 from ..optim.turns import ORDERS
 from .checkpoint import save_json
 from .compared import check_given, try_steps
@@ -51,6 +51,7 @@ __all__ = ["train"]
 
 #: Columns of text that goes to a file or a pipe, where nobody says how wide it may be.
 PLAIN_WIDTH = 120
+PROTOCOLS = ("published",)
 
 
 def train(
@@ -78,14 +79,23 @@ def train(
         typer.Option(
             metavar="FOLDER",
             help="Real data for the example, in the field's format; a folder that holds none says "
-            f"which. [dim]{default(['what comes with the package'])}[/]",
+            f"which. Or {AUTO}, {EMBEDDED}, or data of a package: {', '.join(examples.packaged())}. "
+            f"[dim]{default(['what comes with the package'])}[/]",
         ),
     ] = None,
     size: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help=f"{' or '.join(SIZES)}, which takes seconds. [dim]{default([Config.size])}[/]",
+            help=f"{', '.join(SIZES)}: tiny takes seconds. [dim]{default([Config.size])}[/]",
+        ),
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="published: data, length, batch, learning rate and network of the paper, if the example "
+            "follows one; what else is named here stays. [dim]Default: what ends in minutes[/]",
         ),
     ] = None,
     tasks: Annotated[
@@ -202,6 +212,8 @@ def train(
         "device": read_device(device),
     }
     given = {name: value for name, value in given.items() if value is not None}
+    if read_choice("--protocol", protocol, PROTOCOLS) is not None:
+        given = {**_published(given, resume=resume), **given}
     if compare_steps:
         _print_steps(given, check_given({**given, "resume": resume, "out": out, "prune": prune}))
         return
@@ -240,6 +252,17 @@ def _print_steps(given: dict[str, Any], method: str) -> None:
         except REFUSALS as error:
             refuse("--method", str(error))
     for_results(PLAIN_WIDTH).print(render_steps(rows), soft_wrap=True)
+
+
+def _published(given: Mapping[str, Any], *, resume: bool) -> Mapping[str, Any]:
+    """Options of the example's published protocol."""
+    if resume:
+        refuse("--protocol", "of a resumed experiment is the one it was started with.")
+    with _data_errors():
+        example = examples.make(given.get("example", Config.example))
+    if not example.published:
+        refuse("--protocol", f"example '{example.name}' follows no paper's protocol.")
+    return example.published
 
 
 def _print_pruned(

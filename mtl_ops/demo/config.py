@@ -98,12 +98,14 @@ class Config:
         example = examples.make(given.get("example", cls.example), given.get("data"))
         defaults = {
             "seeds": example.seeds,
-            "tasks": tuple(example.tasks),
+            "tasks": example.usual_tasks,
             "epochs": example.epochs,
             "batch_size": example.batch_size,
             "learning_rate": example.learning_rate,
         }
-        return cls(**{**defaults, **given})
+        source = example.source(given.get("data"))
+        # What "auto" stood for: another package tomorrow must not change what is resumed.
+        return cls(**{**defaults, **given, "data": source})
 
     @property
     def problem(self) -> examples.Example:

@@ -96,7 +96,7 @@ def _state(config: Config, run: Run, path: Path) -> dict[str, Any] | None:
     epoch = state.get("epoch")
     if type(epoch) is not int or not 1 <= epoch <= config.epochs or "model" not in state:
         raise DamagedError("is no checkpoint of a training")
-    if not _is_history(state.get("history"), epoch, len(run.tasks)):
+    if not _is_history(state.get("history"), epoch, _widths(config, run)):
         raise DamagedError("holds no record of the epochs that it counts")
     return state
 
@@ -111,9 +111,20 @@ def _take(load: Callable[[Any], object], state: Any) -> None:
         raise DamagedError(f"does not fit this training ({reason})") from error
 
 
-def _is_history(history: Any, epochs: int, tasks: int) -> bool:
+def _widths(config: Config, run: Run) -> dict[str, int]:
+    """Figures of an epoch, in each part of the history that has more than one."""
+    tasks = len(run.tasks)
+    return {
+        "loss": tasks,
+        "metric": tasks,
+        "weight": tasks,
+        "cosine": tasks * (tasks - 1) // 2,
+        "overall": len(config.problem.overall_names),
+    }
+
+
+def _is_history(history: Any, epochs: int, widths: dict[str, int]) -> bool:
     """Whether it has a row of figures for each epoch, as :class:`Trainer` writes it."""
-    widths = {"loss": tasks, "metric": tasks, "weight": tasks, "cosine": tasks * (tasks - 1) // 2}
     if not isinstance(history, dict) or not {"loss", "metric", "steps", "conflicts"} <= set(
         history
     ):

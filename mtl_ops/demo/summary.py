@@ -38,6 +38,7 @@ class Row:
         milliseconds: Median time of a step; for single tasks, of one step of every model.
         overhead: ``milliseconds`` over those of the plain sum.
         conflicts: Share of steps with two task gradients at a negative cosine, if known.
+        overall: Figures of all tasks together, see :meth:`mtl_ops.examples.Example.overall`.
     """
 
     method: str
@@ -46,6 +47,7 @@ class Row:
     milliseconds: float
     overhead: float
     conflicts: float | None = field(default=None)
+    overall: dict[str, Figure] = field(default_factory=dict)
 
 
 def delta_m(
@@ -101,9 +103,17 @@ def summarize(
                 milliseconds,
                 milliseconds / plain,
                 _conflict_share([histories[run] for run in runs]),
+                _overall(config, [histories[run] for run in runs]),
             )
         )
     return rows
+
+
+def _overall(config: Config, histories: Sequence[History]) -> dict[str, Figure]:
+    """After the last epoch, over the seeds; nothing where the example has no such figures."""
+    names = config.problem.overall_names
+    last = [history["overall"][-1] for history in histories] if names else []
+    return {name: Figure.of([each[k] for each in last]) for k, name in enumerate(names)}
 
 
 def _last_metrics(run: Run, history: History) -> dict[str, float]:

@@ -37,12 +37,12 @@ def render(
 
     Where the console is too narrow for all columns there are two tables, quality and cost.
     """
-    quality, cost = _quality(config, rows), _cost(rows)
+    quality, cost = [*_quality(config, rows), *_overall(rows)], _cost(rows)
     methods = [row.method for row in rows]
     tables = [_table(methods, [*quality, *cost])]
     unbounded = console.options.update(width=10_000)
     if Measurement.get(console, unbounded, tables[0]).maximum > console.width:
-        tables = [_table(methods, quality), _table(methods, cost)]
+        tables = [*_tables(methods, quality, console), _table(methods, cost)]
     # Only the first sentence of the reason; the rest is advice for who writes code.
     reasons = [f"Left out: {name} ({why.split('. ')[0]})." for name, why in left_out.items()]
     notes = [_legend(config), *reasons]
@@ -68,6 +68,31 @@ def _quality(config: Config, rows: Sequence[Row]) -> list[_Column]:
         for row, gain in zip(rows, gains, strict=True)
     ]
     return [*columns, _Column("Δm", "%", tuple(cells), _best(gains, cells, higher=True))]
+
+
+def _tables(methods: Sequence[str], columns: Sequence[_Column], console: Console) -> list[Table]:
+    """As many tables below each other as the columns need; a console may be too narrow for one."""
+    unbounded = console.options.update(width=10_000)
+    tables: list[Table] = []
+    start = 0
+    for end in range(1, len(columns) + 1):
+        wider = _table(methods, columns[start : end + 1]) if end < len(columns) else None
+        if wider is None or Measurement.get(console, unbounded, wider).maximum > console.width:
+            tables.append(_table(methods, columns[start:end]))
+            start = end
+    return tables
+
+
+def _overall(rows: Sequence[Row]) -> list[_Column]:
+    """Figures of all tasks together, in percent; the row of single tasks has none."""
+    names = dict.fromkeys(name for row in rows for name in row.overall)
+    return [
+        _Column(name, "%", tuple(_share(row.overall.get(name)) for row in rows)) for name in names
+    ]
+
+
+def _share(figure: Figure | None) -> str:
+    return "" if figure is None else _figure(100 * figure.mean, 100 * figure.spread, ".1f", ".1f")
 
 
 def _cost(rows: Sequence[Row]) -> list[_Column]:

@@ -114,7 +114,12 @@ class Trainer:
         self.epoch += 1
         self.history["steps"].append(len(losses))
         self.history["loss"].append(torch.stack(losses).nanmean(dim=0).tolist())
-        self.history["metric"].append(list(self.evaluate().values()))
+        tallies, example = self.tallies(), self.config.problem
+        self.history["metric"].append(list(self._figures(tallies).values()))
+        if example.overall_names and self.run.method != SINGLE:
+            figures = example.overall(tallies)
+            own = [figures[name] for name in example.overall_names]
+            self.history.setdefault("overall", []).append(own)
         if cosines:
             stacked = torch.stack(cosines)
             self.history["conflicts"].append(conflicting(stacked))
@@ -122,9 +127,13 @@ class Trainer:
         if weights:
             self.history.setdefault("weight", []).append(torch.stack(weights).nanmean(0).tolist())
 
-    @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
         """Each task's metric on the whole test part."""
+        return self._figures(self.tallies())
+
+    @torch.no_grad()
+    def tallies(self) -> dict[str, Tensor]:
+        """Each task's sums over the whole test part, see :class:`mtl_ops.data.Goal`."""
         self.model.eval()
         goals = self.config.goals
         tallies: dict[str, Tensor] = {}
@@ -133,6 +142,10 @@ class Trainer:
             for task in [task for task in self.run.tasks if task in batch]:
                 tally = goals[task].tally(outputs[task], batch[task])
                 tallies[task] = tallies[task] + tally if task in tallies else tally
+        return tallies
+
+    def _figures(self, tallies: dict[str, Tensor]) -> dict[str, float]:
+        goals = self.config.goals
         return {task: goals[task].figure(tallies[task]).item() for task in self.run.tasks}
 
     def _row(self, losses: dict[str, Tensor]) -> Tensor:

@@ -1,6 +1,6 @@
 """The problems that ``mtl-ops train --example NAME`` can train, one a file."""
 
 from .base import Example, Size
-from .registry import architectures, make, names
+from .registry import architectures, make, names, packaged
 
-__all__ = ["Example", "Size", "architectures", "make", "names"]
+__all__ = ["Example", "Size", "architectures", "make", "names", "packaged"]

@@ -5,20 +5,26 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol, get_args
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 from torch import Tensor, nn
 
 from ..data import Batch, Goal, Split, Task
+from ..data.packaged import Packaged
 from .architectures import image_model
 
-__all__ = ["DEFAULT_METHODS", "SIZES", "Example", "Model", "Size"]
+__all__ = ["AUTO", "DEFAULT_METHODS", "EMBEDDED", "SIZES", "Example", "Model", "Size"]
 
 #: One or two methods of each family, a few minutes in all.
 DEFAULT_METHODS = ("sum", "mean", "pcgrad", "mgda", "cagrad", "upgrad", "nash_mtl", "famo")
 
-#: ``"tiny"`` takes seconds and learns little: for tests, and for trying things out.
-Size = Literal["default", "tiny"]
+#: Instead of a folder: the data of a package if it is installed, or else those the example has anyway.
+AUTO = "auto"
+#: Instead of a folder: those the example has anyway, whatever is installed.
+EMBEDDED = "embedded"
+#: ``"tiny"`` takes seconds and learns little: for tests, and for trying things out; ``"published"``
+#: is as much as the paper has, where the example follows one.
+Size = Literal["default", "tiny", "published"]
 SIZES: tuple[str, ...] = get_args(Size)
 
 
@@ -41,6 +47,11 @@ class Example(ABC):
         note: A sentence below the table that says what the metrics mean.
         formats: What ``--data FOLDER`` may hold, in words; empty if nothing.
         needs_folder: Whether it has no data of its own.
+        packaged: Data that lie in other packages, by the names that ``--data`` takes.
+        prefers_packaged: Whether they are taken where they are installed, if nobody says anything.
+        package: Which of them are used; ``None`` if a folder, or what the example has anyway.
+        overall_names: Figures of all tasks together, by default none; see :meth:`overall`.
+        published: Options of the paper's protocol, for ``--protocol published``.
         architectures: Names of other models that it can be trained with, see :mod:`mtl_ops.models`.
         methods: What is trained if nobody names a method.
         epochs, batch_size, learning_rate, seeds: Defaults of a training.
@@ -54,6 +65,10 @@ class Example(ABC):
     note: str
     formats: ClassVar[tuple[str, ...]] = ()
     needs_folder: ClassVar[bool] = False
+    packaged: ClassVar[Mapping[str, Packaged]] = {}
+    prefers_packaged: ClassVar[bool] = False
+    published: ClassVar[Mapping[str, Any]] = {}
+    overall_names: ClassVar[tuple[str, ...]] = ()
     architectures: ClassVar[tuple[str, ...]] = ()
     methods: ClassVar[tuple[str, ...]] = DEFAULT_METHODS
     epochs: ClassVar[int] = 10
@@ -63,11 +78,36 @@ class Example(ABC):
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
+        self.package: str | None = None
+
+    @classmethod
+    def source(cls, data: str | None) -> str | None:
+        """What ``--data`` stands for: a folder, a name of :attr:`packaged`, or "embedded".
+
+        Args:
+            data: As the user gave it; ``None`` if nothing was given.
+
+        Returns:
+            The same, but instead of "auto" what is installed; ``None`` for nothing.
+        """
+        if data == AUTO or (data is None and cls.prefers_packaged):
+            there = (name for name, package in cls.packaged.items() if package.installed)
+            return next(there, EMBEDDED)
+        return data
 
     @property
     @abstractmethod
     def tasks(self) -> dict[str, Goal]:
         """The tasks by name, in the order of the heads."""
+
+    @property
+    def usual_tasks(self) -> tuple[str, ...]:
+        """Those that are trained if nobody names any: by default all."""
+        return tuple(self.tasks)
+
+    def overall(self, tallies: Mapping[str, Tensor]) -> dict[str, float]:
+        """Shares of all tasks together, by :attr:`overall_names`, from the tallies over the test part."""
+        return {}
 
     @abstractmethod
     def load(self, seed: int, size: Size = "default") -> Split:

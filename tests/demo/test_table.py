@@ -121,3 +121,25 @@ def test_notes_name_what_was_left_out_and_the_seeds() -> None:
     text = _text(ROWS)
     assert "Left out: krum (It asks for n_byzantine)." in text
     assert "over 2 seeds" in text
+
+
+def test_as_many_tables_as_the_columns_need() -> None:
+    """Fourteen labels and three figures over all of them do not fit into a hundred columns."""
+    config = Config.of({"example": "yeast", "seeds": (0, 1)})
+    metrics = {task: Figure(0.5, 0.01) for task in config.tasks}
+    overall = {"micro F1": Figure(0.625, 0.01), "Hamming loss": Figure(0.2, 0.01)}
+    rows = [
+        Row("single", metrics, None, 1.0, 1.0),
+        Row("plain", metrics, Figure(1.0, 0.1), 1.0, 1.0, None, overall),
+    ]
+    file = io.StringIO()
+    console = Console(file=file, width=100)
+    console.print(render(config, rows, {}, console))
+    text = file.getvalue()
+    assert max(map(len, text.splitlines())) <= 100
+    heads = [line for line in text.splitlines() if line.split()[:1] == ["method"]]
+    assert len(heads) > 2
+    assert text.split().count("class-7") == 1
+    for name in (*config.tasks, "micro F1", "Hamming loss", "Δm"):
+        assert name in text
+    assert "62.5 ± 1.0" in text

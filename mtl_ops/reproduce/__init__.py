@@ -1,0 +1,6 @@
+"""Published numbers against ours: ``mtl-ops reproduce``, and the pages that are made of its results."""
+
+from .registry import make, names
+from .study import Study, collect, load_results
+
+__all__ = ["Study", "collect", "load_results", "make", "names"]
