@@ -56,6 +56,7 @@ QUICK := tests/test_house.py tests/test_layout.py tests/test_graph.py tests/test
   $(addprefix tests/ops/test_,operators.py lazy_bits.py) \
   $(addprefix tests/optimizer/test_,naive_loop.py joined.py accumulation.py features.py turns.py sharing.py clipping.py) \
   $(addprefix tests/factored/test_,nodes.py accuracy.py) \
+  tests/check/test_check.py::test_judging tests/check/test_check.py::test_a_difference_is_named_and_fails \
   tests/distributed/test_graphs.py \
   tests/compare/test_compare_steps.py::test_an_error_in_the_middle_leaves_everything_as_it_was \
   $(addprefix tests/demo/test_,config.py spec.py table.py files.py) \
