@@ -284,7 +284,9 @@ def include_flags(torch: Torch) -> list[str]:
     # As system headers: their warnings are not ours.  pybind11's headers come with torch.
     include = torch.root / "include"
     headers = [include, include / "torch/csrc/api/include"]
-    return [flag for path in headers for flag in ("-isystem", str(path))]
+    # Nobody reads the name: another torch is another command, which says that its headers have changed.
+    version = f"-DMTL_OPS_HEADERS={json.dumps(torch.version)}"
+    return [version, *(flag for path in headers for flag in ("-isystem", str(path)))]
 
 
 def python_flags() -> list[str]:
@@ -301,11 +303,7 @@ def portable_paths(torch: Torch) -> list[str]:
 def compile_cxx(source: Path, objects: Path, compiler: Sequence[str], flags: Sequence[str]) -> Step:
     output = objects / (str(source).replace("/", ".") + ".o")
     depfile = output.with_suffix(".d")
-    depend = [
-        "-MMD",
-        "-MF",
-        str(depfile),
-    ]  # torch's headers are those of the version that names the folder
+    depend = ["-MMD", "-MF", str(depfile)]
     command = [*compiler, *flags, *depend, "-c", str(source), "-o", str(output)]
     return Step(output, (source,), command, depfile)
 

@@ -446,6 +446,8 @@ class TestCommands:
             )
         (module, other), (next_module, next_other) = steps
         assert other == next_other
+        newer = setup.include_flags(torch._replace(version="2.14.0"))
+        assert newer != setup.include_flags(torch)  # headers are not watched, their version is
         assert not {"/cpython-314/include", '-DMTL_OPS_VERSION="1"'} & {*other.command}
         assert {"/cpython-314/include", '-DMTL_OPS_VERSION="1"'} < {*next_module.command}
         assert module.output == Path("build/x/cpython-310/csrc.module.cpp.o")
