@@ -6,6 +6,10 @@
 # make bench-cuda  measure on a GPU
 # make cuda-check  on a GPU, without network: build, tests marked cuda, compute-sanitizer, measure
 # make sanitize  the tests of the operators and solvers under AddressSanitizer and UBSan, then ThreadSanitizer; needs g++ on Linux
+# make check  this build on this machine: every kernel, whole steps, bandwidth; a minute
+# make wheel-check  builds the wheel, lets it carry what it needs, and tests it in an empty environment, outside the tree
+# make wheels  the wheels of every Python, with cibuildwheel (in containers on Linux)
+# make links  ask every page that the documentation links to; needs the network
 # make lint   ruff, mypy, clang-format
 #
 # Each makes what it needs first: a virtual environment in .venv, torch, and the extension (again after csrc changes).
@@ -52,6 +56,7 @@ QUICK := tests/test_house.py tests/test_layout.py tests/test_graph.py tests/test
   $(addprefix tests/ops/test_,operators.py lazy_bits.py) \
   $(addprefix tests/optimizer/test_,naive_loop.py joined.py accumulation.py features.py turns.py sharing.py clipping.py) \
   $(addprefix tests/factored/test_,nodes.py accuracy.py) \
+  tests/check/test_check.py::test_judging tests/check/test_check.py::test_a_difference_is_named_and_fails \
   tests/distributed/test_graphs.py \
   tests/compare/test_compare_steps.py::test_an_error_in_the_middle_leaves_everything_as_it_was \
   $(addprefix tests/demo/test_,config.py spec.py table.py files.py) \
@@ -68,7 +73,7 @@ PYTEST := env OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --maxprocesse
 # What two jobs print is not mixed, where make (4.0 and later) can hold it back until a job ends.
 WHOLE_OUTPUTS := $(if $(filter output-sync,$(.FEATURES)),--output-sync)
 
-.PHONY: demo toy test quick quick-tests sanitize bench bench-cuda lint build cuda cuda-check gpu clean
+.PHONY: demo toy test quick quick-tests check wheel-check wheels links sanitize bench bench-cuda lint build cuda cuda-check gpu clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.mtl_ops-demo $(VENV)/.mtl_ops-built
@@ -117,6 +122,24 @@ cuda-check: gpu
 	for tool in $(SANITIZERS); do PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
 	  compute-sanitizer --tool $$tool --error-exitcode 1 $(BIN)/python -m pytest -q -m cuda -k "$(SANITIZED_NAMES)" $(SANITIZED) || exit 1; done
 	$(BIN)/python -m benchmarks.run --device cuda
+
+check: build
+	$(BIN)/python -m mtl_ops.check
+
+# Not part of `make test`: the empty environment gets a torch of its own, which takes longer than the tests.
+wheel-check: $(VENV)/.mtl_ops-dev
+	rm -rf build/wheels && mkdir -p build/wheels
+	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir build/wheels/raw .
+	PATH="$(abspath $(BIN)):$$PATH" bash .ci/repair-wheel build/wheels/raw/*.whl build/wheels/repaired
+	bash .ci/test-wheel $(BIN)/python build/wheels/repaired/*.whl $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+
+wheels: $(VENV)/.mtl_ops-dev
+	$(PIP) install "cibuildwheel>=3.2"
+	TORCH="$(TORCH)" TORCH_INDEX="$(TORCH_INDEX)" $(BIN)/python -m cibuildwheel --output-dir dist
+
+# What the pages link to elsewhere
+links: build
+	$(BIN)/python -m sphinx -q -b linkcheck docs build/links
 
 lint: $(VENV)/.mtl_ops-dev
 	$(BIN)/ruff check .

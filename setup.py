@@ -3,11 +3,14 @@
 MTL_OPS_CUDA=0|1      leave the CUDA kernels out, or insist on them
 TORCH_CUDA_ARCH_LIST  their architectures, as in "8.0;9.0+PTX" (the default)
 CUDA_HOME             the CUDA toolkit; otherwise the nvcc on PATH, then /usr/local/cuda
+MTL_OPS_LABEL         cpu, cu126, cu130, ...: added to the version of a wheel, as torch adds it to its own
 MAX_JOBS              compilers running at a time
 CXX, CXXFLAGS, LDFLAGS  as ever
 
-The extension uses the LibTorch stable ABI, so a module built with one torch serves every torch from 2.10 on.  What can
-go wrong is checked before anything is compiled, and ends in one sentence (a `BuildError` is a `SystemExit`: no
+The extension uses the LibTorch stable ABI, so a module built with one torch serves every torch from 2.10 on.  One small
+file knows Python; all others are compiled once for all Pythons that build in one tree with one version of torch.
+
+What can go wrong is checked before anything is compiled, and ends in one sentence (a `BuildError` is a `SystemExit`: no
 traceback).
 """
 
@@ -21,8 +24,9 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -191,12 +195,17 @@ def check_cuda(
                 "or set CUDA_HOME, or leave MTL_OPS_CUDA out."
             )
         return False, "nvcc was not found"
-    if version.split(".")[0] != torch.cuda.split(".")[0]:
-        raise BuildError(
-            f"nvcc is of CUDA {version}, but torch {torch.version} is built with CUDA {torch.cuda}: the major versions "
-            f"should agree. Set CUDA_HOME to a CUDA {torch.cuda.split('.')[0]} toolkit, or build without CUDA kernels "
-            "with MTL_OPS_CUDA=0."
+    major = torch.cuda.split(".")[0]
+    if version.split(".")[0] != major:
+        found = (
+            f"nvcc is of CUDA {version}, but torch {torch.version} is built with CUDA {torch.cuda}"
         )
+        if forced == "1":
+            raise BuildError(
+                f"MTL_OPS_CUDA=1, but {found}: the major versions should agree. Set CUDA_HOME to a CUDA {major} "
+                "toolkit, or leave MTL_OPS_CUDA out."
+            )
+        return False, found
     return True, ""
 
 
@@ -236,6 +245,18 @@ def max_jobs(env: Mapping[str, str] = os.environ) -> int:
     return int(text)
 
 
+def version_label(env: Mapping[str, str] = os.environ) -> str:
+    """What is added to the version: nothing, or a local label as in 0.1.0+cu130."""
+    text = env.get("MTL_OPS_LABEL")
+    if not text:
+        return ""
+    if not re.fullmatch(r"cpu|cu\d{3}", text):
+        raise BuildError(
+            f"MTL_OPS_LABEL should be like cpu or cu130. Found `MTL_OPS_LABEL={text}`."
+        )
+    return f"+{text}"
+
+
 # ---- commands ----------------------------------------------------------------------------------
 
 
@@ -249,23 +270,40 @@ class Step:
     depfile: Path | None = None
 
 
+def linked(torch: Torch, objects: Path) -> Torch:
+    """The same torch by a path in `objects`: then commands, and so what they made, are the same for every Python."""
+    link = ROOT / objects / "torch"
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if not link.exists() or not link.samefile(torch.root):
+        link.unlink(missing_ok=True)
+        link.symlink_to(torch.root)
+    return torch._replace(root=objects / "torch")
+
+
 def include_flags(torch: Torch) -> list[str]:
     # As system headers: their warnings are not ours.  pybind11's headers come with torch.
     include = torch.root / "include"
-    headers = [include, include / "torch/csrc/api/include", sysconfig.get_path("include")]
-    return [flag for path in headers for flag in ("-isystem", str(path))]
+    headers = [include, include / "torch/csrc/api/include"]
+    # Nobody reads the name: another torch is another command, which says that its headers have changed.
+    version = f"-DMTL_OPS_HEADERS={json.dumps(torch.version)}"
+    return [version, *(flag for path in headers for flag in ("-isystem", str(path)))]
+
+
+def python_flags() -> list[str]:
+    """For the one file that knows Python."""
+    include = sysconfig.get_path("include")
+    return ["-isystem", include, f"-ffile-prefix-map={include}/="]
 
 
 def portable_paths(torch: Torch) -> list[str]:
     """Keeps this machine's paths out of the binary (torch's checks store __FILE__)."""
-    python = sysconfig.get_path("include")
-    return [f"-ffile-prefix-map={path}/=" for path in (torch.root.parent, python, ROOT)]
+    return [f"-ffile-prefix-map={path}/=" for path in (torch.root.parent, ROOT)]
 
 
 def compile_cxx(source: Path, objects: Path, compiler: Sequence[str], flags: Sequence[str]) -> Step:
     output = objects / (str(source).replace("/", ".") + ".o")
     depfile = output.with_suffix(".d")
-    depend = ["-MD", "-MF", str(depfile)]
+    depend = ["-MMD", "-MF", str(depfile)]
     command = [*compiler, *flags, *depend, "-c", str(source), "-o", str(output)]
     return Step(output, (source,), command, depfile)
 
@@ -279,13 +317,21 @@ def compile_all_cxx(
 ) -> list[Step]:
     flags = [*CXX_FLAGS, *portable_paths(torch), *include_flags(torch), *extra]
     flags += shlex.split(os.environ.get("CXXFLAGS", ""))
+    about = [f"-DMTL_OPS_{name}={json.dumps(fact)}" for name, fact in facts.items()]
     steps = []
     for source in sources("csrc/*.cpp", "csrc/cpu/*.cpp"):
-        about = [f"-DMTL_OPS_{name}={json.dumps(fact)}" for name, fact in facts.items()]
-        # module.cpp calls nothing of torch, and torch 2.10's pybind11 refuses to be included with the stable ABI
-        own = about if source.name == "module.cpp" else [STABLE_ABI]
-        steps.append(compile_cxx(source, objects, compiler, flags + own))
+        if source.name == "module.cpp":
+            # It calls nothing of torch, and torch 2.10's pybind11 refuses to be included with the stable ABI.
+            own = [*flags, *python_flags(), *about]
+            steps.append(compile_cxx(source, of_this_python(objects), compiler, own))
+        else:
+            steps.append(compile_cxx(source, objects, compiler, [*flags, STABLE_ABI]))
     return steps
+
+
+def of_this_python(objects: Path) -> Path:
+    """Where lies what is made for each Python anew."""
+    return objects / str(sys.implementation.cache_tag)
 
 
 # Sources none of whose kernels is hot.  Their text does not depend on the architecture: to check them, one PTX serves
@@ -394,7 +440,24 @@ def find_ninja() -> str | None:
 
 def run_steps(steps: Sequence[Step], objects: Path) -> None:
     """Runs what is out of date through ninja; without ninja runs everything, the last step last."""
+    for step in steps:
+        (ROOT / step.output).parent.mkdir(parents=True, exist_ok=True)
+    with one_at_a_time(objects):
+        _run_steps(steps, objects)
+
+
+@contextmanager
+def one_at_a_time(objects: Path) -> Iterator[None]:
+    """Two Pythons that build at once share what does not depend on them."""
+    import fcntl  # not on Windows, where nothing is built
+
     objects.mkdir(parents=True, exist_ok=True)
+    with (objects / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _run_steps(steps: Sequence[Step], objects: Path) -> None:
     ninja = find_ninja()
     if ninja:
         write_ninja(steps, objects / "build.ninja")
@@ -444,15 +507,17 @@ class NinjaBuild(build_ext):  # type: ignore[misc]
             "TORCH": torch.version,
             "CUDA": version if with_cuda else "",
             "CUDA_ARCHS": archs if with_cuda else "",
+            "CUDA_LEFT_OUT": reason,
         }
-        objects = Path("build", f"{sys.implementation.cache_tag}-{'cuda' if with_cuda else 'cpu'}")
+        objects = Path("build", f"torch-{torch.version}-{'cuda' if with_cuda else 'cpu'}")
+        torch = linked(torch, objects)
         steps = compile_all_cxx(objects, compiler, torch, facts)
         if with_cuda and nvcc:
             steps += [
                 compile_cuda(s, objects, nvcc, torch, parse_archs(archs))
                 for s in sources("csrc/cuda/*.cu")
             ]
-        library = objects / Path(self.get_ext_filename(ext.name)).name
+        library = of_this_python(objects) / Path(self.get_ext_filename(ext.name)).name
         compiled = [step.output for step in steps]
         steps.append(link(compiled, library, torch, compiler, nvcc if with_cuda else None))
         run_steps(steps, ROOT / objects)
@@ -523,6 +588,7 @@ class BuildSanitized(setuptools.Command):
             "TORCH": torch.version,
             "CUDA": "",
             "CUDA_ARCHS": "",
+            "CUDA_LEFT_OUT": "built with sanitizers",
         }
         folder = Path("build", "sanitized", self.kind)
         extra = ["-O1", "-g1", "-fno-omit-frame-pointer", "-DMTL_SIMD_BYTES=16", *sanitize]
@@ -551,6 +617,7 @@ if __name__ == "__main__":
     check_setuptools()
     setuptools.setup(
         ext_modules=[setuptools.Extension("mtl_ops._C", sources=[])],
+        options={"egg_info": {"tag_build": version_label()}},
         cmdclass={
             "build_ext": NinjaBuild,
             "dist_info": CheckedDistInfo,

@@ -17,5 +17,6 @@ PYBIND11_MODULE(_C, m) {
   m.attr("torch_version") = MTL_OPS_TORCH;
   m.attr("cuda_version") = MTL_OPS_CUDA;  // empty: built without CUDA kernels
   m.attr("cuda_archs") = MTL_OPS_CUDA_ARCHS;
+  m.attr("cuda_left_out") = MTL_OPS_CUDA_LEFT_OUT;  // why, if so
   m.def("simd_level", &mtl_ops::cpu::simd_level);
 }

@@ -18,6 +18,7 @@ from imports import Imports  # noqa: E402
 #: What a room is for, and in which column it stands. One that is missing here is drawn at the right, without a word.
 ROOMS: dict[str, tuple[str, float]] = {
     "cli": ("the command mtl-ops", 0),
+    "check": ("this build on this machine", 4),
     "plots": ("methods in two dimensions", 0),
     "demo": ("trains the examples", 0),
     "reproduce": ("published tables, again", 1),

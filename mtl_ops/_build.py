@@ -22,9 +22,10 @@ __version__: str = _C.version
 class BuildInfo:
     """What was compiled, and what runs where.
 
-    `cuda` is the version of nvcc, or None if the CUDA kernels were left out. `simd` is the instruction set in use
-    (`"x86-64-v4"`, `"x86-64-v3"` or `"generic"`). `backends` says for each type of device whether this build's kernels
-    (`"native"`) or plain PyTorch in float64 (`"reference"`) merge its gradients.
+    `cuda` is the version of nvcc, or None if the CUDA kernels were left out, for the reason
+    `cuda_left_out`. `simd` is the instruction set in use (`"x86-64-v4"`, `"x86-64-v3"` or
+    `"generic"`). `backends` says for each type of device whether this build's kernels (`"native"`)
+    or plain PyTorch in float64 (`"reference"`) merge its gradients.
     """
 
     version: str
@@ -33,12 +34,14 @@ class BuildInfo:
     torch: str
     cuda: str | None
     cuda_archs: tuple[str, ...]
+    cuda_left_out: str
     simd: str
     threads: int
     backends: Mapping[str, str]
 
     def __str__(self) -> str:
-        cuda = f"{self.cuda} for {', '.join(self.cuda_archs)}" if self.cuda else "not compiled"
+        cuda = f"{self.cuda} for {', '.join(self.cuda_archs)}"
+        cuda = cuda if self.cuda else f"not compiled ({self.cuda_left_out})"
         backends = ", ".join(f"{device}: {backend}" for device, backend in self.backends.items())
         lines = {
             "compiler": f"{self.compiler}, C++{self.cxx_standard}",
@@ -65,6 +68,7 @@ def build_info() -> BuildInfo:
         torch=_C.torch_version,
         cuda=_C.cuda_version or None,
         cuda_archs=tuple(_C.cuda_archs.replace(";", " ").split()),
+        cuda_left_out=_C.cuda_left_out,
         simd=_C.simd_level(),
         threads=torch.get_num_threads(),
         backends={device: _backend(device) for device in ("cpu", "cuda", "mps", "xpu")},

@@ -1,7 +1,7 @@
 """The command line ``mtl-ops``.
 
-The package itself needs nothing but torch and numpy; what the commands need comes with the extra
-``demo``, and whoever has not installed it is told so.
+The package itself needs nothing but torch and numpy, and so does ``mtl-ops check``; what the other
+commands need comes with the extra ``demo``, and whoever has not installed it is told so.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ._build import __version__
+from .check.command import main as check
 
 if TYPE_CHECKING:
     import typer
@@ -24,12 +25,14 @@ EXTRA = ("matplotlib", "rich", "sklearn", "tensorboard", "typer")
 
 
 def main() -> None:
-    """Run the command that the arguments name."""
+    """Run the command that the arguments name; ``check`` needs nothing that is not installed."""
+    if sys.argv[1:2] == ["check"]:
+        sys.exit(check(sys.argv[2:]))
     missing = [name for name in EXTRA if find_spec(name) is None]
     if missing:
         sys.exit(
             f"The command line needs {', '.join(missing)}; "
-            'install with: pip install "mtl-ops[demo]"'
+            'install with: pip install "mtl-ops[demo]" (`mtl-ops check` works without)'
         )
     make_app()()
 
@@ -63,6 +66,12 @@ def make_app() -> typer.Typer:
     app.command()(train)
     app.command()(plot)
     app.command()(reproduce)
+
+    @app.command("check", add_help_option=False, context_settings={"ignore_unknown_options": True})
+    def check_build(arguments: list[str] = typer.Argument(None)) -> None:  # noqa: B008
+        """Check this build on this machine: every kernel, whole steps, bandwidth."""
+        raise typer.Exit(check(arguments or []))
+
     return app
 
 

@@ -159,6 +159,7 @@ class TestCuda:
     CPU = setup.Torch("2.13.0+cpu", None, Path("/torch"))
     CU13 = setup.Torch("2.13.0+cu130", "13.0", Path("/torch"))
     NVCC = Path("/usr/local/cuda/bin/nvcc")
+    OTHER_MAJOR = "nvcc is of CUDA 12.8, but torch 2.13.0+cu130 is built with CUDA 13.0"
 
     @pytest.mark.parametrize("forced", [None, "", "1"])
     def test_is_built_where_it_fits(self, forced: str | None) -> None:
@@ -172,6 +173,8 @@ class TestCuda:
             (CPU, NVCC, "13.0", None, "torch is built without CUDA"),
             (CPU, None, None, "", "torch is built without CUDA"),
             (CU13, None, None, None, "nvcc was not found"),
+            (CU13, NVCC, "12.8", None, OTHER_MAJOR),
+            (CU13, NVCC, "12.8", "", OTHER_MAJOR),
         ],
     )
     def test_is_left_out(
@@ -188,11 +191,10 @@ class TestCuda:
         assert "MTL_OPS_CUDA=1, but nvcc was not found. Install the CUDA toolkit 13.0" in text
         assert "CUDA_HOME" in text
 
-    @pytest.mark.parametrize("forced", [None, "1"])
-    def test_other_major_version(self, forced: str | None) -> None:
-        text = fails(setup.check_cuda, self.CU13, self.NVCC, "12.8", forced)
-        assert "nvcc is of CUDA 12.8, but torch 2.13.0+cu130 is built with CUDA 13.0" in text
-        assert "MTL_OPS_CUDA=0" in text
+    def test_forced_with_another_major_version(self) -> None:
+        text = fails(setup.check_cuda, self.CU13, self.NVCC, "12.8", "1")
+        assert f"MTL_OPS_CUDA=1, but {self.OTHER_MAJOR}: the major versions should agree." in text
+        assert "Set CUDA_HOME to a CUDA 13 toolkit, or leave MTL_OPS_CUDA out." in text
 
     @pytest.mark.parametrize("forced", ["yes", "2", "true"])
     def test_neither_0_nor_1(self, forced: str) -> None:
@@ -325,6 +327,18 @@ ptxas info    : Used 32 registers
             assert ("said" in done.stderr) == (code == "1")
 
 
+class TestLabel:
+    def test_is_added_as_torch_does(self) -> None:
+        assert setup.version_label({}) == setup.version_label({"MTL_OPS_LABEL": ""}) == ""
+        assert setup.version_label({"MTL_OPS_LABEL": "cu130"}) == "+cu130"
+        assert setup.version_label({"MTL_OPS_LABEL": "cpu"}) == "+cpu"
+
+    @pytest.mark.parametrize("text", ["+cpu", "cuda", "cu13", "13.0"])
+    def test_not_understood(self, text: str) -> None:
+        found = fails(setup.version_label, {"MTL_OPS_LABEL": text})
+        assert f"MTL_OPS_LABEL should be like cpu or cu130. Found `MTL_OPS_LABEL={text}`." in found
+
+
 class TestJobs:
     def test_given(self) -> None:
         assert setup.max_jobs({"MAX_JOBS": "3"}) == 3
@@ -408,6 +422,36 @@ class TestCommands:
     def test_no_path_of_this_machine_gets_into_the_library(self) -> None:
         assert f"-ffile-prefix-map={ROOT}/=" in setup.portable_paths(self.TORCH)
         assert "-ffile-prefix-map=/site/=" in setup.portable_paths(self.TORCH)
+
+    def test_only_one_file_is_compiled_for_each_python(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Another Python, with a torch of the same version elsewhere, runs the same commands on the others."""
+        monkeypatch.setattr(setup, "ROOT", tmp_path)
+        monkeypatch.setattr(
+            setup, "sources", lambda *_: [Path("csrc/module.cpp"), Path("csrc/a.cpp")]
+        )
+        steps = []
+        for python in ("cpython-310", "cpython-314"):
+            root = tmp_path / python / "site" / "torch"
+            (root / "include").mkdir(parents=True)
+            monkeypatch.setattr(sys.implementation, "cache_tag", python)
+            monkeypatch.setattr(
+                setup.sysconfig, "get_path", lambda _, python=python: f"/{python}/include"
+            )
+            torch = setup.linked(setup.Torch("2.13.0", None, root), Path("build", "x"))
+            assert (tmp_path / torch.root / "include").samefile(root / "include")
+            steps.append(
+                setup.compile_all_cxx(Path("build", "x"), ["c++"], torch, {"VERSION": "1"})
+            )
+        (module, other), (next_module, next_other) = steps
+        assert other == next_other
+        newer = setup.include_flags(torch._replace(version="2.14.0"))
+        assert newer != setup.include_flags(torch)  # headers are not watched, their version is
+        assert not {"/cpython-314/include", '-DMTL_OPS_VERSION="1"'} & {*other.command}
+        assert {"/cpython-314/include", '-DMTL_OPS_VERSION="1"'} < {*next_module.command}
+        assert module.output == Path("build/x/cpython-310/csrc.module.cpp.o")
+        assert next_module.output == Path("build/x/cpython-314/csrc.module.cpp.o")
 
     def test_flags_of_the_environment_are_used(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("LDFLAGS", "-Wl,--as-needed -L'/a b'")

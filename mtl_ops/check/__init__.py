@@ -1,0 +1,1 @@
+"""Checks this build on this machine: ``mtl-ops check``, or ``python -m mtl_ops.check``."""
