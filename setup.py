@@ -202,7 +202,7 @@ def check_cuda(
         )
         if forced == "1":
             raise BuildError(
-                f"MTL_OPS_CUDA=1, but {found}: the major versions should agree. Set CUDA_HOME to a CUDA {major} "
+                f"MTL_OPS_CUDA=1, and {found}: the major versions should agree. Set CUDA_HOME to a CUDA {major} "
                 "toolkit, or leave MTL_OPS_CUDA out."
             )
         return False, found
