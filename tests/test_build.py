@@ -193,7 +193,7 @@ class TestCuda:
 
     def test_forced_with_another_major_version(self) -> None:
         text = fails(setup.check_cuda, self.CU13, self.NVCC, "12.8", "1")
-        assert f"MTL_OPS_CUDA=1, but {self.OTHER_MAJOR}: the major versions should agree." in text
+        assert f"MTL_OPS_CUDA=1, and {self.OTHER_MAJOR}: the major versions should agree." in text
         assert "Set CUDA_HOME to a CUDA 13 toolkit, or leave MTL_OPS_CUDA out." in text
 
     @pytest.mark.parametrize("forced", ["yes", "2", "true"])
