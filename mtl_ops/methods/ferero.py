@@ -59,7 +59,7 @@ class FERERO(NativeMethod):
         >>> rows, losses = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([1.0, 3.0])
         >>> method = mtl_ops.methods.FERERO(preference=[1.0, 1.0])
         >>> mtl_ops.merge(rows, method, losses=losses)  # the second loss is too large
-        tensor([0., 1.])
+        tensor([-0.4000,  1.2000])
     """
 
     segmentwise = True

@@ -59,7 +59,7 @@ class PMGDA(NativeMethod):
         >>> rows, losses = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([1.0, 3.0])
         >>> method = mtl_ops.methods.PMGDA(preference=[1.0, 1.0])
         >>> mtl_ops.merge(rows, method, losses=losses)  # the second loss is too large
-        tensor([-0.6966,  0.7174])
+        tensor([-0.8135,  0.4972])
     """
 
     segmentwise = True
