@@ -2,9 +2,10 @@
 
     python -m benchmarks.burgers [--steps N] [--seeds N] [--out FILE]
 
-The network of ``mtl_ops.examples.physics`` in float32 with Adam; its error is that of the solution against the known one inside,
-``sqrt(Σ (u - u*)² / Σ u*²)``. Writes ``benchmarks/results/burgers.json`` and prints the table of it. For equal time the error
-is that of the last evaluation before the time that ``sum`` took for all its steps, of the same seed.
+The network of ``mtl_ops.examples.physics`` in float32 with Adam; its error is that of the solution against
+the known one inside, ``sqrt(Σ (u - u*)² / Σ u*²)``. Writes ``benchmarks/results/burgers.json`` and prints the
+table of it. For equal time the error is that of the last evaluation before the time that ``sum`` took for all
+its steps, of the same seed.
 """
 
 from __future__ import annotations
