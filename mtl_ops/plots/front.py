@@ -93,8 +93,7 @@ def hypervolume(points: Array, reference: Array) -> float:
         reference: ``(2,)``.
 
     Example:
-        >>> import matplotlib as mpl
-    import numpy as np
+        >>> import numpy as np
         >>> hypervolume(np.array([[1.0, 2.0], [2.0, 1.0], [2.5, 2.5]]), np.array([3.0, 3.0]))
         3.0
     """
@@ -121,7 +120,13 @@ def draw_front(reached: Mapping[str, Array], first_scale: float) -> Figure:
         for (name, points), axis in zip(reached.items(), panels, strict=True):
             axis.plot(*front.T, color="black", linewidth=1.5, zorder=2)
             axis.scatter(
-                *points.T, c=np.log2(RATIOS), cmap="coolwarm", s=22, zorder=3, edgecolors="0.3"
+                points[:, 0],
+                points[:, 1],
+                c=np.log2(RATIOS),
+                cmap="coolwarm",
+                s=22,
+                zorder=3,
+                edgecolors="0.3",
             )
             axis.set(xlabel="first loss", ylabel="second loss")
             axis.set_title(f"{name}  ·  {100 * share_of_front(points, first_scale):.0f}%")

@@ -22,7 +22,7 @@ def test_hypervolume() -> None:
 
 
 def test_preferences_reach_the_front_in_order() -> None:
-    reached = sweep(["epo", "stch"], 500, 0.1, 1.0)
+    reached = sweep(["epo", "stch"], 250, 0.2, 1.0)
     front = front_losses(1.0)
     for name, points in reached.items():
         away = np.abs(points[:, None] - front).max(axis=-1).min(axis=1)
