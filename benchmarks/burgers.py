@@ -37,8 +37,9 @@ def contenders() -> dict[str, Callable[[], Method]]:
     """Methods by what the table calls them; an average of gradients only where this build has one."""
     found: dict[str, Callable[[], Method]] = {
         name: lambda name=name: methods.get(name)
-        for name in ("sum", "config", "norm_balancing", "relobralo", "softadapt", "upgrad")
+        for name in ("config", "norm_balancing", "relobralo", "softadapt", "upgrad")
     }
+    found = {"sum": lambda: methods.get("equal"), **found}  # in one backward, as everybody takes it
     if "momentum" in methods.available():
         found["momentum(config)"] = lambda: methods.get("momentum", method="config")
     return found
