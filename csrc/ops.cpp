@@ -6,6 +6,7 @@
 // `segments` names the segment of each of the P parameters; empty means one segment for all.
 // `rounding` is the share of sqrt(G_ii G_jj) by which the entries of `gram` may be off, for tolerances that are not given.
 // `scale` (S, T) are the factors of `task_scales`, 0 for a task that takes no part; None means all 1.
+// `losses` (T,) float64 are those of the tasks, of which only those that take part are looked at.
 // `first` is the number of the first coordinate of each of the P parameters; empty means that they follow one another from 0.
 // `counter` () int64 on the gradients' device is added to `offset` by the kernel, so that a replay of a captured graph sees its value then.
 
@@ -24,8 +25,20 @@ STABLE_TORCH_LIBRARY(mtl_ops, m) {
       "solve_gradvac(Tensor gram, Tensor? scale, Tensor orders, Tensor(a!) rho, float beta, float eps, float tol) "
       "-> Tensor");
   m.def("solve_adaptive_sharing(Tensor gram, Tensor? scale, Tensor(a!) cosines, float beta) -> Tensor");
-  m.def("solve_mgda(Tensor gram, Tensor? scale) -> Tensor");
+  m.def("solve_mgda(Tensor gram, Tensor? scale, Tensor? min_weights=None) -> Tensor");
   m.def("solve_mgda_frank_wolfe(Tensor gram, Tensor? scale, float epsilon, int max_iters) -> Tensor");
+  m.def("solve_online_pcgrad(Tensor gram, Tensor? scale, Tensor order) -> Tensor");
+  m.def("solve_conicgrad(Tensor gram, Tensor? scale, float c) -> Tensor");
+  m.def(
+      "solve_gradops(Tensor gram, Tensor? scale, float alpha, bool project_all, float? rank_tol, float rounding) "
+      "-> Tensor");
+  m.def("solve_dibs_mtl(Tensor gram, Tensor? scale, int steps, float step) -> Tensor");
+  m.def("solve_epo(Tensor gram, Tensor? scale, Tensor losses, Tensor? preference, float tol, bool relax) -> Tensor");
+  m.def(
+      "solve_pmgda(Tensor gram, Tensor? scale, Tensor losses, Tensor? preference, float h_tol, float sigma) -> Tensor");
+  m.def(
+      "solve_ferero(Tensor gram, Tensor? scale, Tensor losses, Tensor? preference, float kappa, float rounding) "
+      "-> Tensor");
   m.def("solve_cagrad(Tensor gram, Tensor? scale, float c, int rescale, float norm_eps) -> Tensor");
   m.def(
       "solve_upgrad(Tensor gram, Tensor? scale, Tensor? preference, bool scale_rows, float? reg_eps, float norm_eps, "

@@ -9,13 +9,16 @@
 
 #include "../solvers/aligned.h"
 #include "../solvers/cagrad.h"
+#include "../solvers/conicgrad.h"
 #include "../solvers/dual_cone.h"
 #include "../solvers/equal_angle.h"
+#include "../solvers/gradops.h"
 #include "../solvers/krum.h"
 #include "../solvers/linear.h"
 #include "../solvers/mgda.h"
 #include "../solvers/newton.h"
 #include "../solvers/pcd.h"
+#include "../solvers/preference.h"
 #include "../solvers/problem.h"
 #include "../solvers/scales.h"
 #include "../solvers/sharing.h"
@@ -111,6 +114,11 @@ const double* check_preference(const Tensor& gram, const std::optional<Tensor>& 
   return preference ? check_array<double>(gram, *preference, "preference", GramSizes(gram, kMaxTasks).T) : nullptr;
 }
 
+solvers::Wishes check_wishes(const Tensor& gram, const Tensor& losses, const std::optional<Tensor>& preference) {
+  return {check_array<double>(gram, losses, "losses", GramSizes(gram, kMaxTasks).T),
+          check_preference(gram, preference)};
+}
+
 // What a method remembers of each segment's tasks, to be changed in place.
 double* check_state(const Tensor& gram, Tensor& state, int64_t numbers_per_task = 1) {
   const auto [S, T] = GramSizes(gram, kMaxTasks);
@@ -166,13 +174,48 @@ Tensor solve_adaptive_sharing(const Tensor& gram, const std::optional<Tensor>& s
   return solve(gram, scale, solvers::AdaptiveSharing{check_state(gram, cosines, GramSizes(gram, kMaxTasks).T), beta});
 }
 
-Tensor solve_mgda(const Tensor& gram, const std::optional<Tensor>& scale) {
-  return solve(gram, scale, solvers::Mgda{});
+Tensor solve_mgda(const Tensor& gram, const std::optional<Tensor>& scale, const std::optional<Tensor>& min_weights) {
+  const int64_t T = GramSizes(gram, kMaxTasks).T;
+  const double* least = min_weights ? check_array<double>(gram, *min_weights, "min_weights", T) : nullptr;
+  return solve(gram, scale, solvers::MgdaAbove{least});
 }
 
 Tensor solve_mgda_frank_wolfe(const Tensor& gram, const std::optional<Tensor>& scale, double epsilon,
                               int64_t max_iters) {
   return solve(gram, scale, solvers::MgdaFrankWolfe{epsilon, check_count("max_iters", max_iters)});
+}
+
+Tensor solve_online_pcgrad(const Tensor& gram, const std::optional<Tensor>& scale, const Tensor& order) {
+  const auto [S, T] = GramSizes(gram, kMaxTasks);
+  return solve(gram, scale, solvers::OnlinePcGrad{check_array<int64_t>(gram, order, "order", S * T)});
+}
+
+Tensor solve_conicgrad(const Tensor& gram, const std::optional<Tensor>& scale, double c) {
+  return solve(gram, scale, solvers::ConicGrad{c});
+}
+
+Tensor solve_gradops(const Tensor& gram, const std::optional<Tensor>& scale, double alpha, bool project_all,
+                     std::optional<double> rank_tol, double rounding) {
+  return solve_by_eigenvalues(gram, scale, solvers::GradOps{alpha, project_all, {rank_tol.value_or(-1.0), rounding}});
+}
+
+Tensor solve_dibs_mtl(const Tensor& gram, const std::optional<Tensor>& scale, int64_t steps, double step) {
+  return solve(gram, scale, solvers::DibsMtl{check_count("steps", steps, 1), step});
+}
+
+Tensor solve_epo(const Tensor& gram, const std::optional<Tensor>& scale, const Tensor& losses,
+                 const std::optional<Tensor>& preference, double tol, bool relax) {
+  return solve(gram, scale, solvers::Epo{check_wishes(gram, losses, preference), tol, relax});
+}
+
+Tensor solve_pmgda(const Tensor& gram, const std::optional<Tensor>& scale, const Tensor& losses,
+                   const std::optional<Tensor>& preference, double h_tol, double sigma) {
+  return solve(gram, scale, solvers::Pmgda{check_wishes(gram, losses, preference), h_tol, sigma});
+}
+
+Tensor solve_ferero(const Tensor& gram, const std::optional<Tensor>& scale, const Tensor& losses,
+                    const std::optional<Tensor>& preference, double kappa, double rounding) {
+  return solve_by_eigenvalues(gram, scale, solvers::Ferero{check_wishes(gram, losses, preference), kappa, rounding});
 }
 
 Tensor solve_cagrad(const Tensor& gram, const std::optional<Tensor>& scale, double c, int64_t rescale,
@@ -263,6 +306,13 @@ STABLE_TORCH_LIBRARY_IMPL(mtl_ops, CPU, m) {
   m.impl("solve_adaptive_sharing", TORCH_BOX(&mtl_ops::cpu::solve_adaptive_sharing));
   m.impl("solve_mgda", TORCH_BOX(&mtl_ops::cpu::solve_mgda));
   m.impl("solve_mgda_frank_wolfe", TORCH_BOX(&mtl_ops::cpu::solve_mgda_frank_wolfe));
+  m.impl("solve_online_pcgrad", TORCH_BOX(&mtl_ops::cpu::solve_online_pcgrad));
+  m.impl("solve_conicgrad", TORCH_BOX(&mtl_ops::cpu::solve_conicgrad));
+  m.impl("solve_gradops", TORCH_BOX(&mtl_ops::cpu::solve_gradops));
+  m.impl("solve_dibs_mtl", TORCH_BOX(&mtl_ops::cpu::solve_dibs_mtl));
+  m.impl("solve_epo", TORCH_BOX(&mtl_ops::cpu::solve_epo));
+  m.impl("solve_pmgda", TORCH_BOX(&mtl_ops::cpu::solve_pmgda));
+  m.impl("solve_ferero", TORCH_BOX(&mtl_ops::cpu::solve_ferero));
   m.impl("solve_cagrad", TORCH_BOX(&mtl_ops::cpu::solve_cagrad));
   m.impl("solve_upgrad", TORCH_BOX(&mtl_ops::cpu::solve_upgrad));
   m.impl("solve_dualproj", TORCH_BOX(&mtl_ops::cpu::solve_dualproj));

@@ -7,13 +7,16 @@
 
 #include "../solvers/aligned.h"
 #include "../solvers/cagrad.h"
+#include "../solvers/conicgrad.h"
 #include "../solvers/dual_cone.h"
 #include "../solvers/equal_angle.h"
+#include "../solvers/gradops.h"
 #include "../solvers/krum.h"
 #include "../solvers/linear.h"
 #include "../solvers/mgda.h"
 #include "../solvers/newton.h"
 #include "../solvers/pcd.h"
+#include "../solvers/preference.h"
 #include "../solvers/problem.h"
 #include "../solvers/scales.h"
 #include "../solvers/sharing.h"
@@ -117,6 +120,10 @@ struct Segments {
     return tensor ? array<double>(*tensor, "preference", T) : nullptr;
   }
 
+  solvers::Wishes wishes(const Tensor& losses, const std::optional<Tensor>& given) const {
+    return {array<double>(losses, "losses", T), preference(given)};
+  }
+
   // What a method remembers of each segment's tasks, to be changed in place.
   double* state(Tensor& tensor, int64_t numbers_per_task = 1) const {
     array<double>(tensor, "state", static_cast<int64_t>(S) * T * numbers_per_task);
@@ -188,13 +195,52 @@ Tensor solve_adaptive_sharing(const Tensor& gram, const std::optional<Tensor>& s
   return solve(segments, scale, solvers::AdaptiveSharing{segments.state(cosines, segments.T), beta});
 }
 
-Tensor solve_mgda(const Tensor& gram, const std::optional<Tensor>& scale) {
-  return solve(Segments(gram), scale, solvers::Mgda{});
+Tensor solve_mgda(const Tensor& gram, const std::optional<Tensor>& scale, const std::optional<Tensor>& min_weights) {
+  const Segments segments(gram);
+  const double* least = min_weights ? segments.array<double>(*min_weights, "min_weights", segments.T) : nullptr;
+  return solve(segments, scale, solvers::MgdaAbove{least});
 }
 
 Tensor solve_mgda_frank_wolfe(const Tensor& gram, const std::optional<Tensor>& scale, double epsilon,
                               int64_t max_iters) {
   return solve(Segments(gram), scale, solvers::MgdaFrankWolfe{epsilon, check_count("max_iters", max_iters)});
+}
+
+Tensor solve_online_pcgrad(const Tensor& gram, const std::optional<Tensor>& scale, const Tensor& order) {
+  const Segments segments(gram);
+  const int64_t count = static_cast<int64_t>(segments.S) * segments.T;
+  return solve(segments, scale, solvers::OnlinePcGrad{segments.array<int64_t>(order, "order", count)});
+}
+
+Tensor solve_conicgrad(const Tensor& gram, const std::optional<Tensor>& scale, double c) {
+  return solve(Segments(gram), scale, solvers::ConicGrad{c});
+}
+
+Tensor solve_gradops(const Tensor& gram, const std::optional<Tensor>& scale, double alpha, bool project_all,
+                     std::optional<double> rank_tol, double rounding) {
+  return solve(Segments(gram), scale, solvers::GradOps{alpha, project_all, {rank_tol.value_or(-1.0), rounding}});
+}
+
+Tensor solve_dibs_mtl(const Tensor& gram, const std::optional<Tensor>& scale, int64_t steps, double step) {
+  return solve(Segments(gram), scale, solvers::DibsMtl{check_count("steps", steps, 1), step});
+}
+
+Tensor solve_epo(const Tensor& gram, const std::optional<Tensor>& scale, const Tensor& losses,
+                 const std::optional<Tensor>& preference, double tol, bool relax) {
+  const Segments segments(gram);
+  return solve(segments, scale, solvers::Epo{segments.wishes(losses, preference), tol, relax});
+}
+
+Tensor solve_pmgda(const Tensor& gram, const std::optional<Tensor>& scale, const Tensor& losses,
+                   const std::optional<Tensor>& preference, double h_tol, double sigma) {
+  const Segments segments(gram);
+  return solve(segments, scale, solvers::Pmgda{segments.wishes(losses, preference), h_tol, sigma});
+}
+
+Tensor solve_ferero(const Tensor& gram, const std::optional<Tensor>& scale, const Tensor& losses,
+                    const std::optional<Tensor>& preference, double kappa, double rounding) {
+  const Segments segments(gram);
+  return solve(segments, scale, solvers::Ferero{segments.wishes(losses, preference), kappa, rounding});
 }
 
 Tensor solve_cagrad(const Tensor& gram, const std::optional<Tensor>& scale, double c, int64_t rescale,
@@ -296,6 +342,13 @@ STABLE_TORCH_LIBRARY_IMPL(mtl_ops, CUDA, m) {
   m.impl("solve_adaptive_sharing", TORCH_BOX(&mtl_ops::cuda::solve_adaptive_sharing));
   m.impl("solve_mgda", TORCH_BOX(&mtl_ops::cuda::solve_mgda));
   m.impl("solve_mgda_frank_wolfe", TORCH_BOX(&mtl_ops::cuda::solve_mgda_frank_wolfe));
+  m.impl("solve_online_pcgrad", TORCH_BOX(&mtl_ops::cuda::solve_online_pcgrad));
+  m.impl("solve_conicgrad", TORCH_BOX(&mtl_ops::cuda::solve_conicgrad));
+  m.impl("solve_gradops", TORCH_BOX(&mtl_ops::cuda::solve_gradops));
+  m.impl("solve_dibs_mtl", TORCH_BOX(&mtl_ops::cuda::solve_dibs_mtl));
+  m.impl("solve_epo", TORCH_BOX(&mtl_ops::cuda::solve_epo));
+  m.impl("solve_pmgda", TORCH_BOX(&mtl_ops::cuda::solve_pmgda));
+  m.impl("solve_ferero", TORCH_BOX(&mtl_ops::cuda::solve_ferero));
   m.impl("solve_cagrad", TORCH_BOX(&mtl_ops::cuda::solve_cagrad));
   m.impl("solve_upgrad", TORCH_BOX(&mtl_ops::cuda::solve_upgrad));
   m.impl("solve_dualproj", TORCH_BOX(&mtl_ops::cuda::solve_dualproj));

@@ -63,7 +63,7 @@ class RadiusSearch {
     return sum_of(lanes_, n_, [this](int i) { return e_[i] * x()[i]; });
   }
 
- private:
+ protected:
   static constexpr int kMaxSteps = 64;
   static constexpr double kStationary = 1e-7;  // what a Gram matrix cannot tell from a hull with 0 in it
 

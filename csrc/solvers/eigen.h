@@ -112,6 +112,17 @@ class Eigen {
     lanes_.sync();
   }
 
+  /// Entry (i, i) of Σ f(λ_k) v_k v_kᵀ over the `rank` largest eigenvalues.
+  template <class F>
+  MTL_HD double diagonal(int rank, F f, int i) const {
+    double total = 0.0;
+    for (int k = 0; k < rank; ++k) {
+      const double lambda = value(k), entry = column(order_[k])[i];
+      total += f(lambda) / lambda * entry * entry;
+    }
+    return total;
+  }
+
  private:
   static constexpr int kMaxSweeps = 30;
   static constexpr double kEven = 1e4;  // between the largest and the smallest: of no harm to a library's precision

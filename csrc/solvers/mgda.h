@@ -46,7 +46,46 @@ struct Mgda {
   }
 };
 
-/// The same by Frank & Wolfe with exact line search, from equal weights, until a step is shorter than `epsilon`.
+/// w >= c, Σw = 1 with wᵀGw least: w = c + x, with ½ xᵀGx + (Gc)ᵀx least on x >= 0, Σx = 1 - Σc.
+///
+/// Lin, Chen, Pei et al., "A Pareto-Efficient Algorithm for Multiple Objective Optimization in E-Commerce Recommendation", RecSys 2019.
+struct MgdaAbove {
+  const double* least;  // c (T,), or null for 0
+
+  MTL_HD static constexpr int workspace(int T) { return 4 * T + NonNegativeQp<Serial>::workspace(T); }
+
+  template <class Lanes>
+  MTL_HD void operator()(const Lanes& lanes, const Problem& problem, double* w, Arena& arena) const {
+    const int n = problem.count;
+    if (least == nullptr) return Mgda{}(lanes, problem, w, arena);
+    double *c = arena.reals(n), *s = arena.reals(n), *e = arena.reals(n), *h = arena.reals(n);
+    const double* given = least;
+    each(lanes, n, [=](int i) { c[i] = given[problem.tasks[i]]; });
+    const double rest = 1.0 - sum_of(lanes, n, [=](int i) { return c[i]; });
+    const double* g = problem.gram;
+    const bool nothing = !(largest_of(lanes, n, [=](int i) { return g[i * n + i]; }) > 0.0);
+    if (!(rest > kNothing) || nothing) {
+      return each(lanes, n, [=](int i) { w[i] = c[i] + (rest > kNothing ? rest / n : 0.0); });
+    }
+    multiply(lanes, n, g, c, h);
+    unit_diagonal(lanes, n, problem.gram, s);
+    const double longest = largest_of(lanes, n, [=](int i) { return s[i]; });
+    each(lanes, n, [=](int i) {
+      e[i] = s[i] / longest;
+      h[i] *= s[i] * (longest / rest);  // of the x that is Σx = 1, in units of s / longest
+    });
+    NonNegativeQp<Lanes> qp(lanes, n, problem.gram, arena);
+    qp.minimise(h, e, 1.0, false);
+    const double* x = qp.x();
+    const double total = sum_of(lanes, n, [=](int i) { return x[i] * e[i]; });
+    each(lanes, n, [=](int i) { w[i] = c[i] + x[i] * e[i] * (rest / total); });
+  }
+
+ private:
+  static constexpr double kNothing = 1e-12;
+};
+
+/// Without c, by Frank & Wolfe with exact line search, from equal weights, until a step is shorter than `epsilon`.
 struct MgdaFrankWolfe {
   double epsilon;
   int max_iters;

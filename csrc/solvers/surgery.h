@@ -1,5 +1,5 @@
 // PCGrad and GradVac: the gradient of each task is corrected against the original gradients of the others, one after the other in a
-// given order.
+// given order.  Online PCGrad: the sum of the gradients so far is corrected against the next one.
 //
 // PCGrad: Yu, Kumar, Gupta, Levine, Hausman, Finn, "Gradient Surgery for Multi-Task Learning", NeurIPS 2020, Algorithm 1.
 // GradVac: Wang, Tsvetkov, Firat, Cao, "Gradient Vaccine", ICLR 2021, Algorithm 1.
@@ -151,6 +151,34 @@ struct GradVac {
     if (!(product > 0.0) || other == 0.0) return false;
     g.add(j, norm * (goal * sine - found * goal_sine) / product);
     return true;
+  }
+};
+
+/// w of the a that begins as 0 and becomes a + g - min(0, <g, a>)/|a|² a with each gradient g in turn.
+struct OnlinePcGrad {
+  const int64_t* order;  // (S, T); whoever is no task that takes part is passed over
+
+  MTL_HD static constexpr int workspace(int T) { return T; }
+
+  template <class Lanes>
+  MTL_HD void operator()(const Lanes& lanes, const Problem& problem, double* w, Arena& arena) const {
+    const int n = problem.count, T = problem.total;
+    const double* g = problem.gram;
+    double* v = arena.reals(n);  // <a, g_k>
+    each(lanes, n, [=](int k) { w[k] = v[k] = 0.0; });
+    for (int m = 0; m < T; ++m) {
+      const int64_t task = order[static_cast<int64_t>(problem.segment) * T + m];
+      const int i = task < 0 || task >= T ? -1 : problem.position[task];
+      if (i < 0) continue;
+      const double square = sum_of(lanes, n, [=](int k) { return w[k] * v[k]; });
+      const double inner = v[i];
+      const double stretch = inner < 0.0 && square > 0.0 ? 1.0 - inner / square : 1.0;
+      lanes.sync();
+      each(lanes, n, [=](int k) {
+        w[k] = stretch * w[k] + (k == i ? 1.0 : 0.0);
+        v[k] = stretch * v[k] + g[i * n + k];
+      });
+    }
   }
 };
 

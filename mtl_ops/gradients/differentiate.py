@@ -58,19 +58,27 @@ def differentiate(
 
 
 def task_gradients(
-    tasks: Tasks, params: Sequence[Tensor], retain_graph: bool = False, source: Source = PLAIN
+    tasks: Tasks,
+    params: Sequence[Tensor],
+    retain_graph: bool = False,
+    source: Source = PLAIN,
+    order: Sequence[int] | None = None,
 ) -> Iterator[list[Tensor | None]]:
-    """The P gradients of each task in turn, each computed when it is asked for; see :func:`differentiate`."""
-    if source.batching is not None:
+    """The P gradients of each task in turn, each computed when it is asked for; see :func:`differentiate`.
+
+    ``order`` names the tasks of which gradients are wanted, each once; the graph is freed by the last of them.
+    """
+    if source.batching is not None and order is None:
         batched = source.batching.gradients(tasks, params, retain_graph)
         if batched is not None:
             for row in batched:
                 yield row if source.dtype is None else store(row, source.dtype)
             return
-    last = max(tasks.present, default=-1)
+    turns = range(len(tasks.losses)) if order is None else order
+    last = next((t for t in reversed(turns) if tasks.losses[t] is not None), -1)
     reached = _narrowed(tasks, source)
-    for t, loss in enumerate(tasks.losses):
-        if loss is None:
+    for t in turns:
+        if tasks.losses[t] is None:
             yield [None] * len(params)
         else:
             used = None if reached is None else reached[t]

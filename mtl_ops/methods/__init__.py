@@ -13,20 +13,26 @@ from .aligned_mtl import AlignedMTL
 from .auto_lambda import AutoLambda
 from .cagrad import CAGrad
 from .config import ConFIG
+from .conicgrad import ConicGrad
 from .constant import Constant
 from .cosmos import COSMOS
 from .cr_mogm import CRMOGM
 from .db_mtl import DBMTL
+from .dibs_mtl import DiBSMTL
 from .dualproj import DualProj
 from .dwa import DWA
+from .epo import EPO
 from .equal import Equal
 from .excess_mtl import ExcessMTL
 from .fairgrad import FairGrad
 from .famo import FAMO
+from .ferero import FERERO
 from .forum import FORUM
 from .geometric import Geometric
+from .go4align import GO4Align
 from .graddrop import GradDrop
 from .gradnorm import GradNorm
+from .gradops import GradOPS
 from .gradvac import GradVac
 from .imtl import IMTL
 from .imtl_g import IMTLG
@@ -42,9 +48,11 @@ from .modo import MoDo
 from .moml import MOML
 from .nash_mtl import NashMTL
 from .norm_balancing import NormBalancing
+from .online_pcgrad import OnlinePCGrad
 from .pbi import PBI
 from .pcd import PCD
 from .pcgrad import PCGrad
+from .pmgda import PMGDA
 from .random import Random
 from .relobralo import ReLoBRaLo
 from .sdmgrad import SDMGrad
@@ -60,7 +68,9 @@ __all__ = [
     "CRMOGM",
     "DBMTL",
     "DWA",
+    "EPO",
     "FAMO",
+    "FERERO",
     "FORUM",
     "IMTL",
     "IMTLG",
@@ -70,21 +80,26 @@ __all__ = [
     "MOML",
     "PBI",
     "PCD",
+    "PMGDA",
     "STCH",
     "AdaptiveSharing",
     "AlignedMTL",
     "AutoLambda",
     "CAGrad",
     "ConFIG",
+    "ConicGrad",
     "Constant",
     "CoordinateMethod",
+    "DiBSMTL",
     "DualProj",
     "Equal",
     "ExcessMTL",
     "FairGrad",
+    "GO4Align",
     "Geometric",
     "GradDrop",
     "GradNorm",
+    "GradOPS",
     "GradVac",
     "Krum",
     "LearnableMethod",
@@ -98,6 +113,7 @@ __all__ = [
     "NashMTL",
     "NativeMethod",
     "NormBalancing",
+    "OnlinePCGrad",
     "PCGrad",
     "Random",
     "ReLoBRaLo",

@@ -20,10 +20,11 @@ __all__ = [
     "positive",
     "share",
     "squares",
+    "truth",
 ]
 
 
-Sign = Literal["any", "some", "positive"]
+Sign = Literal["any", "not negative", "some", "positive"]
 
 
 def finite(name: str, value: float) -> float:
@@ -81,6 +82,13 @@ def one_of(name: str, value: Any, options: Iterable[Any]) -> Any:
     return value
 
 
+def truth(name: str, value: bool) -> bool:
+    """The value, if it is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"Parameter `{name}` should be True or False. Found `{name} = {value!r}`.")
+    return value
+
+
 def squares(name: str, tensor: Any, like: Tensor) -> Tensor:
     """A ``(T, T)`` or ``(S, T, T)`` tensor as float64 of the shape of ``like`` ``(S, T, T)``."""
     if not isinstance(tensor, Tensor):
@@ -113,8 +121,8 @@ class PerTask:
     Args:
         name: Of the parameter, for messages.
         values: T finite numbers.
-        sign: Whether they may have ``"any"`` sign, have to be ``"positive"``, or ``"some"`` of them
-            positive and none negative.
+        sign: Whether they may have ``"any"`` sign, have to be ``"positive"`` or ``"not negative"``, or
+            ``"some"`` of them positive and none negative.
 
     Raises:
         TypeError: If ``values`` is not a sequence of numbers or a tensor.
@@ -136,14 +144,21 @@ class PerTask:
             )
         wrong = {
             "any": False,
+            "not negative": bool((self._tensor < 0).any()),
             "some": bool((self._tensor < 0).any()) or not bool(self._tensor.any()),
             "positive": not bool((self._tensor > 0).all()),
         }
         if wrong[sign]:
             what = "positive numbers" if sign == "positive" else "positive numbers and zeros"
+            what = "numbers that are not negative" if sign == "not negative" else what
             raise ValueError(f"Parameter `{name}` should hold {what}. Found `{name} = {values!r}`.")
         self._tensor = self._tensor.clone()
         self._on: dict[str, Tensor] = {}
+
+    @property
+    def total(self) -> float:
+        """Their sum."""
+        return float(self._tensor.sum())
 
     def on(self, device: torch.device, tasks: int) -> Tensor:
         """``(T,)`` float64.

@@ -8,7 +8,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from ._base import NativeMethod
-from ._checks import PerTask, non_negative, one_of, only
+from ._checks import non_negative, one_of
+from ._preference import Preference
 
 __all__ = ["DualConeMethod"]
 
@@ -27,18 +28,15 @@ class DualConeMethod(NativeMethod):
         reg_eps: float | None = None,
         norm_eps: float = 0.0,
     ) -> None:
-        self.preference = None
-        if preference is not None:
-            self.preference = PerTask("preference", preference, sign="some")
+        self.preference = Preference(preference, "some")
         self.scaling = one_of("scaling", scaling, ("rows", "frobenius"))
         self.reg_eps = None if reg_eps is None else non_negative("reg_eps", reg_eps)
         self.norm_eps = non_negative("norm_eps", norm_eps)
 
     def arguments(self, gram: Tensor, given: dict[str, Any], rounding: float) -> dict[str, Any]:
         """What the solvers take beside the Gram matrix and the scales."""
-        only(given)
         return {
-            "preference": PerTask.on_gram(self.preference, gram),
+            "preference": self.preference.on_gram(given, gram),
             "scaling": self.scaling,
             "reg_eps": self.reg_eps,
             "norm_eps": self.norm_eps,

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from .. import ops
 from ._base import NativeMethod
-from ._checks import PerTask, non_negative, one_of, only
+from ._checks import non_negative, one_of
+from ._preference import Preference
 from ._registry import register
 
 __all__ = ["AlignedMTL"]
@@ -68,7 +69,7 @@ class AlignedMTL(NativeMethod):
         rank_tol: float | None = None,
     ) -> None:
         self.scale_mode = one_of("scale_mode", scale_mode, ("min", "median", "rmse"))
-        self.preference = None if preference is None else PerTask("preference", preference)
+        self.preference = Preference(preference)
         self.rank_tol = None if rank_tol is None else non_negative("rank_tol", rank_tol)
 
     def solve(
@@ -80,8 +81,7 @@ class AlignedMTL(NativeMethod):
         rounding: float = ops.EXACT,
         **given: Any,
     ) -> Tensor:
-        only(given)
-        preference = PerTask.on_gram(self.preference, gram)
+        preference = self.preference.on_gram(given, gram)
         return ops.solve_aligned_mtl(
             gram,
             scale,

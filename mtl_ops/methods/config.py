@@ -9,7 +9,8 @@ from torch import Tensor
 
 from .. import ops
 from ._base import NativeMethod
-from ._checks import PerTask, non_negative, only
+from ._checks import non_negative
+from ._preference import Preference
 from ._registry import register
 
 __all__ = ["ConFIG"]
@@ -71,7 +72,7 @@ class ConFIG(NativeMethod):
         preference: Sequence[float] | Tensor | None = None,
         rank_tol: float | None = None,
     ) -> None:
-        self.preference = None if preference is None else PerTask("preference", preference)
+        self.preference = Preference(preference)
         self.rank_tol = None if rank_tol is None else non_negative("rank_tol", rank_tol)
 
     def solve(
@@ -83,8 +84,7 @@ class ConFIG(NativeMethod):
         rounding: float = ops.EXACT,
         **given: Any,
     ) -> Tensor:
-        only(given)
-        preference = PerTask.on_gram(self.preference, gram)
+        preference = self.preference.on_gram(given, gram)
         return ops.solve_config(
             gram, scale, preference=preference, rank_tol=self.rank_tol, rounding=rounding
         )

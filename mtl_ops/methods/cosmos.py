@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ._base import LossMethod, check_losses
-from ._checks import PerTask, non_negative
+from ._checks import non_negative
+from ._preference import Preference
 from ._registry import register
 
 __all__ = ["COSMOS"]
@@ -52,26 +54,16 @@ class COSMOS(LossMethod):
     """
 
     def __init__(self, *, preference: Sequence[float] | Tensor, lam: float) -> None:
-        self.preference = PerTask("preference", preference, "some")
+        self.preference = Preference(preference, "some")
         self.lam = non_negative("lam", lam)
 
-    def weights(
-        self,
-        gram: Tensor | None,
-        losses: Tensor | None = None,
-        preference: Tensor | None = None,
-    ) -> Tensor:
+    def weights(self, gram: Tensor | None, losses: Tensor | None = None, **given: Any) -> Tensor:
         """``(T,)`` float64; ``preference`` ``(T,)`` takes the place of the constructor's."""
         values = check_losses(losses, self.name)
         part = values.isfinite()
-        if preference is None:
-            preference = self.preference.on(values.device, len(values))
-        elif preference.shape != values.shape:
-            raise ValueError(
-                f"Parameter `preference` should have shape ({len(values)},). "
-                f"Found shape {tuple(preference.shape)}."
-            )
-        r = torch.where(part, preference.detach().to(values), 0.0)
+        preference = self.preference.of(given, len(values), values.device)
+        assert preference is not None
+        r = torch.where(part, preference, 0.0)
         kept = torch.where(part, values, 0.0)
         length = kept.norm()
         wanted, found = r / r.norm(), kept / length

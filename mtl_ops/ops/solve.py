@@ -15,12 +15,16 @@ from .operator import MAX_TASKS, Operator
 from .rounding import EXACT
 
 __all__ = [
+    "Solver",
     "solve_adaptive_sharing",
     "solve_aligned_mtl",
     "solve_cagrad",
     "solve_config",
+    "solve_conicgrad",
+    "solve_dibs_mtl",
     "solve_dualproj",
     "solve_fairgrad",
+    "solve_gradops",
     "solve_gradvac",
     "solve_imtl_g",
     "solve_krum",
@@ -29,6 +33,7 @@ __all__ = [
     "solve_mgda_frank_wolfe",
     "solve_modo",
     "solve_nash_mtl",
+    "solve_online_pcgrad",
     "solve_pcd",
     "solve_pcgrad",
     "solve_sdmgrad",
@@ -42,7 +47,7 @@ def _weights_like(gram: Tensor, *args: Any) -> Tensor:
     return gram.new_empty(gram.shape[:2])
 
 
-class _Solver(Operator):
+class Solver(Operator):
     """An operator ``solve_*``: ``(S, T, T)`` to ``(S, T)``, both float64."""
 
     def __init__(self, name: str) -> None:
@@ -67,25 +72,29 @@ class _Solver(Operator):
         return weights
 
 
-_solve_sum = _Solver("solve_sum")
-_solve_mean = _Solver("solve_mean")
-_solve_pcgrad = _Solver("solve_pcgrad")
-_solve_gradvac = _Solver("solve_gradvac")
-_solve_adaptive_sharing = _Solver("solve_adaptive_sharing")
-_solve_mgda = _Solver("solve_mgda")
-_solve_mgda_frank_wolfe = _Solver("solve_mgda_frank_wolfe")
-_solve_cagrad = _Solver("solve_cagrad")
-_solve_upgrad = _Solver("solve_upgrad")
-_solve_dualproj = _Solver("solve_dualproj")
-_solve_pcd = _Solver("solve_pcd")
-_solve_imtl_g = _Solver("solve_imtl_g")
-_solve_config = _Solver("solve_config")
-_solve_aligned_mtl = _Solver("solve_aligned_mtl")
-_solve_nash_mtl = _Solver("solve_nash_mtl")
-_solve_fairgrad = _Solver("solve_fairgrad")
-_solve_krum = _Solver("solve_krum")
-_solve_sdmgrad = _Solver("solve_sdmgrad")
-_solve_modo = _Solver("solve_modo")
+_solve_sum = Solver("solve_sum")
+_solve_mean = Solver("solve_mean")
+_solve_pcgrad = Solver("solve_pcgrad")
+_solve_gradvac = Solver("solve_gradvac")
+_solve_adaptive_sharing = Solver("solve_adaptive_sharing")
+_solve_mgda = Solver("solve_mgda")
+_solve_mgda_frank_wolfe = Solver("solve_mgda_frank_wolfe")
+_solve_cagrad = Solver("solve_cagrad")
+_solve_conicgrad = Solver("solve_conicgrad")
+_solve_gradops = Solver("solve_gradops")
+_solve_dibs_mtl = Solver("solve_dibs_mtl")
+_solve_online_pcgrad = Solver("solve_online_pcgrad")
+_solve_upgrad = Solver("solve_upgrad")
+_solve_dualproj = Solver("solve_dualproj")
+_solve_pcd = Solver("solve_pcd")
+_solve_imtl_g = Solver("solve_imtl_g")
+_solve_config = Solver("solve_config")
+_solve_aligned_mtl = Solver("solve_aligned_mtl")
+_solve_nash_mtl = Solver("solve_nash_mtl")
+_solve_fairgrad = Solver("solve_fairgrad")
+_solve_krum = Solver("solve_krum")
+_solve_sdmgrad = Solver("solve_sdmgrad")
+_solve_modo = Solver("solve_modo")
 
 
 def solve_sum(gram: Tensor, scale: Tensor | None = None) -> Tensor:
@@ -136,9 +145,19 @@ def solve_adaptive_sharing(
     return _solve_adaptive_sharing(gram, scale, cosines, beta)
 
 
-def solve_mgda(gram: Tensor, scale: Tensor | None = None) -> Tensor:
-    """The w on the simplex with ``wᵀGw`` least."""
-    return _solve_mgda(gram, scale)
+def solve_online_pcgrad(gram: Tensor, scale: Tensor | None = None, *, order: Tensor) -> Tensor:
+    """Each gradient added to the sum of those before, freed from what of the sum contradicts it.
+
+    ``order`` ``(S, T)`` int64 names the tasks in turn; whoever takes no part is passed over.
+    """
+    return _solve_online_pcgrad(gram, scale, order)
+
+
+def solve_mgda(
+    gram: Tensor, scale: Tensor | None = None, *, min_weights: Tensor | None = None
+) -> Tensor:
+    """The w with ``wᵀGw`` least, ``Σw = 1`` and ``w >= min_weights`` ``(T,)`` float64, or 0."""
+    return _solve_mgda(gram, scale, min_weights)
 
 
 def solve_mgda_frank_wolfe(
@@ -158,6 +177,31 @@ def solve_cagrad(
 ) -> Tensor:
     """The d with ``min_i <g_i, d>`` largest in ``|d - g0| <= c|g0|``, g0 the mean gradient."""
     return _solve_cagrad(gram, scale, c, rescale, norm_eps)
+
+
+def solve_conicgrad(gram: Tensor, scale: Tensor | None = None, *, c: float = 0.25) -> Tensor:
+    """The d with ``min_i <g_i, d>`` largest in ``<g0, d> >= c|g0||d|``, ``|d| = |g0|``, g0 the mean gradient."""
+    return _solve_conicgrad(gram, scale, c)
+
+
+def solve_gradops(
+    gram: Tensor,
+    scale: Tensor | None = None,
+    *,
+    alpha: float = 0.0,
+    project: Literal["conflict", "all"] = "conflict",
+    rank_tol: float | None = None,
+    rounding: float = EXACT,
+) -> Tensor:
+    """Sum of what of each gradient is orthogonal to all others, where it conflicts with one."""
+    return _solve_gradops(gram, scale, alpha, project == "all", rank_tol, rounding)
+
+
+def solve_dibs_mtl(
+    gram: Tensor, scale: Tensor | None = None, *, steps: int = 1, step: float = 0.2
+) -> Tensor:
+    """``w = y/n``, y after some steps ``y <- y + step |x + ĝ_i|`` with ``x = -Σ y_i ĝ_i``."""
+    return _solve_dibs_mtl(gram, scale, steps, step)
 
 
 def solve_upgrad(

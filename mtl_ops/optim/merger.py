@@ -25,7 +25,7 @@ from ..gradients.tasks import Losses, Tasks, read_losses
 from ..merging.call import Call
 from ..merging.rules import TaskWeights, read_task_weights
 from ..merging.sink import GRADS
-from ..methods import Method
+from ..methods import Method, OnlinePCGrad
 from ..step.make import Plan, make_step
 from ..step.step import Step
 from ..step.unchanged import Before
@@ -303,6 +303,7 @@ class Merger:
         plan = Plan(
             one_backward=self.method.needs == "losses" and not settings.rules.per_task,
             streamed=settings.memory == "stream",
+            online=isinstance(self.method, OnlinePCGrad),
             gram_on=settings.gram_on,
             weights_every=settings.weights_every,
             factoring=self.factoring,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -21,13 +21,15 @@ from ..demo.config import ALL
 from ..demo.options import default, for_results, one_thread, read_names, refuse
 from ..demo.writer import FolderError
 from .cone import merged_at_angles
+from .front import PREFERRING, draw_front, share_of_front, sweep
 from .merged import REFUSALS
 from .pictures import AT_FRONT, draw_cone, draw_field, draw_toy, save
 from .toy import FIRST_SCALE, Array, descend, distance_to_front
 
 __all__ = ["plot"]
 
-PICTURES = ("toy", "field", "cone")
+PICTURES = ("toy", "field", "cone", "front")
+DEFAULT_PICTURES = PICTURES[:3]
 DEFAULT_METHODS = ("sum", "pcgrad", "mgda", "cagrad", "upgrad", "nash_mtl", "imtl_g", "famo")
 DEFAULT_FOLDER = Path("runs/plots")
 #: Columns of text that goes to a file or a pipe, where nobody says how wide it may be.
@@ -37,7 +39,10 @@ PLAIN_WIDTH = 100
 def plot(
     only: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME,...", help=f"Which pictures. [dim]{default(PICTURES)}[/]"),
+        typer.Option(
+            metavar="NAME,...",
+            help=f"Which pictures: {', '.join(PICTURES)}. [dim]{default(DEFAULT_PICTURES)}[/]",
+        ),
     ] = None,
     method: Annotated[
         list[str] | None,
@@ -68,9 +73,10 @@ def plot(
     """Draw what the methods do with two tasks in two dimensions.
 
     Descents on the toy problem of CAGrad, Nash-MTL and FAMO, the direction field of each method on
-    it, and the merged vector of two gradients in their dual cone.
+    it, and the merged vector of two gradients in their dual cone. Only if asked for: the points of
+    the Pareto front that methods with a preference reach.
     """
-    pictures = read_names("--only", only, PICTURES) or PICTURES
+    pictures = read_names("--only", only, PICTURES) or DEFAULT_PICTURES
     names = read_names("--method", method, [ALL, *methods.available()])
     for option, value in (("--lr", lr), ("--first-scale", first_scale)):
         if not 0 < value < float("inf"):
@@ -82,7 +88,11 @@ def plot(
     messages = Console(stderr=True, highlight=False, soft_wrap=True)
     with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        chosen, left_out = _select(names)
+        if "front" in pictures:
+            show = partial(track, description="Pareto front", console=messages, transient=True)
+            _front(names, steps, lr, first_scale, show, out, messages)
+            pictures = tuple(picture for picture in pictures if picture != "front")
+        chosen, left_out = _select(names) if pictures else ([], {})
         paths = {}
         if "toy" in pictures:
             show = partial(track, description="toy problem", console=messages, transient=True)
@@ -109,6 +119,29 @@ def _select(names: Sequence[str] | None) -> tuple[list[str], dict[str, str]]:
         else:
             chosen.append(name)
     return chosen, left_out
+
+
+def _front(
+    names: Sequence[str] | None,
+    steps: int,
+    lr: float,
+    first_scale: float,
+    show: Callable[[range], Iterable[int]],
+    out: Path,
+    messages: Console,
+) -> None:
+    """The picture of the methods named that have a preference, and a table of their hypervolumes."""
+    chosen = [name for name in PREFERRING if names is None or ALL in names or name in names]
+    if not chosen:
+        refuse("--method", f"The front is of methods with a preference: {', '.join(PREFERRING)}.")
+    reached = sweep(chosen, steps, lr, first_scale, show)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("method", no_wrap=True)
+    table.add_column("hypervolume, of the front's", justify="right")
+    for name, points in reached.items():
+        table.add_row(name, f"{share_of_front(points, first_scale):.3f}")
+    for_results(PLAIN_WIDTH).print(table)
+    _write(draw_front(reached, first_scale), out / "front.png", messages)
 
 
 def _figure(

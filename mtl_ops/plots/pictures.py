@@ -25,7 +25,7 @@ from .cone import ANGLES, ROUNDING, conflicts, merged_at_angles, pair
 from .merged import merge_at
 from .toy import FIRST_SCALE, distance_to_front, pareto_front, toy_gradients
 
-__all__ = ["AT_FRONT", "draw_cone", "draw_field", "draw_toy", "save"]
+__all__ = ["AT_FRONT", "draw_cone", "draw_field", "draw_toy", "grid", "legend", "save"]
 
 Array = npt.NDArray[np.float64]
 
@@ -59,7 +59,7 @@ def save(figure: Figure, path: Path) -> None:
 def draw_toy(paths: Mapping[str, Array], first_scale: float = FIRST_SCALE) -> Figure:
     """A panel for each method: the paths from the starts over contours of the mean loss."""
     with mpl.rc_context(STYLE):
-        figure, panels = _grid(list(paths))
+        figure, panels = grid(list(paths))
         for (method, curves), axis in zip(paths.items(), panels, strict=True):
             _landscape(axis, first_scale)
             at_front = distance_to_front(curves[:, -1]) <= AT_FRONT
@@ -68,7 +68,7 @@ def draw_toy(paths: Mapping[str, Array], first_scale: float = FIRST_SCALE) -> Fi
                 axis.plot(*curve[0], "o", color=color, markersize=4, zorder=4)
                 _end(axis, curve[-1], color, arrived)
             axis.set_title(f"{method}  ·  {at_front.sum()} of {len(TOY_STARTS)}")
-        _legend(
+        legend(
             figure,
             Line2D([], [], color="black", linewidth=2.5, label="Pareto front"),
             Line2D([], [], color="0.3", marker="o", markersize=4, linewidth=1.3, label="start"),
@@ -84,7 +84,7 @@ def draw_field(names: Sequence[str], first_scale: float = FIRST_SCALE) -> Figure
     points = torch.cartesian_prod(ticks, ticks)
     losses, gradients = toy_gradients(points, first_scale)
     with mpl.rc_context(STYLE):
-        figure, panels = _grid(names)
+        figure, panels = grid(names)
         for name, axis in zip(names, panels, strict=True):
             merged = merge_at(name, len(points))(gradients, losses)
             raises = conflicts(gradients, merged)
@@ -105,7 +105,7 @@ def draw_field(names: Sequence[str], first_scale: float = FIRST_SCALE) -> Figure
                     zorder=3,
                 )
             axis.set_title(f"{name}  ·  {100 * raises.double().mean():.0f}% conflict")
-        _legend(
+        legend(
             figure,
             Line2D([], [], color=ALLY, linewidth=2, label="step raises no loss"),
             Line2D([], [], color=FOE, linewidth=2, label="step raises a loss"),
@@ -125,7 +125,7 @@ def draw_cone(names: Sequence[str]) -> Figure:
                 _draw_cone(grid[row][column], ANGLES[row], merged)
         for axis, degrees in zip(grid[:, 0], ANGLES, strict=True):
             axis.set_ylabel(f"{degrees}°", rotation=0, ha="right", va="center")
-        _legend(
+        legend(
             figure,
             Line2D([], [], color="0.35", linewidth=1.5, label="the two gradients"),
             Line2D([], [], color="0.85", linewidth=7, label="dual cone: raises no loss"),
@@ -172,7 +172,7 @@ def _end(axis: Axes, point: Array, color: str, arrived: bool) -> None:
     axis.plot(*point, marker, color=color, markersize=size, markeredgecolor="white", zorder=5)
 
 
-def _grid(names: Sequence[str]) -> tuple[Figure, list[Axes]]:
+def grid(names: Sequence[str]) -> tuple[Figure, list[Axes]]:
     """Panels in rows of four; those of the last row that are too many are hidden."""
     columns = min(4, len(names))
     rows = math.ceil(len(names) / columns)
@@ -183,7 +183,8 @@ def _grid(names: Sequence[str]) -> tuple[Figure, list[Axes]]:
     return figure, list(panels[: len(names)])
 
 
-def _legend(figure: Figure, *handles: Line2D) -> None:
+def legend(figure: Figure, *handles: Line2D) -> None:
+    """Below the panels."""
     # One narrow panel has no room for them side by side.
     columns = len(handles) if figure.get_figwidth() > 5 else 1
     figure.legend(handles=list(handles), loc="outside lower center", ncols=columns)

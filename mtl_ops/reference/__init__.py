@@ -7,6 +7,7 @@ the kernels take. A kernel that disagrees is wrong.
 
 from .aligned import solve_aligned_mtl
 from .cagrad import solve_cagrad
+from .conicgrad import solve_conicgrad
 from .dual_cone import solve_dualproj, solve_upgrad
 from .elementwise import (
     merge_graddrop_,
@@ -17,14 +18,16 @@ from .elementwise import (
 from .equal_angle import solve_config, solve_imtl_g
 from .fairness import solve_fairgrad, solve_nash_mtl
 from .gradients import gram, merge_
+from .gradops import solve_dibs_mtl, solve_gradops
 from .krum import solve_krum
 from .linear import solve_mean, solve_sum
 from .mgda import solve_mgda, solve_mgda_frank_wolfe
 from .pcd import solve_pcd
+from .preference import solve_epo, solve_ferero, solve_pmgda
 from .scales import task_scales
 from .sharing import solve_adaptive_sharing
 from .simplex import solve_modo, solve_sdmgrad
-from .surgery import solve_gradvac, solve_pcgrad
+from .surgery import solve_gradvac, solve_online_pcgrad, solve_pcgrad
 
 __all__ = [
     "gram",
@@ -37,8 +40,13 @@ __all__ = [
     "solve_aligned_mtl",
     "solve_cagrad",
     "solve_config",
+    "solve_conicgrad",
+    "solve_dibs_mtl",
     "solve_dualproj",
+    "solve_epo",
     "solve_fairgrad",
+    "solve_ferero",
+    "solve_gradops",
     "solve_gradvac",
     "solve_imtl_g",
     "solve_krum",
@@ -47,8 +55,10 @@ __all__ = [
     "solve_mgda_frank_wolfe",
     "solve_modo",
     "solve_nash_mtl",
+    "solve_online_pcgrad",
     "solve_pcd",
     "solve_pcgrad",
+    "solve_pmgda",
     "solve_sdmgrad",
     "solve_sum",
     "solve_upgrad",

@@ -11,7 +11,7 @@ from .mgda import least_norm
 from .qp import EPSILON, factor, least_distance, unit_diagonal
 from .segments import Problem, each_segment
 
-__all__ = ["solve_cagrad"]
+__all__ = ["at_value", "norm", "solve_cagrad"]
 
 
 @each_segment
@@ -23,7 +23,7 @@ def solve_cagrad(problem: Problem, c: float, rescale: int, norm_eps: float) -> T
     """
     gram = problem.gram
     uniform = torch.full((problem.count,), 1.0 / problem.count, dtype=torch.float64)
-    mean = _norm(gram, uniform)
+    mean = norm(gram, uniform)
     trace = gram.trace()
     longest = gram.diagonal().max().sqrt()
     if trace <= 0 or trace < norm_eps or mean <= 64 * EPSILON * longest:
@@ -32,7 +32,7 @@ def solve_cagrad(problem: Problem, c: float, rescale: int, norm_eps: float) -> T
     if c == 0:
         return factor_ * uniform
     z, stopped = _at_distance(gram, uniform, c * mean)
-    pull = _norm(gram, z)
+    pull = norm(gram, z)
     if (stopped and norm_eps > 0) or pull < norm_eps * trace.sqrt() * z.sum():
         return torch.zeros_like(uniform)
     return factor_ * (uniform + (z if stopped else (c * mean / pull) * z))
@@ -50,17 +50,17 @@ def _at_distance(gram: Tensor, uniform: Tensor, r: Tensor) -> tuple[Tensor, bool
         return None if z is None else z * s
 
     low = inner.min()
-    high = (gram.diagonal().sqrt() * (r + _norm(gram, uniform))).min()
+    high = (gram.diagonal().sqrt() * (r + norm(gram, uniform))).min()
     w = least_norm(gram)
-    if _norm(gram, w) <= 1e-7 * (w @ gram.diagonal().sqrt()):
+    if norm(gram, w) <= 1e-7 * (w @ gram.diagonal().sqrt()):
         high = torch.zeros_like(low)
         z = nearest(high)
-        if z is not None and _norm(gram, z) < r * (1 - 1e-12):
+        if z is not None and norm(gram, z) < r * (1 - 1e-12):
             return z, True
-    return _newton(gram, nearest, low, high, r), False
+    return at_value(gram, nearest, low, high, r), False
 
 
-def _newton(
+def at_value(
     gram: Tensor, nearest: Callable[[Tensor], Tensor | None], low: Tensor, high: Tensor, r: Tensor
 ) -> Tensor:
     """Newton's method on t for ``|Jᵀz(t)| = r``, which is convex; kept within ``[low, high]``."""
@@ -73,7 +73,7 @@ def _newton(
             t = (low + high) / 2
             continue
         z = found
-        distance = _norm(gram, z)
+        distance = norm(gram, z)
         if abs(distance - r) <= 1e-14 * r:
             break
         low, high = (low, t) if distance > r else (t, high)
@@ -84,5 +84,6 @@ def _newton(
     return z
 
 
-def _norm(gram: Tensor, w: Tensor) -> Tensor:
+def norm(gram: Tensor, w: Tensor) -> Tensor:
+    """``|Jᵀw|``."""
     return (w @ gram @ w).clamp(min=0).sqrt()

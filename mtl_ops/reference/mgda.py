@@ -28,9 +28,21 @@ def least_norm(gram: Tensor) -> Tensor:
 
 
 @each_segment
-def solve_mgda(problem: Problem) -> Tensor:
-    """The weights of the point of least norm in the convex hull of the gradients."""
-    return least_norm(problem.gram)
+def solve_mgda(problem: Problem, min_weights: Tensor | None = None) -> Tensor:
+    """The weights of the point of least norm in the convex hull of the gradients, each at least what is given.
+
+    ``w = c + (1 - Σc) v``, where v is that of the gradients moved together by ``Jᵀc``.
+    """
+    least = problem.preference(min_weights, 0.0)
+    rest = 1.0 - float(least.sum())
+    if min_weights is None or rest <= 1e-12 or not problem.gram.any():
+        even = torch.full_like(least, rest / problem.count)
+        return least_norm(problem.gram) if min_weights is None else least + even.clamp(min=0)
+    scaled, s = unit_diagonal(problem.gram)
+    rows = factor(scaled).T / s.unsqueeze(1)
+    rows = torch.where(problem.gram.diagonal().unsqueeze(1) > 0, rows, 0.0)
+    moved = rest * rows + least @ rows
+    return least + rest * least_norm(moved @ moved.T)
 
 
 @each_segment

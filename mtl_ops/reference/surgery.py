@@ -1,4 +1,4 @@
-"""PCGrad and GradVac."""
+"""PCGrad, GradVac and online PCGrad."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from .qp import EPSILON
 from .segments import Problem, each_segment
 
-__all__ = ["solve_gradvac", "solve_pcgrad"]
+__all__ = ["solve_gradvac", "solve_online_pcgrad", "solve_pcgrad"]
 
 
 def _others(problem: Problem, orders: Tensor, place: int) -> Iterator[int]:
@@ -73,3 +73,19 @@ def _norm(gram: Tensor, c: Tensor, norms: Tensor) -> float:
     square = (c @ gram @ c).item()
     floor = 4 * len(c) * EPSILON * (c.abs() @ norms).item() ** 2
     return math.sqrt(square) if square > floor else 0.0
+
+
+@each_segment
+def solve_online_pcgrad(problem: Problem, order: Tensor) -> Tensor:
+    """``a <- a + g_i - min(0, <g_i, a>) / |a|² a``, from ``a = 0``, for the tasks in the order given."""
+    c = torch.zeros(problem.count, dtype=torch.float64)
+    tasks = problem.tasks.tolist()
+    for task in order[problem.segment].tolist():
+        if task not in tasks:
+            continue
+        i = tasks.index(task)
+        inner, square = problem.gram[i] @ c, c @ problem.gram @ c
+        if inner < 0 and square > 0:
+            c = (1 - inner / square) * c
+        c[i] += 1.0
+    return c

@@ -15,6 +15,7 @@ from ..merging.sink import Sink
 from .exact import Exact
 from .factored import Factored
 from .measured_elsewhere import MeasuredElsewhere
+from .online import Online
 from .step import Step
 from .streamed import Streamed
 from .weighted_sum import WeightedSum
@@ -29,6 +30,7 @@ class Plan:
     Attributes:
         one_backward: Whether the method weighs losses, and nobody asks for a gradient of a single task.
         streamed: Whether gradients are freed piece by piece.
+        online: Whether then the method takes them one after the other.
         gram_on: Where G is measured; ``None`` for all shared parameters.
         weights_every: In how many steps the weights are solved anew once.
         factoring: What measures and merges without the gradients of single tasks; ``None`` for rows.
@@ -36,6 +38,7 @@ class Plan:
 
     one_backward: bool = False
     streamed: bool = False
+    online: bool = False
     gram_on: Literal["features"] | Sequence[Tensor] | None = None
     weights_every: int = 1
     factoring: Factoring | BySample | None = None
@@ -51,7 +54,9 @@ def make_step(plan: Plan, source: Source, sink: Sink) -> Step:
     """
     if plan.one_backward:
         return WeightedSum(source, sink)
-    exact: Step = Streamed(source, sink) if plan.streamed else Exact(source, sink)
+    exact: Step = Exact(source, sink)
+    if plan.streamed:
+        exact = Online(source, sink) if plan.online else Streamed(source, sink)
     if plan.factoring is not None and isinstance(exact, Exact):
         exact = Factored(plan.factoring, exact)
     if plan.gram_on is None and plan.weights_every == 1:

@@ -20,13 +20,16 @@
 
 #include "../../csrc/solvers/aligned.h"
 #include "../../csrc/solvers/cagrad.h"
+#include "../../csrc/solvers/conicgrad.h"
 #include "../../csrc/solvers/dual_cone.h"
 #include "../../csrc/solvers/equal_angle.h"
+#include "../../csrc/solvers/gradops.h"
 #include "../../csrc/solvers/krum.h"
 #include "../../csrc/solvers/linear.h"
 #include "../../csrc/solvers/mgda.h"
 #include "../../csrc/solvers/newton.h"
 #include "../../csrc/solvers/pcd.h"
+#include "../../csrc/solvers/preference.h"
 #include "../../csrc/solvers/problem.h"
 #include "../../csrc/solvers/qp.h"
 #include "../../csrc/solvers/scales.h"
@@ -82,6 +85,18 @@ class Inputs {
     return preference_.data();
   }
 
+  /// The same numbers, in another order.
+  const double* losses() {
+    for (int t = 0; t < T_; ++t) losses_.push_back(0.5 + 1.0 / (1.0 + (7 * t + 3) % T_));
+    return losses_.data();
+  }
+
+  /// One number a task, of which some are 0 and whose sum is less than 1.
+  const double* small() {
+    for (int t = 0; t < T_; ++t) preference_.push_back(t % 2 * 0.5 / T_);
+    return preference_.data();
+  }
+
   /// Memory of some numbers a task; what it holds in the end is part of the answer.
   double* state(int numbers_per_task, double initial) {
     state_.assign(T_ * numbers_per_task, initial);
@@ -94,7 +109,7 @@ class Inputs {
  private:
   int T_;
   std::vector<int64_t> orders_;
-  std::vector<double> preference_, state_;
+  std::vector<double> preference_, losses_, state_;
 };
 
 /// Workspace full of NaNs that are no small integers either, and a fence behind it.
@@ -205,7 +220,17 @@ const std::map<std::string, Solver> kSolvers = {
   {"adaptive_sharing", solver([](Inputs& in) { return AdaptiveSharing{in.state(in.tasks(), 0.1), 0.9}; })},
   {"gradvac", solver([](Inputs& in) { return GradVac{in.orders(), in.state(in.tasks(), 0.1), 0.5, 0.0, 1e-9}; })},
   {"mgda", solver([](Inputs&) { return Mgda{}; })},
+  {"mgda_above", solver([](Inputs& in) { return MgdaAbove{in.small()}; })},
   {"mgda_frank_wolfe", solver([](Inputs&) { return MgdaFrankWolfe{1e-3, 30}; })},
+  {"online_pcgrad", solver([](Inputs& in) { return OnlinePcGrad{in.orders().tasks}; })},
+  {"conicgrad", solver([](Inputs&) { return ConicGrad{0.25}; })},
+  {"conicgrad_narrow", solver([](Inputs&) { return ConicGrad{0.9}; })},
+  {"gradops", solver([](Inputs&) { return GradOps{0.5, false, {-1.0, kExact}}; })},
+  {"dibs_mtl", solver([](Inputs&) { return DibsMtl{5, 0.2}; })},
+  {"epo", solver([](Inputs& in) { return Epo{{in.losses(), nullptr}, 1e-4, false}; })},
+  {"epo_descent", solver([](Inputs& in) { return Epo{{in.losses(), in.preference()}, 10.0, false}; })},
+  {"pmgda", solver([](Inputs& in) { return Pmgda{{in.losses(), nullptr}, 1e-2, 0.95}; })},
+  {"ferero", solver([](Inputs& in) { return Ferero{{in.losses(), in.preference()}, 1.0, kExact}; })},
   {"cagrad", solver([](Inputs&) { return CaGrad{0.5, 0, 0.0}; })},
   {"cagrad_wide", solver([](Inputs&) { return CaGrad{2.0, 1, 1e-4}; })},
   {"upgrad", solver([](Inputs& in) { return UpGrad{{in.preference(), true, -1.0, 0.0, kExact}}; })},

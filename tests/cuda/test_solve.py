@@ -32,7 +32,8 @@ def arguments(name: str, tasks: int) -> tuple[Any, ...]:
         if arg.dtype == torch.int64:
             generator = torch.Generator().manual_seed(tasks)
             drawn = [torch.randperm(tasks, generator=generator) for _ in range(2 * tasks)]
-            return torch.stack(drawn).reshape(2, tasks, tasks)
+            orders = torch.stack(drawn).reshape(2, tasks, tasks)
+            return orders if arg.dim() == 3 else orders[:, 0].contiguous()
         for dim, size in enumerate(arg.shape):
             if size == 3:
                 arg = arg.index_select(dim, torch.arange(tasks) % 3)

@@ -19,6 +19,7 @@ from .test_surgery import some_cosines, some_orders
 #: What follows ``gram`` and ``scale`` for S segments of T tasks; tensors that are changed in place among it.
 REMEMBERING: dict[str, Callable[[int, int], tuple[Any, ...]]] = {
     "solve_pcgrad": lambda S, T: (some_orders(T, segments=S), False),
+    "solve_online_pcgrad": lambda S, T: (some_orders(T, segments=S)[:, 0].contiguous(),),
     "solve_gradvac": lambda S, T: (
         some_orders(T, segments=S),
         0.3 * some_cosines(T).repeat(S, 1, 1),
@@ -33,7 +34,11 @@ REMEMBERING: dict[str, Callable[[int, int], tuple[Any, ...]]] = {
 }
 #: Those whose definitions take a minute.
 SLOW = ("solve_gradvac", "solve_upgrad")
-EIGEN = ("solve_aligned_mtl", "solve_config", "solve_imtl_g")
+EIGEN = ("solve_aligned_mtl", "solve_config", "solve_imtl_g", "solve_gradops", "solve_ferero")
+
+
+#: Whose answers go through the inverse of a matrix that is no cosine matrix.
+LOOSE = {"solve_ferero": 1e-7}
 
 
 def equal(segments: int, tasks: int) -> Tensor:
@@ -53,7 +58,7 @@ def compare(name: str, cases: list[Case], scale: Tensor | None, rtol: float = 1e
     found = kernel(name, gram, scale, *ours)
     wanted = getattr(reference, name)(gram, scale, *theirs)
     for s, case in enumerate(cases):
-        assert_same(case, found[s], wanted[s], rtol=rtol, of_rows=1e-11)
+        assert_same(case, found[s], wanted[s], rtol=max(rtol, LOOSE.get(name, 0.0)), of_rows=1e-11)
     for one, other in zip(ours, theirs, strict=True):
         if isinstance(one, Tensor):
             torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11)
@@ -88,7 +93,15 @@ def test_more_tasks(name: str, tasks: int) -> None:
 
 @pytest.mark.parametrize("family", ["graded", "steeply_graded", "graded_conflict", "conflict"])
 @pytest.mark.parametrize(
-    "name", ["solve_mgda", "solve_cagrad", "solve_dualproj", "solve_nash_mtl", "solve_fairgrad"]
+    "name",
+    [
+        "solve_mgda",
+        "solve_cagrad",
+        "solve_conicgrad",
+        "solve_dualproj",
+        "solve_nash_mtl",
+        "solve_fairgrad",
+    ],
 )
 def test_hard_matrices(name: str, family: str) -> None:
     compare(name, [make(family, 70, 0)], None, rtol=1e-8)

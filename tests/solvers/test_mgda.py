@@ -155,3 +155,49 @@ class TestFrankWolfe:
         for case in cases(["random", "conflict"], sizes=(2,), seeds=4):
             found = ops.solve_mgda_frank_wolfe(case.gram)[0]
             assert_same(case, found, ops.solve_mgda(case.gram)[0], rtol=1e-9)
+
+
+class TestLeastWeights:
+    @staticmethod
+    def bounds(case: Case) -> Tensor:
+        g = torch.Generator().manual_seed(case.seed)
+        c = torch.rand(case.tasks, generator=g, dtype=torch.float64) / case.tasks
+        return c * (torch.rand(case.tasks, generator=g) < 0.6)
+
+    def test_no_allowed_vector_is_shorter(self) -> None:
+        """Where a weight is above its bound, the gain is the least of all."""
+        for case in cases(EVERYWHERE, sizes=(1, 2, 3, 8), seeds=2):
+            c = self.bounds(case)
+            w = ops.solve_mgda(case.gram, min_weights=c)[0]
+            assert (w >= c).all(), str(case)
+            assert float(w.sum()) == pytest.approx(1, rel=1e-13), str(case)
+            x, gains = w - c, case.gram[0] @ w
+            size_ = float(norms(case.jacobian).max()) * float(w @ norms(case.jacobian))
+            if size_ > 0:
+                off = (float(x @ gains) / float(x.sum()) - gains).clamp(min=0).max() / size_
+                assert float(off) <= (1e-7 if "graded" in case.family else 1e-12), str(case)
+
+    def test_against_the_definition(self) -> None:
+        for case in cases(EVERYWHERE, sizes=(2, 3, 6), seeds=1):
+            c = self.bounds(case)
+            w = ops.solve_mgda(case.gram, min_weights=c)[0]
+            v = reference.solve_mgda(case.gram, None, c)[0]
+            assert_same(case, w, v, rtol=0.0, of_terms=1e-7)  # lengths: half of the digits
+
+    def test_without_bounds_it_is_mgda(self) -> None:
+        case = make("conflict", 4, 0)
+        zero = torch.zeros(4, dtype=torch.float64)
+        w = ops.solve_mgda(case.gram, min_weights=zero)[0]
+        assert_same(case, w, ops.solve_mgda(case.gram)[0], rtol=1e-10)
+
+    def test_bounds_that_leave_nothing_are_the_weights(self) -> None:
+        c = torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64)
+        assert torch.equal(ops.solve_mgda(make("random", 3, 0).gram, min_weights=c)[0], c)
+
+    def test_known_answers(self) -> None:
+        rows = torch.tensor([[1.0, 0.0], [3.0, 1.0]], dtype=torch.float64)
+        c = torch.tensor([0.0, 0.25], dtype=torch.float64)
+        assert ops.solve_mgda(gram(rows), min_weights=c)[0].tolist() == pytest.approx([0.75, 0.25])
+        c = torch.tensor([0.1, 0.5], dtype=torch.float64)
+        found = ops.solve_mgda(gram(0 * rows), min_weights=c)[0]
+        assert found.tolist() == pytest.approx([0.3, 0.7])

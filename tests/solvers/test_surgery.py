@@ -299,3 +299,43 @@ class TestContract:
             ops.solve_gradvac(gram, orders=orders, rho=rho[:, :2].contiguous())
         with pytest.raises(RuntimeError, match="state should be"):
             ops.solve_gradvac(gram, orders=orders, rho=rho.float())
+
+
+class TestOnlinePcGrad:
+    def test_one_gradient_after_the_other(self) -> None:
+        for case in cases(sizes=(1, 2, 3, 8), seeds=2):
+            order = torch.randperm(case.tasks, generator=torch.Generator().manual_seed(case.seed))
+            w = ops.solve_online_pcgrad(case.gram, order=order.unsqueeze(0))[0]
+            total = torch.zeros_like(case.jacobian[0])
+            for i in order.tolist():
+                g, before = case.jacobian[i], total
+                inner = g @ total
+                if inner < 0:
+                    total = total - inner / (total @ total) * total
+                total = total + g
+                gain = float(total @ before - before @ before)
+                assert gain >= -1e-9 * float(before.norm()) * float(before.norm() + g.norm())
+            off = float((case.jacobian.T @ w - total).norm())
+            if (
+                case.family not in STATIONARY
+            ):  # where the sum so far is rounding, so is its direction
+                assert off <= 1e-7 * size(case, w), str(case)
+
+    def test_against_the_definition(self) -> None:
+        for case in cases(sizes=(2, 3, 6), seeds=1):
+            order = torch.arange(case.tasks).flip(0).unsqueeze(0)
+            w = ops.solve_online_pcgrad(case.gram, order=order)[0]
+            v = reference.solve_online_pcgrad(case.gram, None, order)[0]
+            if case.family not in STATIONARY:
+                assert_same(case, w, v, rtol=1e-8, of_terms=1e-10)
+
+    def test_without_conflict_it_is_the_sum(self) -> None:
+        case = make("nonnegative", 5, 0)
+        found = ops.solve_online_pcgrad(case.gram, order=torch.arange(5).unsqueeze(0))
+        assert found[0].tolist() == [1] * 5
+
+    def test_whoever_is_no_task_is_passed_over(self) -> None:
+        gram = make("random", 3, 0).gram
+        scale = torch.tensor([[1.0, 0.0, 1.0]], dtype=torch.float64)
+        found = ops.solve_online_pcgrad(gram, scale, order=torch.tensor([[7, 2, 1]]))
+        assert found[0].tolist() == [0, 0, 1]
