@@ -25,7 +25,8 @@ from ..gradients.tasks import Losses, Tasks, read_losses
 from ..merging.call import Call
 from ..merging.rules import TaskWeights, read_task_weights
 from ..merging.sink import GRADS
-from ..methods import Method, OnlinePCGrad
+from ..methods import Method, Momentum, OnlinePCGrad
+from ..step.averaged import Fresh
 from ..step.make import Plan, make_step
 from ..step.step import Step
 from ..step.unchanged import Before
@@ -307,6 +308,8 @@ class Merger:
             gram_on=settings.gram_on,
             weights_every=settings.weights_every,
             factoring=self.factoring,
+            averaged=isinstance(self.method, Momentum),
+            fresh=None if settings.fresh is None else Fresh(settings.fresh, settings.fresh_order),
         )
         return make_step(plan, source, GRADS if processes is None else processes)
 
