@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
@@ -44,6 +45,13 @@ def root(loss: Tensor) -> Tensor | GradientEdge | None:
         return loss
     part: Part = WHOLE
     found: Tensor | GradientEdge = loss
+    stack = _stack_of_scalars(node, loss)
+    if stack is not None:  # the usual tensor of losses, in every step
+        node, place = stack.next_functions[place]
+        if node is None:
+            return None
+        if _is_like(node, place, loss):
+            found = GradientEdge(node, place)
     while (name := node.name()) in _MOVES:
         used = [
             (edge, one)
@@ -61,6 +69,16 @@ def root(loss: Tensor) -> Tensor | GradientEdge | None:
         if not part and _is_like(node, place, loss):
             found = GradientEdge(node, place)
     return found
+
+
+def _stack_of_scalars(node: Any, loss: Tensor) -> Node | None:
+    """The node that stacked losses, if ``node`` takes them apart again; ``None`` for anything else."""
+    if loss.dim() or node.name() != "UnbindBackward0":
+        return None
+    stack = node.next_functions[0][0]
+    if stack is None or stack.name() != "StackBackward0":
+        return None
+    return stack if node._saved_dim == 0 and stack._saved_dim == 0 else None
 
 
 def _is_like(node: Node, place: int, like: Tensor) -> bool:
@@ -243,18 +261,30 @@ def leaves_of_each(losses: Sequence[Tensor | None], trace: Trace | None = None) 
     return found
 
 
-def narrowed(losses: Sequence[Tensor | None]) -> list[set[int]] | None:
-    """As :func:`leaves_of_each`; ``None`` if autograd finds no more than that by itself."""
-    if not _takes_parts(losses):
+def narrowed(
+    losses: Sequence[Tensor | None],
+    starts: Sequence[Tensor | GradientEdge | None] | None = None,
+) -> list[set[int]] | None:
+    """As :func:`leaves_of_each`; ``None`` if autograd finds no more than that by itself.
+
+    Args:
+        losses: T losses.
+        starts: The :func:`root` of each, if it is known.
+    """
+    if starts is None:
+        starts = [None if loss is None else root(loss) for loss in losses]
+    if not _takes_parts(starts):
         return None
     trace = Trace.of(losses)
     return leaves_of_each(losses, trace) if trace.narrowed else None
 
 
-def _takes_parts(losses: Sequence[Tensor | None]) -> bool:
+def _takes_parts(starts: Sequence[Tensor | GradientEdge | None]) -> bool:
     """Whether any node uses a part of an operand: in most graphs none does, and this is in every step."""
     waiting: list[Node | None] = [
-        start[0] for loss in losses if (start := _start(loss)) is not None
+        start.grad_fn if isinstance(start, Tensor) else start.node
+        for start in starts
+        if start is not None
     ]
     seen: set[Node | None] = {None}
     while waiting:
