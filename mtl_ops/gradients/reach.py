@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from .movement import NARROWING, RULES, SLOTTED, Rule, operands
+from .movement import DROPPING, NARROWING, RULES, SLOTTED, Rule, operands
 from .parts import NOTHING, WHOLE, Part, union
 from .saved import shape_of
 
@@ -72,13 +72,14 @@ def root(loss: Tensor) -> Tensor | GradientEdge | None:
 
 
 def _stack_of_scalars(node: Any, loss: Tensor) -> Node | None:
-    """The node that stacked losses, if ``node`` takes them apart again; ``None`` for anything else."""
+    """The node that stacked losses, if ``node`` takes them apart again; ``None`` for anything else.
+
+    Of one dimension there is only one to take apart, and to stack along.
+    """
     if loss.dim() or node.name() != "UnbindBackward0":
         return None
-    stack = node.next_functions[0][0]
-    if stack is None or stack.name() != "StackBackward0":
-        return None
-    return stack if node._saved_dim == 0 and stack._saved_dim == 0 else None
+    stack: Node | None = node.next_functions[0][0]
+    return stack if stack is not None and stack.name() == "StackBackward0" else None
 
 
 def _is_like(node: Node, place: int, like: Tensor) -> bool:
@@ -280,20 +281,27 @@ def narrowed(
 
 
 def _takes_parts(starts: Sequence[Tensor | GradientEdge | None]) -> bool:
-    """Whether any node uses a part of an operand: in most graphs none does, and this is in every step."""
+    """Whether a node uses a part of an operand, and another may use none of one: in most graphs this is not so.
+
+    Asked in every step, so that what follows parts through the graph, and takes ten times as long, need not be.
+    """
     waiting: list[Node | None] = [
         start.grad_fn if isinstance(start, Tensor) else start.node
         for start in starts
         if start is not None
     ]
     seen: set[Node | None] = {None}
+    narrowing = dropping = False
     while waiting:
         node = waiting.pop()
         if node not in seen:
             seen.add(node)
             edges = node.next_functions  # type: ignore[union-attr]
             if edges:  # not of a leaf, which is half of the nodes
-                if node.name() in NARROWING:  # type: ignore[union-attr]
+                name = node.name()  # type: ignore[union-attr]
+                narrowing = narrowing or name in NARROWING
+                dropping = dropping or name in DROPPING
+                if narrowing and dropping:
                     return True
                 waiting += [after for after, _ in edges]
     return False

@@ -123,8 +123,10 @@ class Merger:
     @property
     def device(self) -> torch.device:
         """Of the parameters."""
-        some: Tensor = next(p for group in self.holder.param_groups for p in group["params"])
-        return some.device
+        for group in self.holder.param_groups:
+            for param in group["params"]:
+                return param.device  # type: ignore[no-any-return]
+        raise ValueError("Parameter `optimizer` should hold a parameter. Found none.")
 
     @property
     def params(self) -> Parameters:
