@@ -385,7 +385,7 @@ RULES: dict[str, Rule] = {
 #: Nodes with several outputs, each of which is a part.
 SLOTTED = frozenset({"UnbindBackward0", "SplitBackward0", "SplitWithSizesBackward0"})
 
-#: Nodes that may use nothing of an operand where a part of their result is used: what joins tensors, or takes none of them.
+#: Nodes that may use nothing of an operand where a part of their result is used: what joins tensors, or takes none.
 DROPPING = frozenset(
     {
         "CatBackward0",

@@ -173,8 +173,18 @@ def read_losses(
     return tasks
 
 
+def _is_plain(tasks: Tasks, differentiable: bool) -> bool:
+    """Whether all losses are right, as the elements of one tensor are that is."""
+    stacked = tasks.stacked
+    if stacked is None or stacked.is_complex():
+        return False
+    return not differentiable or all(start is not None for start in tasks.roots)
+
+
 def _check(tasks: Tasks, differentiable: bool) -> None:
     check_outside_transforms("losses", tasks.losses)
+    if _is_plain(tasks, differentiable):
+        return
     device = None
     for t in tasks.present:
         loss = tasks.losses[t]

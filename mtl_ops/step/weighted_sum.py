@@ -16,6 +16,7 @@ from ..merging.call import Call
 from ..merging.report import Report
 from ..merging.sink import GRADS, Sink
 from ..methods.linear import Sum
+from ..ops.known import known_finite
 from .exact import BesideExact, Exact
 from .step import as_sparse, finish
 
@@ -68,8 +69,7 @@ def _weigh(call: Call) -> tuple[Tensor, Tensor | None]:
     w = call.method.weights(None, losses, **call.given)
     if any(weight != 1.0 for weight in call.weights):
         w = on_device(call.weights, losses.device) * w
-    on_host = losses.device.type == "cpu"
-    if on_host and all(map(math.isfinite, losses.tolist())):
+    if known_finite(losses):
         w = w.double().clone()  # it may be what the method remembers
         return w, None if math.isfinite(sum(w.tolist())) else w
     part = losses.isfinite()
