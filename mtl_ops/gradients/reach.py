@@ -285,23 +285,27 @@ def _takes_parts(starts: Sequence[Tensor | GradientEdge | None]) -> bool:
 
     Asked in every step, so that what follows parts through the graph, and takes ten times as long, need not be.
     """
-    waiting: list[Node | None] = [
-        start.grad_fn if isinstance(start, Tensor) else start.node
-        for start in starts
-        if start is not None
-    ]
-    seen: set[Node | None] = {None}
+    waiting: list[Node] = []
+    seen: set[Node] = set()
+    for start in starts:
+        first = (
+            start.grad_fn if isinstance(start, Tensor) else None if start is None else start.node
+        )
+        if first is not None and first not in seen:
+            seen.add(first)
+            waiting.append(first)
     narrowing = dropping = False
     while waiting:
         node = waiting.pop()
-        if node not in seen:
-            seen.add(node)
-            edges = node.next_functions  # type: ignore[union-attr]
-            if edges:  # not of a leaf, which is half of the nodes
-                name = node.name()  # type: ignore[union-attr]
-                narrowing = narrowing or name in NARROWING
-                dropping = dropping or name in DROPPING
-                if narrowing and dropping:
-                    return True
-                waiting += [after for after, _ in edges]
+        edges = node.next_functions
+        if edges:  # not of a leaf, which is half of the nodes
+            name = node.name()
+            narrowing = narrowing or name in NARROWING
+            dropping = dropping or name in DROPPING
+            if narrowing and dropping:
+                return True
+            for after, _ in edges:
+                if after is not None and after not in seen:
+                    seen.add(after)
+                    waiting.append(after)
     return False

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["known_finite", "known_positive"]
+__all__ = ["known_finite", "known_positive", "readable"]
 
 
 def known_finite(*values: Tensor) -> bool:
@@ -15,15 +15,15 @@ def known_finite(*values: Tensor) -> bool:
 
     Of T numbers an operator costs what it costs to be called, and reading them less.
     """
-    return all(_readable(one) and all(map(math.isfinite, one.tolist())) for one in values)
+    return all(readable(one) and all(map(math.isfinite, one.tolist())) for one in values)
 
 
 def known_positive(values: Tensor) -> bool:
     """Whether all numbers are known to be above 0."""
-    return _readable(values) and all(one > 0.0 for one in values.tolist())
+    return readable(values) and all(one > 0.0 for one in values.tolist())
 
 
-def _readable(values: Tensor) -> bool:
-    """Not one that stands for another, as while something is compiled."""
+def readable(values: Tensor) -> bool:
+    """Whether numbers can be read: of tensors on the CPU, but for those that stand for others in compilers."""
     plain = type(values) is Tensor and values.device.type == "cpu"
     return plain and not torch.compiler.is_compiling()
