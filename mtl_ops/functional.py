@@ -14,11 +14,12 @@ from .gradients.checks import check_dtypes, check_outside_transforms
 from .gradients.layout import Layout
 from .gradients.parameters import Parameters
 from .gradients.tasks import Losses, Tasks
+from .merging.averaged import merge_averages
 from .merging.call import Call
 from .merging.merge import merge_rows
 from .merging.report import Report
 from .merging.rules import Rules, read_task_weights
-from .methods import Method, resolve
+from .methods import Method, Momentum, resolve
 from .optim.facts import Situation, check_together
 from .optim.merger import Holder, Merger, Request
 from .optim.settings import Settings, make_settings
@@ -137,7 +138,15 @@ def merge(
     out = torch.empty_like(matrix[0]) if out is None else _checked_out(out, matrix)
     known = Tasks(None, (None,) * tasks, part=(True,) * tasks, totals=losses)
     call = Call(chosen, known, Parameters([out]), weights, rules, options)
-    report = merge_rows(call, matrix.unbind(), [out], Layout(None, (), 1, 1, (True,) * tasks, (0,)))
+    whole = Layout(None, (), 1, 1, (True,) * tasks, (0,))
+
+    def merge_all(call: Call, rows: list[Tensor | None]) -> Report:
+        return merge_rows(call, rows, [out], whole)
+
+    if isinstance(chosen, Momentum):
+        report = merge_averages(call, lambda: losses, [*matrix.unbind()], lambda: [out], merge_all)
+    else:
+        report = merge_all(call, [*matrix.unbind()])
     if not return_weights:
         return out
     assert report.weights is not None
@@ -259,6 +268,11 @@ def _merger(
         merger: Merger = state["merger"]
         return merger
     settings = make_settings(method, params, "`params`", **options)
+    if state is None and settings.fresh is not None:
+        raise ValueError(
+            "Parameter `state` should be given with `fresh`, which depends on the number of the step that is counted "
+            "there. Found `state = None` and a `fresh`."
+        )
     if state is None and settings.weights_every != 1:
         raise ValueError(
             "Parameter `state` should be given with `weights_every`, whose weights are remembered there. "

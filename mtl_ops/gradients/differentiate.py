@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from .reach import narrowed, root
+from .reach import narrowed
 from .source import PLAIN, Source
 from .storage import store
 from .tasks import Tasks
@@ -88,7 +88,11 @@ def task_gradients(
 
 def _narrowed(tasks: Tasks, source: Source) -> list[set[int]] | None:
     """The leaves of each loss, if autograd would find more; of one that is alone no other can be mistaken."""
-    return narrowed(tasks.losses) if source.leaves_known and len(tasks.losses) > 1 else None
+    return (
+        narrowed(tasks.losses, tasks.roots)
+        if source.leaves_known and len(tasks.losses) > 1
+        else None
+    )
 
 
 def _task_gradient(
@@ -124,8 +128,7 @@ def raw_gradient(
             ``None`` for what autograd finds.
         source: How to differentiate.
     """
-    loss = tasks.losses[task]
-    start = None if loss is None else root(loss)
+    start = tasks.roots[task]
     assert start is not None
     places = [
         p
@@ -169,7 +172,11 @@ def joint_backward(
     tasks: Tasks, weights: Tensor, params: Sequence[Tensor], retain_graph: bool = False
 ) -> None:
     """Adds the gradient of ``Σ_t w_t L_t`` to ``.grad``, as ``torch.autograd.backward`` does."""
-    losses, factors = _weighted(tasks, weights)
+    losses: Sequence[Tensor]
+    if tasks.stacked is not None and weights.device.type == "cpu" and all(weights.tolist()):
+        losses, factors = [tasks.stacked], [weights.to(tasks.stacked.dtype)]
+    else:
+        losses, factors = _weighted(tasks, weights)
     try:
         torch.autograd.backward(losses, factors, retain_graph=retain_graph, inputs=list(params))
     except RuntimeError as error:

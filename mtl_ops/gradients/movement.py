@@ -385,6 +385,30 @@ RULES: dict[str, Rule] = {
 #: Nodes with several outputs, each of which is a part.
 SLOTTED = frozenset({"UnbindBackward0", "SplitBackward0", "SplitWithSizesBackward0"})
 
+#: Nodes that may use nothing of an operand where a part of their result is used: what joins tensors, or takes none.
+DROPPING = frozenset(
+    {
+        "CatBackward0",
+        "ConstantPadNdBackward0",
+        "CopyBackwards",
+        "torch::autograd::CopyBackwards",
+        "CopySlices",
+        "torch::autograd::CopySlices",
+        "IndexAddBackward0",
+        "IndexBackward0",
+        "IndexCopyBackward0",
+        "IndexPutBackward0",
+        "IndexSelectBackward0",
+        "ScatterAddBackward0",
+        "ScatterBackward0",
+        "SelectScatterBackward0",
+        "SliceBackward0",
+        "SliceScatterBackward0",
+        "SplitWithSizesBackward0",
+        "StackBackward0",
+    }
+)
+
 #: Nodes that use a part of an operand where all of their own result is used.
 NARROWING = SLOTTED | {
     "SelectBackward0",

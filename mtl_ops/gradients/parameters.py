@@ -45,21 +45,22 @@ def find_parameters(
     Raises:
         ValueError: If none requires a gradient.
     """
-    own = {id(param) for param in learnable}
-    numbers: dict[Tensor, int] = {}  # each parameter once, however often it is in a group
+    seen = {id(param) for param in learnable}
+    tensors, numbers = [], []
     for number, group in enumerate(groups):
         for param in group["params"]:
-            if param.requires_grad and id(param) not in own:
-                numbers.setdefault(param, number)
-    found = list(numbers.items())
-    if not found:
+            key = id(param)  # each once, however often it is in a group
+            if key not in seen and param.requires_grad:
+                seen.add(key)
+                tensors.append(param)
+                numbers.append(number)
+    if not tensors:
         raise ValueError(
             "Parameter `optimizer` should hold a parameter that requires a gradient. Found none."
         )
-    tensors = [param for param, _ in found]
     sets = None
     if granularity != "model":
-        sets = [number if granularity == "group" else k for k, (_, number) in enumerate(found)]
+        sets = numbers if granularity == "group" else list(range(len(tensors)))
     if shared is None:
         return Parameters(tensors, sets)
     chosen = {id(param) for param in shared}

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
-from .movement import NARROWING, RULES, SLOTTED, Rule, operands
+from .movement import DROPPING, NARROWING, RULES, SLOTTED, Rule, operands
 from .parts import NOTHING, WHOLE, Part, union
 from .saved import shape_of
 
@@ -44,6 +45,13 @@ def root(loss: Tensor) -> Tensor | GradientEdge | None:
         return loss
     part: Part = WHOLE
     found: Tensor | GradientEdge = loss
+    stack = _stack_of_scalars(node, loss)
+    if stack is not None:  # the usual tensor of losses, in every step
+        node, place = stack.next_functions[place]
+        if node is None:
+            return None
+        if _is_like(node, place, loss):
+            found = GradientEdge(node, place)
     while (name := node.name()) in _MOVES:
         used = [
             (edge, one)
@@ -61,6 +69,17 @@ def root(loss: Tensor) -> Tensor | GradientEdge | None:
         if not part and _is_like(node, place, loss):
             found = GradientEdge(node, place)
     return found
+
+
+def _stack_of_scalars(node: Any, loss: Tensor) -> Node | None:
+    """The node that stacked losses, if ``node`` takes them apart again; ``None`` for anything else.
+
+    Of one dimension there is only one to take apart, and to stack along.
+    """
+    if loss.dim() or node.name() != "UnbindBackward0":
+        return None
+    stack: Node | None = node.next_functions[0][0]
+    return stack if stack is not None and stack.name() == "StackBackward0" else None
 
 
 def _is_like(node: Node, place: int, like: Tensor) -> bool:
@@ -243,27 +262,50 @@ def leaves_of_each(losses: Sequence[Tensor | None], trace: Trace | None = None) 
     return found
 
 
-def narrowed(losses: Sequence[Tensor | None]) -> list[set[int]] | None:
-    """As :func:`leaves_of_each`; ``None`` if autograd finds no more than that by itself."""
-    if not _takes_parts(losses):
+def narrowed(
+    losses: Sequence[Tensor | None],
+    starts: Sequence[Tensor | GradientEdge | None] | None = None,
+) -> list[set[int]] | None:
+    """As :func:`leaves_of_each`; ``None`` if autograd finds no more than that by itself.
+
+    Args:
+        losses: T losses.
+        starts: The :func:`root` of each, if it is known.
+    """
+    if starts is None:
+        starts = [None if loss is None else root(loss) for loss in losses]
+    if not _takes_parts(starts):
         return None
     trace = Trace.of(losses)
     return leaves_of_each(losses, trace) if trace.narrowed else None
 
 
-def _takes_parts(losses: Sequence[Tensor | None]) -> bool:
-    """Whether any node uses a part of an operand: in most graphs none does, and this is in every step."""
-    waiting: list[Node | None] = [
-        start[0] for loss in losses if (start := _start(loss)) is not None
-    ]
-    seen: set[Node | None] = {None}
+def _takes_parts(starts: Sequence[Tensor | GradientEdge | None]) -> bool:
+    """Whether a node uses a part of an operand, and another may use none of one: in most graphs this is not so.
+
+    Asked in every step, so that what follows parts through the graph, and takes ten times as long, need not be.
+    """
+    waiting: list[Node] = []
+    seen: set[Node] = set()
+    for start in starts:
+        first = (
+            start.grad_fn if isinstance(start, Tensor) else None if start is None else start.node
+        )
+        if first is not None and first not in seen:
+            seen.add(first)
+            waiting.append(first)
+    narrowing = dropping = False
     while waiting:
         node = waiting.pop()
-        if node not in seen:
-            seen.add(node)
-            edges = node.next_functions  # type: ignore[union-attr]
-            if edges:  # not of a leaf, which is half of the nodes
-                if node.name() in NARROWING:  # type: ignore[union-attr]
-                    return True
-                waiting += [after for after, _ in edges]
+        edges = node.next_functions
+        if edges:  # not of a leaf, which is half of the nodes
+            name = node.name()
+            narrowing = narrowing or name in NARROWING
+            dropping = dropping or name in DROPPING
+            if narrowing and dropping:
+                return True
+            for after, _ in edges:
+                if after is not None and after not in seen:
+                    seen.add(after)
+                    waiting.append(after)
     return False

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -53,6 +54,11 @@ class Source:
     derive: Derive = _derive
     leaves_known: bool = True
     sparse: bool = False
+
+    @functools.cached_property
+    def with_sparse(self) -> Source:
+        """The same that leaves sparse gradients so."""
+        return replace(self, sparse=True)
 
     def kept(self, rows: Sequence[Tensor | None]) -> list[Tensor | None]:
         """Gradients as autograd returned them, for whoever takes them: sparse ones are filled in if need be."""

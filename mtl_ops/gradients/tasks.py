@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 from .checks import check_outside_transforms
 from .reach import root
@@ -28,6 +30,7 @@ class Tasks:
         shares: What the gradients of this process count for in those of the joint batch.
         part: Whether any process has the task; ``None`` if there is only this one.
         totals: ``(T,)`` float64, the losses of the joint batch.
+        stacked: ``(T,)``, the tensor whose elements the losses are; ``None`` if they came one by one, or changed.
     """
 
     names: tuple[str, ...] | None
@@ -36,6 +39,14 @@ class Tasks:
     shares: tuple[float, ...] | None = None
     part: tuple[bool, ...] | None = None
     totals: Tensor | None = None
+    stacked: Tensor | None = field(default=None, init=False, repr=False, compare=False)
+
+    @classmethod
+    def of_elements(cls, names: tuple[str, ...] | None, stacked: Tensor) -> Tasks:
+        """The losses that are the elements of a tensor ``(T,)``."""
+        tasks = cls(names, stacked.unbind())
+        object.__setattr__(tasks, "stacked", stacked)
+        return tasks
 
     def label(self, task: int) -> str:
         """How messages name a task."""
@@ -59,10 +70,17 @@ class Tasks:
         share = torch.full_like(loss, 1.0 if self.shares is None else self.shares[task])
         return share if self.scale is None else share * self.scale.to(loss.dtype)
 
-    @property
+    @functools.cached_property
+    def roots(self) -> list[Tensor | GradientEdge | None]:
+        """Where the backward of each loss begins; see :func:`mtl_ops.gradients.reach.root`."""
+        return [None if loss is None else root(loss) for loss in self.losses]
+
+    @functools.cached_property
     def detached(self) -> list[Tensor | None]:
         """The losses, those of the joint batch if there are several processes, without graphs."""
         if self.totals is None or self.part is None:
+            if self.stacked is not None:
+                return [*self.stacked.detach().unbind()]
             return [None if loss is None else loss.detach() for loss in self.losses]
         return [
             total if part else None
@@ -87,10 +105,16 @@ class Tasks:
         """``(T,)`` float64, detached; NaN for an absent task."""
         if self.totals is not None:
             return self.totals
-        some = next(loss for loss in self.losses if loss is not None)
+        if self.stacked is not None:
+            return self.stacked.detach().double()
+        known = [loss for loss in self.detached if loss is not None]
+        some = known[0]
+        alike = len(known) == len(self.losses)
+        if alike and all(not loss.dim() and loss.dtype == some.dtype for loss in known):
+            return torch.stack(known).double()
         absent = torch.full((), torch.nan, dtype=torch.float64, device=some.device)
         return torch.stack(
-            [absent if loss is None else loss.detach().reshape(()).double() for loss in self.losses]
+            [absent if loss is None else loss.reshape(()).double() for loss in self.detached]
         )
 
 
@@ -130,7 +154,7 @@ def read_losses(
                 "Parameter `losses` should be a dict, a sequence or a tensor of shape (T,). "
                 f"Found a tensor of shape {tuple(losses.shape)}."
             )
-        tasks = Tasks(names, losses.unbind())
+        tasks = Tasks.of_elements(names, losses)
     elif isinstance(losses, Sequence) and not isinstance(losses, (str, bytes)):
         tasks = Tasks(names, tuple(losses))
     else:
@@ -149,8 +173,18 @@ def read_losses(
     return tasks
 
 
+def _is_plain(tasks: Tasks, differentiable: bool) -> bool:
+    """Whether all losses are right, as the elements of one tensor are that is."""
+    stacked = tasks.stacked
+    if stacked is None or stacked.is_complex():
+        return False
+    return not differentiable or all(start is not None for start in tasks.roots)
+
+
 def _check(tasks: Tasks, differentiable: bool) -> None:
     check_outside_transforms("losses", tasks.losses)
+    if _is_plain(tasks, differentiable):
+        return
     device = None
     for t in tasks.present:
         loss = tasks.losses[t]
@@ -168,7 +202,7 @@ def _check(tasks: Tasks, differentiable: bool) -> None:
             raise TypeError(
                 f"Parameter `losses` should hold real numbers. Found {tasks.label(t)} of {loss.dtype}."
             )
-        if differentiable and root(loss) is None:
+        if differentiable and tasks.roots[t] is None:
             raise ValueError(
                 "Parameter `losses` should hold tensors that require a gradient. "
                 f"Found {tasks.label(t)}, which does not."

@@ -45,6 +45,7 @@ from .metabalance import MetaBalance
 from .mgda import MGDA
 from .moco import MoCo
 from .modo import MoDo
+from .momentum import Momentum
 from .moml import MOML
 from .nash_mtl import NashMTL
 from .norm_balancing import NormBalancing
@@ -110,6 +111,7 @@ __all__ = [
     "Method",
     "MoCo",
     "MoDo",
+    "Momentum",
     "NashMTL",
     "NativeMethod",
     "NormBalancing",

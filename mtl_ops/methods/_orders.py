@@ -9,9 +9,13 @@ import torch
 from torch import Tensor
 
 from ..ops.capture import drawing
+from ..ops.known import readable
 from ._checks import only
 
 __all__ = ["ORDERS", "orders_for"]
+
+#: Up to how many numbers are sorted on the host: more take longer there.
+FEW = 64
 
 #: What a user can choose between.
 ORDERS = ("random", "shared", "cyclic")
@@ -45,8 +49,17 @@ def orders_for(
         rows = tasks if order == "random" else 1
         keys = torch.empty(segments, rows, tasks, dtype=torch.int64, device=gram.device)
         with drawing(generator):
-            chosen = keys.random_(generator=generator).argsort(dim=-1)
+            keys.random_(generator=generator)
+        if order == "random" and keys.numel() <= FEW and readable(keys):
+            drawn = [[_sorted(row) for row in rows] for rows in keys.tolist()]
+            return torch.tensor(drawn)  # the same in fewer calls
+        chosen = keys.argsort(dim=-1)
     return chosen.expand(segments, tasks, tasks).contiguous()
+
+
+def _sorted(keys: list[int]) -> list[int]:
+    """Places in the order of the keys."""
+    return sorted(range(len(keys)), key=keys.__getitem__)
 
 
 def _checked(orders: Any, gram: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..ops.capture import capturing
+from ..ops.known import known_finite, known_positive
 from ._base import LossMethod, check_losses
 from ._checks import PerTask, finite, non_negative, positive
 from ._losses import shares
@@ -92,16 +93,18 @@ class FAMO(LossMethod):
         values = check_losses(losses, self.name)
         logits = recall(self, "logits", (len(values),), values.device, 0.0)
         before = recall(self, "before", (len(values),), values.device, torch.nan)
-        recall(
-            self, "adam", (3, len(values)), values.device, 0.0
-        )  # there before a graph is captured
+        # there before a graph is captured
+        moments = recall(self, "adam", (3, len(values)), values.device, 0.0)
         self._replayed |= capturing()
         if self._owed or self._replayed:
-            self._improve(values)
+            self._improve(values, before, logits, moments)
         before.copy_(values)
         self._owed = True
-        part = values.isfinite()
         over = self._over(values)
+        if known_finite(values) and known_positive(over):
+            relative = shares(logits, None) / over
+            return relative / relative.sum()
+        part = values.isfinite()
         relative = shares(logits, part) / torch.where(over > 0, over, torch.nan)
         kept = torch.where(part, relative, 0.0)
         return torch.where(part, kept / kept.sum(), 0.0)
@@ -123,21 +126,26 @@ class FAMO(LossMethod):
                 "each time. Found none before."
             )
         before = recall(self, "before", tuple(after.shape), after.device, torch.nan)
-        self._improve(after.to(before.device))
+        after = after.to(before.device)
+        logits = recall(self, "logits", tuple(after.shape), after.device, 0.0)
+        moments = recall(self, "adam", (3, len(after)), after.device, 0.0)
+        self._improve(after, before, logits, moments)
         before.fill_(torch.nan)  # so that a graph that looks at it takes no step
         self._owed = False
 
-    def _improve(self, after: Tensor) -> None:
+    def _improve(self, after: Tensor, before: Tensor, logits: Tensor, moments: Tensor) -> None:
         """The step of Adam; none for tasks that have no loss before."""
-        tasks, device = tuple(after.shape), after.device
-        before, logits = self.before, recall(self, "logits", tasks, device, 0.0)
-        moments = recall(self, "adam", (3, *tasks), device, 0.0)
-        assert before is not None
-        part = before.isfinite() & after.isfinite()
-        delta = torch.where(part, self._over(before).log() - self._over(after).log(), 0.0)
+        part = None if known_finite(before, after) else before.isfinite() & after.isfinite()
+        delta = self._over(before).log() - self._over(after).log()
+        if part is not None:
+            delta = torch.where(part, delta, 0.0)
         z = shares(logits, part)
         slope = z * (delta - z.dot(delta))
-        where = part & delta.isfinite().all()
+        where = part
+        if part is not None:
+            where = part & delta.isfinite().all()
+        elif not known_finite(delta):
+            where = delta.isfinite().all().expand_as(delta)
         adam = Adam(self.lr, self.weight_decay)
         new, state = adam.step(logits, slope, where, moments)
         keep(self, logits=new, adam=state)

@@ -58,6 +58,12 @@ OBSTACLES: tuple[Obstacle, ...] = (
         "whose replays all measure, or all do not",
     ),
     Obstacle(
+        "fresh",
+        lambda s, _: s.fresh is not None,
+        "None",
+        "whose replays differentiate the same tasks every time",
+    ),
+    Obstacle(
         "groups",
         lambda s, _: s.groups is not None,
         "None",

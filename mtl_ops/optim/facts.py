@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..methods import CoordinateMethod
+from ..methods import CoordinateMethod, Momentum
 from .settings import Settings
 
 __all__ = ["TRAITS", "Fact", "Situation", "Trait", "check_together"]
@@ -34,6 +34,9 @@ class Fact(enum.Enum):
     FEATURES = "the features are handed in"
     ONE_PROCESS = "there is one process"
     ONE_BATCH = "a step has one batch"
+    AVERAGES = "averages of the gradients of all tasks are merged"
+    ALL_TASKS = "every merge is of all tasks"
+    MERGED_LAST = "what is merged is what arrives"
     ONE_STEP = "a call of `step` is one step of the inner optimizer"
 
 
@@ -115,7 +118,9 @@ TRAITS: tuple[Trait, ...] = (
     ),
     Trait(
         "method",
-        lambda s, _: s.method.needs != "gram" or s.method.tracks,
+        lambda s, _: (
+            s.method.needs != "gram" or (s.method.tracks and not isinstance(s.method, Momentum))
+        ),
         takes={
             Fact.GRAM_WEIGHTS: "which does not weigh the gradients of a step by their inner products"
         },
@@ -140,6 +145,26 @@ TRAITS: tuple[Trait, ...] = (
         otherwise="another",
         needs=(Fact.ROWS,),
     ),
+    Trait(
+        "method",
+        lambda s, _: isinstance(s.method, Momentum),
+        otherwise="another",
+        needs=(Fact.ALL_TASKS, Fact.ONE_PROCESS),
+    ),
+    Trait(
+        "method",
+        lambda s, _: not isinstance(s.method, Momentum),
+        takes={
+            Fact.AVERAGES: "which merges the gradients of a step, and so needs those of all tasks"
+        },
+    ),
+    Trait(
+        "method",
+        lambda s, _: isinstance(s.method, Momentum) and s.method.second != "none",
+        takes={Fact.MERGED_LAST: "whose step of Adam comes after the merge"},
+    ),
+    Trait("max_norm", _given("max_norm"), "None", (Fact.MERGED_LAST,)),
+    Trait("fresh", _given("fresh"), "None", (Fact.AVERAGES,)),
     Trait("clip_value", _given("clip_value"), "None", (Fact.EVERY_STEP, Fact.ROWS)),
     Trait("normalise", _set("normalise", "none"), "'none'", (Fact.GRAM_WEIGHTS,)),
     Trait("grad_dtype", _given("grad_dtype"), "None", (Fact.ROWS,)),
@@ -220,6 +245,7 @@ TRAITS: tuple[Trait, ...] = (
         "groups",
         _given("groups"),
         takes={
+            Fact.ALL_TASKS: "each of whose turns merges its own tasks alone",
             Fact.ONE_STEP: "each of whose turns is a step that no GradScaler sees",
             Fact.FEATURES: "whose closure returns the losses and no features",
         },

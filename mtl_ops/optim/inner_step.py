@@ -140,9 +140,9 @@ class InnerStep:
             return None
         any_task = self.rules.nonfinite == "skip_step"
         if measured.device.type == "cpu":
-            total = (
-                measured.sum() if report.weights is None else measured.sum() + report.weights.sum()
-            )
+            total = measured.sum()
+            if report.weights is not None and report._joint is None:  # of which these are
+                total = total + report.weights.sum()
             return None if math.isfinite(total.item()) else report.lost(any_task)
         if any_task or self.wrapper._step_supports_amp_scaling:
             return report.lost(any_task)

@@ -25,7 +25,8 @@ from ..gradients.tasks import Losses, Tasks, read_losses
 from ..merging.call import Call
 from ..merging.rules import TaskWeights, read_task_weights
 from ..merging.sink import GRADS
-from ..methods import Method, OnlinePCGrad
+from ..methods import Method, Momentum, OnlinePCGrad
+from ..step.averaged import Fresh
 from ..step.make import Plan, make_step
 from ..step.step import Step
 from ..step.unchanged import Before
@@ -122,8 +123,10 @@ class Merger:
     @property
     def device(self) -> torch.device:
         """Of the parameters."""
-        some: Tensor = next(p for group in self.holder.param_groups for p in group["params"])
-        return some.device
+        for group in self.holder.param_groups:
+            for param in group["params"]:
+                return param.device  # type: ignore[no-any-return]
+        raise ValueError("Parameter `optimizer` should hold a parameter. Found none.")
 
     @property
     def params(self) -> Parameters:
@@ -307,6 +310,8 @@ class Merger:
             gram_on=settings.gram_on,
             weights_every=settings.weights_every,
             factoring=self.factoring,
+            averaged=isinstance(self.method, Momentum),
+            fresh=None if settings.fresh is None else Fresh(settings.fresh, settings.fresh_order),
         )
         return make_step(plan, source, GRADS if processes is None else processes)
 

@@ -18,6 +18,7 @@ from ..gradients.tasks import Losses
 from ..merging.report import Report
 from ..merging.rules import Nonfinite, Normalise, Rules, TaskWeights, check_task_weights
 from ..methods import Method
+from ..step.averaged import FreshOrder, FreshTasks
 from .capturing import Captured, check_capture
 from .closures import Remembered
 from .inner_step import InnerStep
@@ -104,6 +105,12 @@ class MultiTaskOptimizer(OptimizerWrapper):
             gradients alone, and then one backward of the weighted losses.
         weights_every: The weights are solved anew every that many steps; a step between, with the
             weights of the last time, costs about one backward.
+        fresh: With method ``momentum``: how many tasks are differentiated in a step, the averages of all being
+            merged; or a function of the number of steps taken that returns which (names, or numbers of tasks without
+            names), at least one of them there. ``None`` for all. With ``fresh=1`` a step takes one backward
+            whatever T is, and two reads of T gradients.
+        fresh_order: Which those are: ``"round_robin"``, so many in turn, those that are absent left out; or
+            ``"random"``, in every step others, by the generator's seed and the step.
         grad_scaler: The scaler of mixed precision training. Hand the losses to :meth:`backward` as
             they are, and call ``scaler.step(optimizer)`` and ``scaler.update()`` as ever: thresholds
             are on the true gradients, and the scaler learns of an Inf in any task, also where the
@@ -204,6 +211,8 @@ class MultiTaskOptimizer(OptimizerWrapper):
         shared: Iterable[Tensor] | None = None,
         gram_on: Literal["features"] | Iterable[Tensor] | None = None,
         weights_every: int = 1,
+        fresh: FreshTasks | None = None,
+        fresh_order: FreshOrder = "round_robin",
         grad_scaler: torch.amp.GradScaler | None = None,
         grad_dtype: torch.dtype | None = None,
         memory: Literal["stream"] | None = None,
@@ -234,6 +243,8 @@ class MultiTaskOptimizer(OptimizerWrapper):
             shared=shared,
             gram_on=gram_on,
             weights_every=weights_every,
+            fresh=fresh,
+            fresh_order=fresh_order,
             grad_scaler=grad_scaler,
             grad_dtype=grad_dtype,
             memory=memory,

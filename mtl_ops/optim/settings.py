@@ -24,6 +24,7 @@ from ..merging.rules import (
     read_task_weights,
 )
 from ..methods import Method, resolve
+from ..step.averaged import FreshOrder, FreshTasks
 from .turns import ORDERS, Groups, Order, check_groups
 
 __all__ = ["Settings", "make_settings"]
@@ -51,6 +52,8 @@ class Settings:
     shared: Sequence[Tensor] | None = None
     gram_on: Literal["features"] | Sequence[Tensor] | None = None
     weights_every: int = 1
+    fresh: FreshTasks | None = None
+    fresh_order: FreshOrder = "round_robin"
     grad_scaler: torch.amp.GradScaler | None = None
     grad_dtype: torch.dtype | None = None
     memory: Literal["stream"] | None = None
@@ -82,7 +85,7 @@ class Settings:
         for name in ("shared", "gram_on"):
             if values[name] is not None and not isinstance(values[name], str):
                 values[name] = [place[id(param)] for param in values[name]]
-        for name in ("task_weights", "order"):
+        for name in ("task_weights", "order", "fresh"):
             if callable(values[name]):
                 values[name] = "a function"
         values["method"] = self.method.name
@@ -118,6 +121,11 @@ def make_settings(
     settings = Settings(resolve(method), **read)
     _ = settings.rules  # checks the thresholds
     check_groups(settings.groups, settings.order, settings.closing_joint)
+    if settings.fresh_order != "round_robin" and not isinstance(settings.fresh, int):
+        raise ValueError(
+            "Parameter `fresh_order` should be given with a number of tasks in `fresh`. "
+            f"Found `fresh_order = {settings.fresh_order!r}` and `fresh` {_called(settings.fresh)}."
+        )
     weights, names = settings.task_weights, settings.tasks
     if names is not None and not callable(weights):
         read_task_weights(weights, names, len(names), 0)
@@ -204,6 +212,14 @@ def _positive_integer(name: str, value: Any, _: Owned) -> int:
     return value
 
 
+def _fresh(name: str, value: Any, owned: Owned) -> Any:
+    return value if value is None or callable(value) else _positive_integer(name, value, owned)
+
+
+def _called(value: Any) -> str:
+    return "a function" if callable(value) else f"= {value!r}"
+
+
 def _scaler(name: str, value: Any, _: Owned) -> torch.amp.GradScaler | None:
     if value is not None and not isinstance(value, torch.amp.GradScaler):
         raise TypeError(
@@ -251,6 +267,8 @@ _CHECKS: dict[str, _Check] = {
     "shared": _params,
     "gram_on": _measured_on,
     "weights_every": _positive_integer,
+    "fresh": _fresh,
+    "fresh_order": _one_of(get_args(FreshOrder)),
     "grad_scaler": _scaler,
     "grad_dtype": _dtype,
     "memory": _stream,

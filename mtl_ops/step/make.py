@@ -12,6 +12,7 @@ from ..gradients.factored.by_sample import BySample
 from ..gradients.factored.find import Factoring
 from ..gradients.source import Source
 from ..merging.sink import Sink
+from .averaged import Averaged, Fresh
 from .exact import Exact
 from .factored import Factored
 from .measured_elsewhere import MeasuredElsewhere
@@ -34,6 +35,8 @@ class Plan:
         gram_on: Where G is measured; ``None`` for all shared parameters.
         weights_every: In how many steps the weights are solved anew once.
         factoring: What measures and merges without the gradients of single tasks; ``None`` for rows.
+        averaged: Whether averages of the gradients are merged.
+        fresh: Which tasks' averages move in a step; ``None`` for all.
     """
 
     one_backward: bool = False
@@ -42,6 +45,8 @@ class Plan:
     gram_on: Literal["features"] | Sequence[Tensor] | None = None
     weights_every: int = 1
     factoring: Factoring | BySample | None = None
+    averaged: bool = False
+    fresh: Fresh | None = None
 
 
 def make_step(plan: Plan, source: Source, sink: Sink) -> Step:
@@ -54,6 +59,8 @@ def make_step(plan: Plan, source: Source, sink: Sink) -> Step:
     """
     if plan.one_backward:
         return WeightedSum(source, sink)
+    if plan.averaged:
+        return Averaged(source, sink, plan.fresh)
     exact: Step = Exact(source, sink)
     if plan.streamed:
         exact = Online(source, sink) if plan.online else Streamed(source, sink)

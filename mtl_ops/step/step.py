@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from ..gradients.accumulation import Accumulated
@@ -67,7 +66,7 @@ class Step(ABC):
 def as_sparse(source: Source, sink: Sink, call: Call) -> Source:
     """The source with gradients as sparse as they are, where what follows takes them."""
     takes = sink.alone and source.dtype is None and not call.method.tracks
-    return replace(source, sparse=True) if takes else source
+    return source.with_sparse if takes else source
 
 
 def finish(call: Call, report: Report) -> Report:

@@ -103,7 +103,8 @@ class Before:
             param.grad = grad
 
 
-_NUMBERS = frozenset({bool, int, float, str, tuple, type(None)})
+#: Types of attributes of which nothing is copied; more are added as they are found.
+_CONSTANT: set[type] = {bool, int, float, str, tuple, type(None)}
 
 
 class _Attributes:
@@ -116,15 +117,21 @@ class _Attributes:
         self.inner: list[_Attributes] = []
         for name, value in values.items():
             kind = type(value)
-            if kind in _NUMBERS:  # most of them, in every step
+            if kind in _CONSTANT:  # most of them, in every step
                 continue
             if kind is dict or kind is list:
-                values[name] = _copied(value)
+                if value:
+                    values[name] = _copied(value)
+                else:
+                    values[name] = kind()
             elif isinstance(value, Tensor):
                 if not value.requires_grad:
                     self.copies.append((value, value.clone()))
-            elif isinstance(value, Method) and isinstance(thing, Method):
-                self.inner.append(_Attributes(value))
+            elif isinstance(value, Method):
+                if isinstance(thing, Method):
+                    self.inner.append(_Attributes(value))
+            else:
+                _CONSTANT.add(kind)
 
     def put_back(self) -> None:
         attributes = vars(self.thing)
@@ -149,6 +156,8 @@ def _copied(value: Any) -> Any:
 def _generators(given: torch.Generator | None, device: torch.device) -> list[torch.Generator]:
     """All that may be drawn from, each once."""
     found = [torch.default_generator]
+    if device.type == "cpu" and given is None:
+        return found
     if (
         capturing()
     ):  # torch does not tell the state of a generator of the device then, and nothing is drawn

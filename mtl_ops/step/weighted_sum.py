@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from ..gradients.differentiate import joint_backward, joint_gradient
 from ..gradients.parameters import Parameters
@@ -14,6 +16,7 @@ from ..merging.call import Call
 from ..merging.report import Report
 from ..merging.sink import GRADS, Sink
 from ..methods.linear import Sum
+from ..ops.known import known_finite
 from .exact import BesideExact, Exact
 from .step import as_sparse, finish
 
@@ -39,17 +42,14 @@ class WeightedSum(BesideExact):
         self.exact.sums = self.take_sums()
         if self.exact.sums is not None:
             return self.exact.backward(call)
-        tasks, rules, losses = call.tasks, call.rules, call.losses
-        params = call.params.tensors
-        factors = on_device(call.weights, losses.device)
-        part = losses.isfinite()
-        w = torch.where(part, factors * call.method.weights(None, losses, **call.given), 0.0)
-        clip_scale = joint = None
+        tasks, rules, params = call.tasks, call.rules, call.params.tensors
+        w, joint = _weigh(call)
+        clip_scale = None
         unchecked = rules.max_norm is None and rules.nonfinite in ("propagate", "skip_task")
         if unchecked and self.sink.alone:
             joint_backward(tasks, w, params, call.retain_graph)
-            if rules.nonfinite == "skip_task":
-                joint = torch.where(part.any(), w, torch.nan)
+            if rules.nonfinite == "propagate":
+                joint = None
         else:
             source = as_sparse(self.source, self.sink, call)
             rows = joint_gradient(tasks, w, params, call.retain_graph, source)
@@ -58,6 +58,23 @@ class WeightedSum(BesideExact):
         weights = w.unsqueeze(0)
         report = Report(names=tasks.names, weights=weights, clip_scale=clip_scale, _joint=joint)
         return finish(call, report)
+
+
+def _weigh(call: Call) -> tuple[Tensor, Tensor | None]:
+    """The weights ``(T,)`` of the losses, and what is NaN or Inf if no task is left; ``None`` if all is well.
+
+    What can be known without a wait, on the CPU, takes no operator: this is most of what a small step costs.
+    """
+    losses = call.losses
+    w = call.method.weights(None, losses, **call.given)
+    if any(weight != 1.0 for weight in call.weights):
+        w = on_device(call.weights, losses.device) * w
+    if known_finite(losses):
+        w = w.double().clone()  # it may be what the method remembers
+        return w, None if math.isfinite(sum(w.tolist())) else w
+    part = losses.isfinite()
+    w = torch.where(part, w.double(), 0.0)
+    return w, torch.where(part.any(), w, torch.nan)
 
 
 def as_one_task(call: Call) -> Call:

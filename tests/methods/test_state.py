@@ -25,10 +25,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, MORE.get(name, {})) for name in mtl_ops.methods.available()},
     "moco, softmax": ("moco", {"projection": "softmax"}),
     "auto_lambda, softmax": ("auto_lambda", {"inner_lr": 0.1, "softmax": True}),
+    "averaged memory": ("momentum", {"method": "gradvac", "second": "pseudo_adam"}),
     "smoothed memory": ("cr_mogm", {"method": "gradnorm"}),
 }
 #: Those that remember something between steps, if every tensor that is found in them is counted.
-REMEMBER = 18
+REMEMBER = 20
 
 
 def tensors_in(value: Any) -> list[Tensor]:

@@ -23,6 +23,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"weights_every": 2},
         r"`weights_every` should be 1 while .* measure, .*\. Found `weights_every = 2`",
     ),
+    "fresh": (
+        {"method": "momentum", "fresh": 2},
+        r"`fresh` should be None while .* same tasks every time\. Found `fresh = 2`",
+    ),
     "raise": (
         {"nonfinite": "raise"},
         r"`nonfinite` should be 'skip_task', .* wait for the device\. Found `nonfinite = 'raise'`",
@@ -36,7 +40,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 def start(**options: Any) -> tuple[Net, Any]:
     net = Net()
-    optimizer = wrap(net, "upgrad", **options)
+    optimizer = wrap(net, **{"method": "upgrad", **options})
     train(net, optimizer, range(1))
     optimizer.zero_grad()
     return net, optimizer

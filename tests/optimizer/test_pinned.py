@@ -60,6 +60,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "weights by step": {"method": "mgda", "task_weights": lambda step: [1.0, 0.5 + step, 2.0]},
     "weights_every": {"method": "cagrad", "weights_every": 3},
     "features": {"method": "cagrad", "gram_on": "features", "loop": "features"},
+    "fresh": {"method": "momentum", "fresh": 1},
     "a layer": {"method": "cagrad", "loop": "layer"},
     "grad_dtype": {"method": "cagrad", "grad_dtype": torch.float32},
     "stream": {"method": "cagrad", "memory": "stream"},
