@@ -40,6 +40,8 @@ copybutton_prompt_is_regexp = True
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
+#: Their names are all that is needed, and importing them takes long.
+autodoc_mock_imports = ["accelerate", "lightning", "transformers"]
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 #: A name in a docstring that leads nowhere is an error, but for other packages' names and those of types in signatures.
