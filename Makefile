@@ -3,6 +3,7 @@
 # make test   lint, compile the CUDA sources if nvcc is there, run the tests, on every core
 # make quick  lint, and a few tests of every package: 90 seconds on two cores, after the build
 # make docs   build the site into build/site/latest, or DOCS_VERSION=v0.1; a warning is an error
+# make pages  write the tables and pictures of the pages, from benchmarks/results
 # make bench  measure against other implementations
 # make bench-cuda  measure on a GPU
 # make cuda-check  on a GPU, without network: build, tests marked cuda, compute-sanitizer, measure
@@ -28,7 +29,6 @@ VENV ?= .venv
 # One more than cores: some wait, for children or for each other.
 JOBS ?= $(shell expr $$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) + 1)
 DOCS_VERSION ?= latest
-JOBS ?= logical
 
 BIN := $(VENV)/bin
 # Byte code of the few modules that are imported is written when they are: of all 20,000 it would take two minutes.
@@ -76,7 +76,7 @@ PYTEST := env OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --maxprocesse
 # What two jobs print is not mixed, where make (4.0 and later) can hold it back until a job ends.
 WHOLE_OUTPUTS := $(if $(filter output-sync,$(.FEATURES)),--output-sync)
 
-.PHONY: demo toy test quick quick-tests check wheel-check wheels links sanitize bench bench-cuda lint build cuda cuda-check gpu clean docs
+.PHONY: demo toy test quick quick-tests check wheel-check wheels links sanitize bench bench-cuda lint build cuda cuda-check gpu clean docs pages
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.mtl_ops-demo $(VENV)/.mtl_ops-built
@@ -151,7 +151,12 @@ lint: $(VENV)/.mtl_ops-dev
 	$(BIN)/mypy
 
 docs: build
-	DOCS_VERSION=$(DOCS_VERSION) $(BIN)/python -m sphinx -q -W --keep-going -n -d build/doctrees docs build/site/$(DOCS_VERSION)
+	DOCS_VERSION=$(DOCS_VERSION) $(BIN)/python -m sphinx -q -W --keep-going -d build/doctrees docs build/site/$(DOCS_VERSION)
+	$(BIN)/python -m docs.generate.versions build/site
+
+pages: build
+	$(BIN)/python -m docs.generate
+	$(BIN)/python -m benchmarks.pages
 
 build: $(VENV)/.mtl_ops-dev $(VENV)/.mtl_ops-built
 

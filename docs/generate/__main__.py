@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from .tables import fill, overview, short
 
 ROOT = Path(__file__).resolve().parents[2]
+Content = Callable[[], str]
 #: Page, marker and content.
-FILLED = (("README.md", "methods", short), ("docs/reference/methods.md", "methods", overview))
+FILLED: tuple[tuple[str, str, Content], ...] = (
+    ("README.md", "methods", short),
+    ("docs/reference/methods.md", "methods", overview),
+)
 
 
 def main() -> None:

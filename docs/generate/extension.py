@@ -12,6 +12,7 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
 from .command_line import commands
+from .integrations import integrations
 from .method_pages import write_pages
 from .methods import ROWS
 from .tables import fill
@@ -46,6 +47,8 @@ def _read(app: Sphinx, page: str, content: list[str]) -> None:
             text = text.replace(f"| `{row.name}` |", f"| [`{row.name}`](methods/{row.name}.md) |")
     if page == "reference/cli":
         text = fill(text, "commands", commands())
+    if page == "reference/integrations":
+        text = fill(text, "integrations", integrations())
     # A block that no test runs is shown like any other.
     content[0] = re.sub(r"^```python skip\b.*$", "```python", text, flags=re.MULTILINE)
 
