@@ -23,7 +23,6 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
-    "sphinx_design",
     "generate.extension",
 ]
 exclude_patterns = ["generate"]
@@ -38,6 +37,7 @@ copybutton_prompt_is_regexp = True
 
 # ---- docstrings -------------------------------------------------------------------------------------
 
+toc_object_entries_show_parents = "hide"
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 #: Their names are all that is needed, and importing them takes long.
