@@ -68,7 +68,9 @@ def page(row: Row) -> str:
         ("what holds", row.holds or "–"),
         ("where others differ", row.others or "–"),
     ]
-    elsewhere = [other for other, what in OTHER_NAMES.items() if f"`{row.name}`" in what]
+    elsewhere = [
+        other for other, what in OTHER_NAMES.items() if what.startswith(f"use `{row.name}`")
+    ]
     if elsewhere:
         names = ", ".join(f"`{other}`" for other in elsewhere)
         facts.append(("other names", f"{names}: [what differs](../../names.md)"))
