@@ -1,6 +1,6 @@
 # make demo   train the reference model on real data, with every method
 # make toy    draw what the methods do with two tasks in two dimensions
-# make test   lint, compile the CUDA sources if nvcc is there, run the tests, on every core
+# make test   lint, compile the CUDA sources if nvcc is there, build the site, run the tests, on every core
 # make quick  lint, and a few tests of every package: 90 seconds on two cores, after the build
 # make docs   build the site into build/site/latest, or DOCS_VERSION=v0.1; a warning is an error
 # make pages  write the tables and pictures of the pages, from benchmarks/results
