@@ -45,6 +45,7 @@ copybutton_prompt_is_regexp = True
 toc_object_entries_show_parents = "hide"
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
+maximum_signature_line_length = 100  # a longer one has a parameter a line
 #: Their names are all that is needed, and importing them takes long.
 autodoc_mock_imports = ["accelerate", "lightning", "transformers"]
 napoleon_numpy_docstring = False
