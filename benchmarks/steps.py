@@ -166,6 +166,8 @@ def contender(case: str, name: str, tasks: int, device: str = "cpu", quick: bool
     subject = make(case, tasks, device, quick)
     inner = torch.optim.SGD(subject.params, lr=1e-4)
     ours = OURS | SAVING
+    if name == FEATURES and not list(subject.heads.parameters()):
+        raise NotImplementedError("Of losses with derivatives inside, features are no cut.")
     if name in ours:
         return _ours(subject, inner, ours[name], PERIOD if name == CHEAP else 1)
     makers: Mapping[str, Callable[..., Step]] = {
