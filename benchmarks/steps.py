@@ -105,8 +105,8 @@ def _of_tasks(case: str, tasks: int, device: str, quick: bool) -> list[Row]:
         names += [JAC, GRAMIAN] if not quick else [JAC]
     steps: dict[str, Step] = {}
     for name in names:
-        step = contender(case, name, tasks, device, quick)
-        if _runs(step):
+        step = _made(case, name, tasks, device, quick)
+        if step is not None:
             steps[name] = step
     timings = interleave(
         steps, rounds=3 if quick else 9, seconds=1.0 if quick else 60.0, device=device
@@ -152,13 +152,14 @@ def _goal(case: str, name: str, tasks: int) -> Goal | None:
     return Goal("overhead", CHEAP_GOAL) if name == CHEAP else None
 
 
-def _runs(step: Step) -> bool:
-    """Whether a contender can take this model at all; the first step also loads code."""
+def _made(case: str, name: str, tasks: int, device: str, quick: bool) -> Step | None:
+    """The contender if it can take this model at all; the first step also loads code."""
     try:
+        step = contender(case, name, tasks, device, quick)
         step()
     except (NotImplementedError, RuntimeError, ValueError):
-        return False
-    return True
+        return None
+    return step
 
 
 def contender(case: str, name: str, tasks: int, device: str = "cpu", quick: bool = False) -> Step:
