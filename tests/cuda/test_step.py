@@ -329,7 +329,9 @@ class TestGraphs:
 
     def test_the_example_of_the_documentation(self) -> None:
         page = Path(__file__).resolve().parents[2] / "docs" / "guides" / "cuda-graphs.md"
-        blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+        blocks = re.findall(
+            r"^```python[^\n]*\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL
+        )
         (code,) = [block for block in blocks if "torch.cuda.graph(" in block]
         exec(compile(code, str(page), "exec"), {"__name__": "page"})
 
