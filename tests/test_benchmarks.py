@@ -18,11 +18,8 @@ import mtl_ops
 pytest.importorskip("benchmarks", reason="the benchmarks are in the source tree only")
 
 from benchmarks import (
-<<<<<<< HEAD
     burgers,
-=======
     charts,
->>>>>>> 3547365 (A short README; the code of every page runs, and its links lead somewhere)
     cheap,
     drawings,
     machine,
