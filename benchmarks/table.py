@@ -1,14 +1,13 @@
-"""Results as a table: for a terminal, and in Markdown for the README."""
+"""Results as a table: for a terminal, and in Markdown for the pages of the documentation."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from .results import Row
 
-__all__ = ["HEAD", "cells", "markdown", "readme", "show"]
+__all__ = ["HEAD", "cells", "describe", "goals", "line", "markdown", "number", "show"]
 
 HEAD = ("case", "method", "ours", "rival", "theirs", "ratio", "floor", "goal")
 
@@ -22,16 +21,12 @@ _TEXTS = frozenset({"case", "method", "rival", "goal"})
 #: Places of the columns that say the same for every rival.
 _ONCE = frozenset({0, 1, 2, HEAD.index("floor")})
 
-_MARKER = re.compile(r"(<!-- bench:(\S+)(?: ([^\n]*?))? -->\n).*?(<!-- /bench -->)", re.DOTALL)
-
 
 def cells(row: Row) -> tuple[str, ...]:
     """What a row says, under :data:`HEAD`."""
-    ours = (
-        f"{_number(row.ours.median)} {row.unit} [{_number(row.ours.low)}, {_number(row.ours.high)}]"
-    )
-    theirs = "" if row.theirs is None else f"{_number(row.theirs.median)} {row.unit}"
-    times = "" if row.ratio is None else f"{_number(row.ratio.median)}×"
+    ours = f"{number(row.ours.median)} {row.unit} [{number(row.ours.low)}, {number(row.ours.high)}]"
+    theirs = "" if row.theirs is None else f"{number(row.theirs.median)} {row.unit}"
+    times = "" if row.ratio is None else f"{number(row.ratio.median)}×"
     return (row.case, row.method, ours, row.rival or "", theirs, times, _floor(row), _goal(row))
 
 
@@ -76,62 +71,53 @@ def markdown(entry: dict[str, Any], only: str = "") -> str:
         groups.setdefault((row.case, row.method), []).append(row)
     several_cases = len({row.case for row in rows}) > 1
     with_floor = any(row.floor is not None for row in rows)
-    with_goal = any(row.goal is not None for row in rows)
     head = [
         *(["case"] if several_cases else []),
         "method",
         "ours",
         *rivals,
         *(["ours / floor"] if with_floor else []),
-        *(["goal"] if with_goal else []),
     ]
-    lines = [_line(head), _line(["---", *["---:"] * (len(head) - 1)])]
+    lines = [line(head), line(["---", *["---:"] * (len(head) - 1)])]
     for (case, method), group in groups.items():
         first = group[0]
         theirs = {row.rival: _against(row) for row in group}
-        goals = [
-            f"{row.rival}: {_goal(row)}" if row.rival else _goal(row) for row in group if row.goal
-        ]
         lines.append(
-            _line(
+            line(
                 [
                     *([case] if several_cases else []),
                     f"`{method}`",
-                    f"{_number(first.ours.median)} {first.unit}",
+                    f"{number(first.ours.median)} {first.unit}",
                     *(theirs.get(rival, "") for rival in rivals),
                     *([_floor(first)] if with_floor else []),
-                    *(["; ".join(goals)] if with_goal else []),
                 ]
             )
         )
     above = "" if several_cases or not rows else f"{rows[0].case}:\n\n"
-    return f"{above}{chr(10).join(lines)}\n\n{describe(entry['machine'])}\n"
+    return f"{above}{chr(10).join(lines)}\n\n{describe(entry['machine'])}"
 
 
-def readme(text: str, entries: dict[str, dict[str, Any]]) -> str:
-    """Fills in what stands between ``<!-- bench:NAME CASE -->`` and ``<!-- /bench -->``.
-
-    ``CASE`` may be left out; it is text that a case has to contain.
-
-    Raises:
-        ValueError: If a marker names a benchmark or a case without results.
-    """
-
-    def fill(found: re.Match[str]) -> str:
-        start, name, only, end = found.groups()
-        if name not in entries:
-            raise ValueError(f"A marker should name one of {sorted(entries)}. Found {name!r}.")
-        if not any((only or "") in row.case for row in entries[name]["rows"]):
-            raise ValueError(f"A marker of {name!r} should name a case. Found {only!r}.")
-        return f"{start}\n{markdown(entries[name], only or '')}\n{end}"
-
-    return _MARKER.sub(fill, text)
+def goals(entry: dict[str, Any]) -> str:
+    """In Markdown: each goal, what was reached, and whether that is enough."""
+    head = ("case", "method", "ours", "against", "goal")
+    rows = [
+        (
+            row.case,
+            f"`{row.method}`",
+            f"{number(row.ours.median)} {row.unit}",
+            row.rival or "",
+            _goal(row),
+        )
+        for row in entry["rows"]
+        if row.goal is not None
+    ]
+    return "\n".join([line(head), line(["---"] * len(head)), *map(line, rows)])
 
 
 def describe(machine: dict[str, Any]) -> str:
     """What was measured on, in a sentence."""
     bandwidth = machine["bandwidth"]
-    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    versions = ", ".join(f"{name} {which}" for name, which in machine["versions"].items())
     where = machine["processor"]
     if machine["device"] != "cpu":
         where = f"{machine['device']}, host {where}"
@@ -145,12 +131,12 @@ def _against(row: Row) -> str:
     if row.theirs is None:
         return ""
     if row.ratio is None:  # another figure of ours: nothing to be divided
-        return f"{_number(row.theirs.median)} {row.unit}"
-    return f"{_number(row.theirs.median)} {row.unit} ({_number(row.ratio.median)}×)"
+        return f"{number(row.theirs.median)} {row.unit}"
+    return f"{number(row.theirs.median)} {row.unit} ({number(row.ratio.median)}×)"
 
 
 def _floor(row: Row) -> str:
-    return "" if row.floor is None else f"{_number(row.ours.median / row.floor)}×"
+    return "" if row.floor is None else f"{number(row.ours.median / row.floor)}×"
 
 
 def _goal(row: Row) -> str:
@@ -159,16 +145,16 @@ def _goal(row: Row) -> str:
     sign = "✓" if row.met else "✗"
     bound, achieved = row.goal.bound, row.achieved
     if row.goal.kind == "value":
-        return f"≤ {_number(bound)} {row.unit} {sign}"
+        return f"≤ {number(bound)} {row.unit} {sign}"
     if row.goal.kind == "floor":
         return f"≥ {100 * bound:.0f}% of bandwidth: {100 * achieved:.0f}% {sign}"
     if row.goal.kind == "overhead":
-        return f"≤ {_number(bound)}×: {_number(achieved)}× {sign}"
-    return f"≥ {_number(bound)}×: {_number(achieved)}× {sign}"
+        return f"≤ {number(bound)}×: {number(achieved)}× {sign}"
+    return f"≥ {number(bound)}×: {number(achieved)}× {sign}"
 
 
-def _number(value: float) -> str:
-    """Three digits."""
+def number(value: float) -> str:
+    """Three digits, as text."""
     if value == 0:
         return "0"
     if abs(value) >= 100:
@@ -176,5 +162,6 @@ def _number(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 10 else f"{value:.1f}"
 
 
-def _line(texts: Sequence[str]) -> str:
+def line(texts: Sequence[str]) -> str:
+    """A row of a table in Markdown."""
     return f"| {' | '.join(texts)} |"

@@ -57,6 +57,7 @@ LONGEST = (
     "distributed/test_data_parallel.py",
     "demo/test_resume.py",
     "distributed/test_sharded.py",
+    "test_pages.py",
     "plots",
     "demo/test_command.py",
     "integrations/test_transformers.py",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,14 @@ pytest.importorskip("benchmarks", reason="the benchmarks are in the source tree 
 
 from benchmarks import (
     burgers,
+    charts,
     cheap,
+    drawings,
     machine,
     memory,
     merge,
+    pages,
+    published,
     results,
     rivals,
     run,
@@ -201,7 +206,7 @@ def test_steps_of_the_mlp_agree() -> None:
 
 @pytest.mark.parametrize("case", ["MLP 8×1024, B = 16", "recommender, B = 1024"])
 def test_ways_to_take_a_step_agree(case: str) -> None:
-    exact = [name for name in steps.OURS if name != steps.CHEAP]
+    exact = [name for name in steps.OURS if name not in steps.APPROXIMATE]
     found = {}
     for name in (*exact, steps.JAC):
         subject = steps.contender(case, name, 3, quick=True)()
@@ -402,35 +407,76 @@ def test_results_are_read_as_written_and_those_of_others_kept(tmp_path: Path) ->
 def test_markdown_has_a_column_for_each_rival() -> None:
     rows = [row(), row(rival="naive loop", goal=None), row(case="small", method="mgda")]
     lines = table.markdown(entry(*rows)).splitlines()
-    assert lines[0] == "| case | method | ours | TorchJD | naive loop | ours / floor | goal |"
-    assert lines[2] == (
-        "| large, T = 8 | `upgrad` | 20.0 ms | 140 ms (7×) | 140 ms (7×) | 1.25× "
-        "| TorchJD: ≥ 4×: 7× ✓ |"
-    )
+    assert lines[0] == "| case | method | ours | TorchJD | naive loop | ours / floor |"
+    assert lines[2] == "| large, T = 8 | `upgrad` | 20.0 ms | 140 ms (7×) | 140 ms (7×) | 1.25× |"
     assert torch.__version__ in lines[-1]
 
 
-def test_readme_is_filled_between_its_markers() -> None:
-    found = entry(row(), row(case="small, T = 2", method="mgda"))
+def test_goals_are_on_a_page_of_their_own() -> None:
+    found = {
+        "merge": entry(row(), row(rival="naive loop", goal=None)),
+        "toy": entry(row(goal=None)),
+    }
+    text = pages.goals(found)
+    assert "| large, T = 8 | `upgrad` | 20.0 ms | TorchJD | ≥ 4×: 7× ✓ |" in text
+    assert "naive loop" not in text
+    assert "## toy" not in text
+
+
+def test_pages_are_filled_between_their_markers() -> None:
+    found = {"merge": entry(row(), row(case="small, T = 2", method="mgda"))}
     text = "above\n<!-- bench:merge small -->\nold\n<!-- /bench -->\nbelow\n"
-    filled = table.readme(text, {"merge": found})
+    filled = pages.fill(text, found)
     assert filled.startswith("above\n<!-- bench:merge small -->\n")
     assert filled.endswith("<!-- /bench -->\nbelow\n")
     assert "`mgda`" in filled
     assert "`upgrad`" not in filled
     assert "old" not in filled
-    assert table.readme(filled, {"merge": found}) == filled
-    with pytest.raises(ValueError, match="Found 'step'"):
-        table.readme("<!-- bench:step -->\n<!-- /bench -->", {"merge": found})
+    assert pages.fill(filled, found) == filled
+    assert "--only step`" in pages.fill("<!-- bench:step -->\n<!-- /bench -->", found)
+    with pytest.raises(ValueError, match="Found 'speed'"):
+        pages.fill("<!-- bench:speed -->\n<!-- /bench -->", found)
     with pytest.raises(ValueError, match="Found 'huge'"):
-        table.readme("<!-- bench:merge huge -->\n<!-- /bench -->", {"merge": found})
+        pages.fill("<!-- bench:merge huge -->\n<!-- /bench -->", found)
 
 
-def test_readme_of_the_repository_holds_the_measured_figures() -> None:
-    text = run.README.read_text()
-    if "<!-- bench:" not in text:
-        pytest.skip("the README has no tables of benchmarks")
-    assert table.readme(text, results.load(results.FOLDER / "cpu.json")) == text
+def test_documentation_and_pictures_hold_the_measured_figures() -> None:
+    written = pages.written()
+    assert {"README.md", "toy.md", "time.svg", "memory.svg", "cpu.md"} <= {p.name for p in written}
+    old = [path.name for path, text in written.items() if path.read_text("utf-8") != text]
+    assert old == [], "make pages writes them again"
+
+
+def test_published_times_stand_beside_ours() -> None:
+    lines = pages.SPECIAL["published"](results.load(pages.RESULTS)).splitlines()
+    assert lines[0] == "| method | FAMO's figure 1 | TorchJD | mtl_ops |"
+    (nash,) = [line for line in lines if "nash_mtl" in line]
+    assert nash.split("|")[2].strip() == "30.2×"  # 995 s through 33 s
+    assert len(lines) == 2 + len(published.FAMO) - 1
+
+
+def figures() -> dict[str, Any]:
+    """Made up: as if every benchmark of steps had been run."""
+    time = f"{steps.PICTURED}, T = {steps.PERIOD}"
+    made = [
+        row(case=case, method=method, rival=steps.PLAIN, ratio=timing.Quartiles(0.5, 0.5, 0.5))
+        for case in (time, f"peak memory of {time}")
+        for method in (steps.FACTORED, steps.JAC, steps.CONCATENATED)
+    ]
+    return {"steps": entry(*made, row(case="another model", method=steps.BARE))}
+
+
+def test_pictures_are_of_one_model_and_its_bars_in_proportion() -> None:
+    for drawn in drawings.draw(figures()).values():
+        picture = ElementTree.fromstring(drawn)
+        boxes = list(picture.iter("{http://www.w3.org/2000/svg}rect"))
+        bars = [
+            float(box.get("width", "nan")) for box in boxes if box.get("x") == str(charts.LABEL)
+        ]
+        assert len(bars) == 4
+        assert bars[1:] == pytest.approx([2 * bars[0]] * 3, abs=0.2)
+        assert "LibMTL" in drawn
+        assert "T backwards" not in drawn
 
 
 def test_everything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -72,7 +72,7 @@ def molecules(train: int, test: int, seed: int = 0) -> Split:
         seed: Decides all of them.
 
     Returns:
-        For each part ``input``, :class:`Graphs`, and each of :data:`MOLECULE_TARGETS` ``(n, 1)``
+        For each part ``input``, ``Graphs``, and each of ``MOLECULE_TARGETS`` ``(n, 1)``
         float32, with mean 0 and variance 1 in the train part.
 
     Raises:

@@ -36,7 +36,7 @@ def scenes(count: int, seed: int = 0, side: int = 32, noise: float = 0.03) -> Ba
 
     Returns:
         ``input`` ``(count, 3, side, side)`` float32, ``segmentation`` ``(count, side, side)`` int64,
-        classes of :data:`SCENE_CLASSES`, and ``depth`` ``(count, 1, side, side)`` float32.
+        classes of ``SCENE_CLASSES``, and ``depth`` ``(count, 1, side, side)`` float32.
 
     Raises:
         ValueError: If ``count`` or ``side`` is not positive.

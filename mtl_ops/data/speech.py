@@ -120,12 +120,12 @@ def spoken_digits(train: int, test: int, seed: int = 0, *, voice: str = "auto") 
         train: Recordings in the train part; each has a voice of its own.
         test: Recordings in the test part.
         seed: Decides the voices.
-        voice: ``"espeak-ng"``, ``"synthesiser"`` (see :func:`mtl_ops.data.synthesiser.say`), or ``"auto"``:
+        voice: ``"espeak-ng"``, ``"synthesiser"`` (``mtl_ops.data.synthesiser``), or ``"auto"``:
             the former where it is installed.
 
     Returns:
         For each part ``input``, a pair of MFCC ``(n, frames, 13)`` float32 and numbers of frames
-        ``(n,)``, and ``speech``, a pair of letters ``(n, 5)`` (numbers in :data:`LETTERS` from 1)
+        ``(n,)``, and ``speech``, a pair of letters ``(n, 5)`` (numbers in ``LETTERS`` from 1)
         and lengths ``(n,)``.
 
     Raises:

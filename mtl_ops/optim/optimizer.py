@@ -61,8 +61,9 @@ class MultiTaskOptimizer(OptimizerWrapper):
     the compiled model first runs: it switches off ``torch._functorch.config.donated_buffer``, so that models that
     are compiled later can be differentiated once a task.
 
-    A whole step can be captured in a CUDA graph after some eager ones: see the README. What a graph cannot hold
-    (such as ``weights_every``, ``groups``, or ``task_weights`` that are a function) is refused during the capture.
+    A whole step can be captured in a CUDA graph after some eager ones (``docs/guides/cuda-graphs.md``). What a graph
+    cannot hold (such as ``weights_every``, ``groups``, or ``task_weights`` that are a function) is refused during the
+    capture.
 
     Args:
         optimizer: The inner optimizer; it owns the parameters of all tasks.

@@ -327,11 +327,13 @@ class TestGraphs:
             return
         graph.replay()
 
-    def test_the_example_of_the_readme(self) -> None:
-        readme = Path(__file__).resolve().parents[2] / "README.md"
-        blocks = re.findall(r"^```python\n(.*?)^```", readme.read_text(), re.MULTILINE | re.DOTALL)
+    def test_the_example_of_the_documentation(self) -> None:
+        page = Path(__file__).resolve().parents[2] / "docs" / "guides" / "cuda-graphs.md"
+        blocks = re.findall(
+            r"^```python[^\n]*\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL
+        )
         (code,) = [block for block in blocks if "torch.cuda.graph(" in block]
-        exec(compile(code, str(readme), "exec"), {"__name__": "readme"})
+        exec(compile(code, str(page), "exec"), {"__name__": "page"})
 
     @pytest.mark.parametrize(
         "options", [{"weights_every": 2}, {"task_weights": lambda step: [1.0] * 3}]
