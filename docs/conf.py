@@ -54,7 +54,10 @@ napoleon_use_rtype = False
 nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(torch|numpy|lightning|accelerate|transformers|collections|typing|pathlib)\b.*"),
-    (r"py:class", r"Tensor|mtl_ops\..*\.(M|MergingOptimizer|Rules|Settings|Trainable|Writer)"),
+    (
+        r"py:class",
+        r"Tensor|mtl_ops\..*\.(M|MergingOptimizer|Parts|Remembering|Rules|Settings|Trainable|Writer)",
+    ),
     (r"py:(data|mod)", r"MAX_TASKS|mtl_ops\.reference"),
     (r"py:class", r"\w+\[.*"),  # a part of an annotation
 ]

@@ -6,19 +6,19 @@ is missing or broken, and where people get it.
 """
 
 from .burgers import burgers_front, burgers_points
-from .census import Records, census
+from .census import Records, census, census_parts
 from .dense import Depth, Segmentation
 from .digits import DIGITS_TASKS, Split, digits
 from .folders import DataError
 from .idx import mnist
 from .loader import Loader, move
-from .metrics import AbsoluteError, Label, Ranking
+from .metrics import AbsoluteError, Label, Ranking, label_figures
 from .mnist_5k import mnist_5k
 from .molecules import molecules, qm9
 from .multi_digits import multi_digits, multi_mnist
 from .npy_folders import npy_folder
 from .pictures import celeba, office
-from .qm9_pack import Conformers, qm9_parts
+from .qm9_pack import QM9_TARGETS, Conformers, QM9Parts, qm9_parts
 from .river_tables import solar_flare, yeast
 from .scenes import scenes
 from .speech import Transcript, fsdd, spoken_digits
@@ -28,6 +28,7 @@ from .toy import TOY_STARTS, toy_losses
 
 __all__ = [
     "DIGITS_TASKS",
+    "QM9_TARGETS",
     "TOY_STARTS",
     "AbsoluteError",
     "Batch",
@@ -37,6 +38,7 @@ __all__ = [
     "Goal",
     "Label",
     "Loader",
+    "QM9Parts",
     "Ranking",
     "Records",
     "Segmentation",
@@ -48,8 +50,10 @@ __all__ = [
     "burgers_points",
     "celeba",
     "census",
+    "census_parts",
     "digits",
     "fsdd",
+    "label_figures",
     "mnist",
     "mnist_5k",
     "molecules",
