@@ -32,7 +32,7 @@ class Played:
 
 OPTIONS: list[dict[str, Any]] = [
     {},
-    {"batch_backward": True},
+    {"batched": True},
     {"gradients": "factored"},
     {"memory": "stream"},
     {"grad_dtype": torch.float64},
