@@ -118,7 +118,7 @@ def only(given: Mapping[str, Any], *names: str) -> None:
 class PerTask:
     """One number for each task, on any device.
 
-    A copy is kept for each device, because copying from the CPU waits for the device.
+    They are made once for each device, by kernels: a copy from the CPU would wait for the device.
 
     Args:
         name: Of the parameter, for messages.
