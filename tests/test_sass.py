@@ -61,11 +61,25 @@ def find_tools() -> str | None:
     return None
 
 
+def files_read(source: Path) -> set[Path]:
+    """A source and the headers of this tree that it includes, directly or not."""
+    found: set[Path] = set()
+    todo = [source.resolve()]
+    while todo:
+        path = todo.pop()
+        if path.exists() and path not in found:
+            found.add(path)
+            names = re.findall(r'^#include "(.+)"', path.read_text(), re.MULTILINE)
+            todo += [(path.parent / name).resolve() for name in names]
+    return found
+
+
 @cache
 def kernels_of(source: str, arch: str) -> dict[str, list[str]]:
-    """The kernels that ``make cuda`` made of a source, which is as old as the source, or a skip."""
+    """The kernels that ``make cuda`` made of a source since it last changed, or a skip."""
     compiled = OBJECTS / f"csrc.cuda.{source}.o"
-    newest = max((path.stat().st_mtime for path in (ROOT / "csrc").rglob("*.*")), default=0.0)
+    read = files_read(ROOT / "csrc" / "cuda" / source)
+    newest = max((path.stat().st_mtime for path in read), default=0.0)
     if not compiled.exists() or compiled.stat().st_mtime < newest:
         pytest.skip("needs the CUDA sources compiled: make cuda")
     path = find_tools()
