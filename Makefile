@@ -6,7 +6,9 @@
 # make pages  write the tables and pictures of the pages, from benchmarks/results
 # make bench  measure against other implementations
 # make bench-cuda  measure on a GPU
-# make cuda-check  on a GPU, without network: build, tests marked cuda, compute-sanitizer, measure
+# make cuda-check  on a GPU, without network: build, tests marked cuda, compute-sanitizer, measure; goes on after what
+#                  fails and sums up at the end.  STEPS="cuda-build cuda-memcheck" runs some of it
+# make emulated  the CUDA kernels on the CPU, with products and sums rounded apart; make test rounds them together
 # make sanitize  the tests of the operators and solvers under AddressSanitizer and UBSan, then ThreadSanitizer; needs g++ on Linux
 # make check  this build on this machine: every kernel, whole steps, bandwidth; a minute
 # make wheel-check  builds the wheel, lets it carry what it needs, and tests it in an empty environment, outside the tree
@@ -21,6 +23,7 @@
 #   TORCH_INDEX=URL       where to get it; https://download.pytorch.org/whl/cpu is smaller than the default, with CUDA
 #   VENV=path             use this virtual environment instead of .venv
 #   JOBS=2                processes that run tests; otherwise one more than there are cores
+#   STEPS=cuda-build      what cuda-check runs; otherwise all of its steps
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -38,10 +41,21 @@ SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -na
 # Another Python's packages must not leak in; and every process compiles what it imports if none may keep its byte code.
 unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
 
-# What compute-sanitizer runs: a few small cases of each kind of kernel (it slows them down a hundredfold).
-SANITIZED := tests/cuda/test_gram.py tests/cuda/test_merge.py tests/cuda/test_elementwise.py tests/cuda/test_solve.py
-SANITIZED_NAMES := same_bits or any_alignment or weight_zero or mix_across or task_scales
+# What cuda-check consists of.  Each step should take less than ten minutes, and can be made by itself.
 SANITIZERS := memcheck racecheck initcheck synccheck
+BENCHMARKS := kernels merge solve step toy steps cheap memory gpu
+CUDA_STEPS := cuda-build cuda-tests-kernels cuda-tests-ops cuda-tests-steps $(addprefix cuda-,$(SANITIZERS)) \
+  $(addprefix cuda-bench-,$(BENCHMARKS))
+STEPS ?= $(CUDA_STEPS)
+STEP_SECONDS ?= 600
+CHECKED ?= build/cuda-check
+
+# compute-sanitizer slows kernels down a hundredfold: it looks at ours alone, in a file that calls each of them with
+# few elements, shared out among few blocks.
+SANITIZED := tests/cuda/test_sanitized.py
+sanitizer = PYTORCH_NO_CUDA_MEMORY_CACHING=1 MTL_OPS_CUDA_PROCESSORS=1 \
+  compute-sanitizer --tool $(1) --kernel-name kns=mtl_ops --error-exitcode 1 \
+  $(BIN)/python -m pytest -q -m cuda -p no:cacheprovider $(SANITIZED)
 
 # What the host's sanitizers run.  Threads: the kernels alone, whose work is shared out among threads.
 MEMORY_TESTS := tests/ops tests/solvers tests/test_functional.py tests/test_errors.py tests/test_layout.py
@@ -76,7 +90,8 @@ PYTEST := env OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --maxprocesse
 # What two jobs print is not mixed, where make (4.0 and later) can hold it back until a job ends.
 WHOLE_OUTPUTS := $(if $(filter output-sync,$(.FEATURES)),--output-sync)
 
-.PHONY: demo toy test quick quick-tests check wheel-check wheels links sanitize bench bench-cuda lint build cuda cuda-check gpu clean docs pages
+.PHONY: demo toy test quick quick-tests check wheel-check wheels links sanitize emulated bench bench-cuda lint build cuda \
+  cuda-check gpu clean docs pages $(CUDA_STEPS)
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.mtl_ops-demo $(VENV)/.mtl_ops-built
@@ -106,6 +121,10 @@ sanitize: build
 	$(call sanitized,threads,$(call preload,tsan)) TSAN_OPTIONS="halt_on_error=1 ignore_noninstrumented_modules=1" \
 	  $(BIN)/python -m pytest -p other_build -q -x -p no:cacheprovider -k "$(THREAD_NAMES)" $(THREAD_TESTS)
 
+# Another build of the emulator, for which g++ takes over a minute.
+emulated: build
+	MTL_OPS_EMULATED_FMA=0 $(PYTEST) -q tests/cuda
+
 bench: $(VENV)/.mtl_ops-dev $(VENV)/.mtl_ops-built
 	$(BIN)/python -m benchmarks.run
 
@@ -119,12 +138,39 @@ gpu:
 	  || { echo "$(BIN)/python should have a torch that finds a GPU. Found none." >&2; exit 1; }
 	MTL_OPS_CUDA=1 $(BIN)/python setup.py --quiet build_ext --inplace
 
-cuda-check: gpu
+# What came of a step is kept, so that steps that ran one by one are summed up, too.  Without the build there is
+# nothing to check.
+cuda-check:
+	@mkdir -p $(CHECKED); for step in $(STEPS); do rm -f $(CHECKED)/$$step; done; failed=0; \
+	for step in $(STEPS); do \
+	  echo "== $$step"; start=$$(date +%s); \
+	  if timeout $(STEP_SECONDS) $(MAKE) --no-print-directory $$step; then came=passed; \
+	  else came="FAILED (exit status $$?)"; failed=1; fi; \
+	  echo "$$came, $$(($$(date +%s) - start)) s" > $(CHECKED)/$$step; \
+	  if [ $$failed = 1 ] && [ $$step = cuda-build ]; then break; fi; \
+	done; \
+	echo "== summary"; for step in $(CUDA_STEPS); do \
+	  printf '%-22s %s\n' $$step "$$(cat $(CHECKED)/$$step 2>/dev/null || echo not run)"; done; \
+	exit $$failed
+
+cuda-build: gpu
+
+cuda-tests-kernels: gpu
+	$(BIN)/python -m pytest -m cuda -p no:cacheprovider tests/cuda --ignore=tests/cuda/test_step.py
+
+cuda-tests-ops: gpu
+	$(BIN)/python -m pytest -m cuda -p no:cacheprovider tests/ops
+
+cuda-tests-steps: gpu
+	$(BIN)/python -m pytest -m cuda -p no:cacheprovider tests/cuda/test_step.py
+	$(BIN)/python -m pytest -m cuda -p no:cacheprovider tests --ignore=tests/cuda --ignore=tests/ops
+
+$(addprefix cuda-,$(SANITIZERS)): cuda-%: gpu
 	@command -v compute-sanitizer >/dev/null || { echo "compute-sanitizer should be on PATH. It comes with the CUDA toolkit." >&2; exit 1; }
-	$(BIN)/python -m pytest -m cuda
-	for tool in $(SANITIZERS); do PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
-	  compute-sanitizer --tool $$tool --error-exitcode 1 $(BIN)/python -m pytest -q -m cuda -k "$(SANITIZED_NAMES)" $(SANITIZED) || exit 1; done
-	$(BIN)/python -m benchmarks.run --device cuda
+	$(call sanitizer,$*)
+
+$(addprefix cuda-bench-,$(BENCHMARKS)): cuda-bench-%: gpu
+	$(BIN)/python -m benchmarks.run --device cuda --only $*
 
 check: build
 	$(BIN)/python -m mtl_ops.check

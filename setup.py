@@ -338,9 +338,13 @@ def of_this_python(objects: Path) -> Path:
 # for all, and making it takes half a minute.
 CHECKED_FROM_ONE_PTX = ("elementwise.cu", "solve.cu")
 
-# Kernels over the long gradients: a register that goes to memory there costs bandwidth.  The merge of single
-# coordinates is not among them, nor are the solvers, which work on T x T numbers.
+# Kernels over the long gradients: a register that goes to memory there costs bandwidth.  The solvers are not among
+# them, which work on T x T numbers.
 HOT_KERNELS = ("gram_narrow", "gram_wide", "merge_columns")
+
+# Nor is the merge of single coordinates, which sorts in registers; how many bytes a thread of it may spill.
+FEW_SPILLS = {"merge_coordinates": 40}
+WATCHED_KERNELS = (*HOT_KERNELS, *FEW_SPILLS)
 
 
 class Usage(NamedTuple):
@@ -365,21 +369,21 @@ def parse_ptxas(text: str) -> list[Usage]:
 
 def check_spills(usages: Sequence[Usage]) -> None:
     for usage in usages:
-        hot = next((name for name in HOT_KERNELS if name in usage.kernel), None)
-        if hot and usage.spilled:
+        watched = next((name for name in WATCHED_KERNELS if name in usage.kernel), None)
+        if watched and usage.spilled > FEW_SPILLS.get(watched, 0):
             raise BuildError(
-                f"the kernel `{hot}` should keep its numbers in registers. Found {usage.spilled} bytes spilled on "
+                f"the kernel `{watched}` should keep its numbers in registers. Found {usage.spilled} bytes spilled on "
                 f"sm_{usage.arch} ({usage.kernel}). Give its threads less to hold, or its blocks more registers."
             )
 
 
 def usage_table(usages: Sequence[Usage]) -> str:
-    """The most registers and spilled bytes among a hot kernel's dtypes, and among all others, by architecture."""
+    """The most registers and spilled bytes among a watched kernel's dtypes, and among all others, by architecture."""
     lines = [f"{'kernels':20} {'arch':>5} {'registers':>9} {'spilled':>7}"]
     groups: dict[tuple[str, str], list[Usage]] = {}
     for usage in usages:
-        hot = next((name for name in HOT_KERNELS if name in usage.kernel), "others")
-        groups.setdefault((hot, usage.arch), []).append(usage)
+        watched = next((name for name in WATCHED_KERNELS if name in usage.kernel), "others")
+        groups.setdefault((watched, usage.arch), []).append(usage)
     for (name, arch), group in sorted(groups.items()):
         registers, spilled = max(u.registers for u in group), max(u.spilled for u in group)
         lines.append(f"{name:20} {arch:>5} {registers:9} {spilled:7}")

@@ -2,16 +2,17 @@
 
 Each function takes the Gram matrix ``(T, T)`` float64 and returns the weights ``(T,)``. With the
 loops over long gradients in :mod:`benchmarks.rivals` they make the naive versions, and being
-written without a look at the kernels they say in the tests what those should give.
+written without a look at the kernels they say in the tests what those should give. Where SciPy is not
+installed, what needs it is left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import least_squares, minimize, nnls
 
 __all__ = ["SOLVERS", "Array"]
 
@@ -49,6 +50,8 @@ def frank_wolfe(gram: Array) -> Array:
 
 def cagrad(gram: Array, c: float = 0.5) -> Array:
     """The dual problem on the simplex by sequential quadratic programming."""
+    from scipy.optimize import minimize
+
     tasks = len(gram)
     size = np.sqrt(np.trace(gram))
     scaled = gram / size**2
@@ -67,6 +70,8 @@ def cagrad(gram: Array, c: float = 0.5) -> Array:
 
 def dual_cone(gram: Array, start: Array) -> Array:
     """``argmin vᵀGv`` over ``v ≥ start``, rows scaled to norm 1, as non-negative least squares."""
+    from scipy.optimize import nnls
+
     norms = np.sqrt(gram.diagonal())
     matrix = gram / np.outer(norms, norms) + 1e-6 * np.eye(len(gram))
     root = np.linalg.cholesky(matrix).T
@@ -85,6 +90,8 @@ def dualproj(gram: Array) -> Array:
 
 def fair(gram: Array) -> Array:
     """``(Gw)_i = 1/w_i`` as a least-squares problem in the weights of unit rows."""
+    from scipy.optimize import least_squares
+
     norms = np.sqrt(gram.diagonal())
     cosines = gram / np.outer(norms, norms)
     start = np.full(len(gram), np.sqrt(len(gram) / max(cosines.sum(), 1e-9)))
@@ -126,18 +133,21 @@ def krum(gram: Array, n_byzantine: int = 1) -> Array:
     return np.eye(len(gram))[closest.sum(axis=1).argmin()]
 
 
-SOLVERS: dict[str, Callable[[Array], Array]] = {
-    "aligned_mtl": aligned_mtl,
+_WITH_SCIPY: dict[str, Callable[[Array], Array]] = {
     "cagrad": cagrad,
-    "config": config,
     "dualproj": dualproj,
     "fairgrad": fair,
+    "nash_mtl": nash,
+    "upgrad": upgrad,
+}
+SOLVERS: dict[str, Callable[[Array], Array]] = {
+    "aligned_mtl": aligned_mtl,
+    "config": config,
     "imtl_g": imtl_g,
     "krum": krum,
     "mean": mean,
     "mgda": frank_wolfe,
-    "nash_mtl": nash,
     "random": random,
     "sum": equal_sum,
-    "upgrad": upgrad,
+    **(_WITH_SCIPY if find_spec("scipy") else {}),
 }

@@ -239,7 +239,7 @@ def libmtl(problem: Problem, method: str, orders: Tensor | None = None) -> Merge
     return call
 
 
-LIBMTL_METHODS = frozenset({"cagrad", "mgda", "pcgrad", "upgrad"})
+LIBMTL_METHODS = frozenset({"cagrad", "mgda", "pcgrad", "upgrad"}) & NAIVE_METHODS
 
 
 def _pack(problem: Problem) -> Tensor:

@@ -3,6 +3,9 @@
 :func:`load` returns ``torch.ops.mtl_ops_emulated``, the operators as a GPU would run them but for
 CPU tensors, thread by thread (see ``tests/cuda/emulator``). So the kernels are tested where there is
 no GPU, and what is tested there is their text, down to single threads and barriers, not a copy of it.
+
+A product and a sum are rounded once, as ``nvcc`` has it, where the processor can;
+``MTL_OPS_EMULATED_FMA=0`` builds it with two roundings instead.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import ctypes
 import functools
 import hashlib
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -26,7 +30,6 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "csrc"
 EMULATOR = ROOT / "tests" / "cuda" / "emulator"
-BUILD = ROOT / "build" / "emulated_cuda"
 
 #: CUDA that a C++ compiler does not read, as C++ that it does.
 TRANSLATION = [
@@ -57,6 +60,24 @@ FLAGS = [
     "-DUSE_CUDA",
     "-DTORCH_TARGET_VERSION=0x020a000000000000",
 ]
+
+
+def fma_flags() -> list[str]:
+    """Contraction, of which -O1 alone does nothing; none where the processor cannot or nobody wants it."""
+    if os.environ.get("MTL_OPS_EMULATED_FMA") == "0":
+        return ["-ffp-contract=off"]
+    if platform.machine() != "x86_64":
+        return ["-ffp-contract=fast", "-fexpensive-optimizations"]
+    information = Path("/proc/cpuinfo")
+    text = information.read_text() if information.is_file() else ""
+    if not re.search(r"^flags.* fma ", text, re.MULTILINE):
+        return ["-ffp-contract=off"]
+    return ["-ffp-contract=fast", "-fexpensive-optimizations", "-mfma"]
+
+
+FLAGS += fma_flags()
+CONTRACTED = "-ffp-contract=fast" in FLAGS
+BUILD = ROOT / "build" / ("emulated_cuda" if CONTRACTED else "emulated_cuda_plain")
 
 
 def reason_not_to() -> str | None:
@@ -116,6 +137,16 @@ def failing(error: int, capability: int = 90) -> Iterator[None]:
         yield
     finally:
         library.emulate_failure(0, 90)
+
+
+def limits_set() -> int:
+    """How often a kernel was allowed more shared memory, so far."""
+    return int(_library().emulated_attributes())
+
+
+def most_stages() -> int:
+    """The most groups of copies to shared memory that one thread committed since the last call."""
+    return int(_library().emulated_commits())
 
 
 def _translate() -> dict[str, str]:

@@ -311,9 +311,16 @@ ptxas info    : Used 32 registers
     def test_of_others_do_not(self) -> None:
         setup.check_spills([setup.Usage("_ZN14solve_segments", "90", 255, 100)])
 
-    def test_every_hot_kernel_exists(self) -> None:
+    def test_of_the_merge_of_single_coordinates_a_few_do_not(self) -> None:
+        (most,) = setup.FEW_SPILLS.values()
+        usage = setup.Usage("_ZN17merge_coordinatesIdE", "80", 128, most)
+        setup.check_spills([usage])
+        text = fails(setup.check_spills, [usage._replace(spilled=most + 1)])
+        assert f"`merge_coordinates` should keep its numbers in registers. Found {most + 1}" in text
+
+    def test_every_watched_kernel_exists(self) -> None:
         text = "".join(path.read_text() for path in (ROOT / "csrc" / "cuda").glob("*.cu*"))
-        assert all(re.search(rf"\b{name}\(const", text) for name in setup.HOT_KERNELS)
+        assert all(re.search(rf"\b{name}\(const", text) for name in setup.WATCHED_KERNELS)
 
     def test_the_log_is_kept_and_an_error_shown(self, tmp_path: Path) -> None:
         nvcc = script(tmp_path / "nvcc", 'echo "said $*" >&2; exit $CODE')

@@ -18,6 +18,7 @@ import mtl_ops.data
 import mtl_ops.models
 
 pytest.importorskip("docs.generate", reason="the pages are those of a source tree")
+pytest.importorskip("contourpy")
 
 from docs.generate import __main__ as tables_of_pages
 from docs.generate import fields, method_pages, tables, versions

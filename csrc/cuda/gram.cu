@@ -96,7 +96,7 @@ void run_wide(const GramCall& call, const std::vector<int64_t>& params, bool add
   const size_t shared = block_bytes<S>(stages, teams.warps());
   const int64_t blocks = call.device.processors() * teams.blocks(shared, call.device.shared_of_processor());
   // Blocks of different kinds take different times: more of them than run at once even that out.
-  const int64_t jobs = teams.kinds() == 1 ? blocks : 4 * blocks / teams.kinds();
+  const int64_t jobs = teams.kinds() == 1 ? blocks : std::max<int64_t>(1, 4 * blocks / teams.kinds());
   launch::Plan plan = make_plan(call, params, sizeof(S), teams.steps() * Wide<S>::kStep);
   plan.cut_by_segment(call.grads.segments(), jobs);
   run_plan<S>(call, plan, add, [&](const TableArgument& table, double* partial) {

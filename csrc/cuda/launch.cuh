@@ -16,8 +16,11 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <initializer_list>
+#include <map>
+#include <mutex>
 #include <optional>
 #include <type_traits>
 #include <utility>
@@ -49,6 +52,17 @@ inline void check(cudaError_t error) {
 
 // ---- where the work goes ------------------------------------------------------------------------------------------
 
+/// The most multiprocessors that launches are planned for: MTL_OPS_CUDA_PROCESSORS, if it is set.  With one, tensors of
+/// a few thousand elements take a block through as many tiles as large ones do: for tools that slow kernels down.
+inline int64_t most_processors() {
+  const char* text = std::getenv("MTL_OPS_CUDA_PROCESSORS");
+  if (text == nullptr || *text == '\0') return INT64_MAX;
+  char* end = nullptr;
+  const int64_t most = std::strtoll(text, &end, 10);
+  STD_TORCH_CHECK(*end == '\0' && most > 0, "MTL_OPS_CUDA_PROCESSORS should be a positive integer. Found ", text, ".");
+  return most;
+}
+
 // Makes a tensor's device the current one while it lives, and knows the stream torch uses there.
 class Device {
  public:
@@ -57,7 +71,8 @@ class Device {
   }
 
   cudaStream_t stream() const { return static_cast<cudaStream_t>(stream_); }
-  int64_t processors() const { return attribute(cudaDevAttrMultiProcessorCount); }
+  int index() const { return kind_.device_index; }
+  int64_t processors() const { return std::min<int64_t>(attribute(cudaDevAttrMultiProcessorCount), most_processors()); }
   /// Bytes of shared memory of a multiprocessor, and the most that one block may ask for.
   size_t shared_of_processor() const { return attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor); }
   size_t shared_limit() const { return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin); }
@@ -88,14 +103,28 @@ struct Grid {
   size_t shared = 0;  // bytes of dynamic shared memory
 };
 
+/// Allows a kernel all the shared memory that a block may have, the first time it needs much.  Never less: another
+/// thread's launch of the same kernel, with other sizes, may stand between this and ours.
+inline void allow_shared(const Device& device, const void* kernel, size_t bytes) {
+  static std::mutex mutex;
+  static std::map<std::pair<const void*, int>, size_t> allowed;
+  const std::lock_guard<std::mutex> lock(mutex);
+  size_t& now = allowed[{kernel, device.index()}];
+  if (bytes <= now) return;
+  cudaFuncAttributes attributes{};
+  check(cudaFuncGetAttributes(&attributes, kernel));
+  const size_t most = device.shared_limit() - attributes.sharedSizeBytes;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(most)));
+  now = most;
+}
+
 template <class... Params, class... Args>
 void launch(const Device& device, void (*kernel)(Params...), const Grid& grid, Args&&... args) {
   constexpr size_t without_asking = 48 * 1024;
   if (grid.shared > without_asking) {
     STD_TORCH_CHECK(grid.shared <= device.shared_limit(), "this problem needs ", grid.shared,
                     " bytes of shared memory a block. Found a device with ", device.shared_limit(), ".");
-    check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(grid.shared)));
+    allow_shared(device, reinterpret_cast<const void*>(kernel), grid.shared);
   }
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(grid.blocks));

@@ -12,6 +12,7 @@ from torch import Tensor
 from .frontier import Frontier, find_frontier, has_hooks
 from .reach import Trace, leaves_of_each, root
 from .rows import dense
+from .streams import lent
 from .tasks import Tasks
 
 __all__ = ["Batching"]
@@ -113,9 +114,14 @@ def _differentiate(
     assert start is not None
     if not inputs:
         return []
-    return torch.autograd.grad(
-        [start], inputs, [tasks.factor(task)], retain_graph=retain_graph, allow_unused=True
-    )
+    assert loss is not None
+    with lent([start], loss.device) as other:
+        found = torch.autograd.grad(
+            [start], inputs, [tasks.factor(task)], retain_graph=retain_graph, allow_unused=True
+        )
+    if other is not None:
+        other.keep(found)
+    return found
 
 
 def _batch(
@@ -129,14 +135,18 @@ def _batch(
     tasks = sorted({t for gradients in arrived for t in gradients})
     if not used or not params:
         return
-    batches = torch.autograd.grad(
-        [frontier.edges[e] for e in used],
-        params,
-        [_stacked(arrived[e], tasks) for e in used],
-        retain_graph=retain_graph,
-        allow_unused=True,
-        is_grads_batched=True,
-    )
+    starts = [frontier.edges[e] for e in used]
+    with lent(starts, params[0].device) as other:
+        batches = torch.autograd.grad(
+            starts,
+            params,
+            [_stacked(arrived[e], tasks) for e in used],
+            retain_graph=retain_graph,
+            allow_unused=True,
+            is_grads_batched=True,
+        )
+    if other is not None:
+        other.keep(batches)
     for place, t in enumerate(tasks):
         yield t, [None if batch is None else batch[place] for batch in batches]
 

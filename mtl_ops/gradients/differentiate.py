@@ -10,6 +10,7 @@ from torch import Tensor
 from .reach import narrowed
 from .source import PLAIN, Source
 from .storage import store
+from .streams import lent
 from .tasks import Tasks
 
 __all__ = [
@@ -140,10 +141,13 @@ def raw_gradient(
         return rows
     try:
         chosen = [params[p] for p in places]
-        found = source.derive([start], chosen, [tasks.factor(task)], retain_graph)
+        with lent([start], chosen[0].device) as other:
+            found = source.derive([start], chosen, [tasks.factor(task)], retain_graph)
     except RuntimeError as error:
         explain(error, tasks.label(task))
         raise
+    if other is not None:
+        other.keep(found)
     for p, row in zip(places, found, strict=True):
         rows[p] = row
     return rows

@@ -9,6 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..ops.capture import capturing
+
 __all__ = [
     "PerTask",
     "closed_share",
@@ -116,7 +118,7 @@ def only(given: Mapping[str, Any], *names: str) -> None:
 class PerTask:
     """One number for each task, on any device.
 
-    A copy is kept for each device, because copying from the CPU waits for the device.
+    They are made once for each device, by kernels: a copy from the CPU would wait for the device.
 
     Args:
         name: Of the parameter, for messages.
@@ -171,9 +173,12 @@ class PerTask:
                 f"Parameter `{self.name}` should hold one number for each of {tasks} tasks. "
                 f"Found {len(self._tensor)} numbers."
             )
-        if str(device) not in self._on:
-            self._on[str(device)] = self._tensor.to(device)
-        return self._on[str(device)]
+        if str(device) in self._on:
+            return self._on[str(device)]
+        there = filled(self._tensor, device)
+        if not capturing():  # what a graph fills holds nothing before it is replayed
+            self._on[str(device)] = there
+        return there
 
     @classmethod
     def on_gram(cls, numbers: PerTask | None, gram: Tensor) -> Tensor | None:
@@ -185,6 +190,18 @@ class PerTask:
 
     def __repr__(self) -> str:
         return repr(self._tensor.tolist())
+
+
+def filled(numbers: Tensor, device: torch.device) -> Tensor:
+    """Numbers ``(T,)`` of the host on a device, by kernels that each have one as an argument.
+
+    A copy would wait for the device, and could not be captured into a graph.
+    """
+    if device.type == "cpu":
+        return numbers
+    return torch.stack(
+        [torch.full((), one, dtype=numbers.dtype, device=device) for one in numbers.tolist()]
+    )
 
 
 def _number(name: str, value: Any, what: str) -> float:

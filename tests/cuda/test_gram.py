@@ -138,7 +138,10 @@ def test_any_device(tasks: int, shared_memory: int, processors: int, emulator) -
 @pytest.mark.parametrize("tasks", [1, 3, 8, 13, 41])
 def test_products_out_of_the_range_of_float32(tasks: int, dtype: torch.dtype, kernels) -> None:
     memory = Surrounded(kernels.device)
-    for large, small in ((1e25, 1e-3), (1.0, 1e-28), (1e-21, 1e-33), (1e30, 1e-30)):
+    sizes = ((1e30, 1e-30), (1e25, 1e-3), (1.0, 1e-28), (1e-21, 1e-33))
+    if kernels.name == "emulated" and tasks > 40:
+        sizes = sizes[:1]  # half a minute of all
+    for large, small in sizes:
         rows = memory.rows(tasks, [700, 5, 1], dtype, 1, missing=0.2)
         rows[0] = memory.make(700, dtype, 1)
         for place, row in enumerate(rows):

@@ -6,9 +6,12 @@ import math
 
 import pytest
 import torch
-from sklearn import metrics as known
 
 from mtl_ops.data.metrics import AbsoluteError, Label, Ranking, label_figures
+
+pytest.importorskip("sklearn")
+
+from sklearn import metrics as known
 
 
 def _scores() -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,10 +8,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
 from mtl_ops.cli import make_app
-from mtl_ops.demo import experiment, plots
 from mtl_ops.demo.config import PLAIN, SINGLE, Config
 from mtl_ops.demo.timing import Timing
 from mtl_ops.examples import digits as digits_example
@@ -72,6 +70,10 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="package", autouse=True)
 def quick() -> Iterator[None]:
     """Fewer digits, rounds of timing, and pixels: neither skill nor time nor beauty is tested."""
+    for package in ("matplotlib", "rich", "sklearn", "tensorboard", "typer"):
+        pytest.importorskip(package)
+    from mtl_ops.demo import experiment, plots
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiment, "ROUNDS", 2)
         patch.setattr(digits_example, "digits", fewer_digits)
@@ -82,6 +84,8 @@ def quick() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def invoke() -> Callable[..., Result]:
     """Run the command line in this process, in a wide window without colours."""
+    from typer.testing import CliRunner
+
     app = make_app()
 
     def run(*arguments: object) -> Result:

@@ -13,15 +13,21 @@ from typing import Any
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import mtl_ops
 from mtl_ops import cli, examples, methods
 from mtl_ops.data import DIGITS_TASKS
-from mtl_ops.demo import compared
 from mtl_ops.demo.config import Config
 
 from .conftest import Result
+
+pytest.importorskip("rich")
+pytest.importorskip("tensorboard")
+pytest.importorskip("typer")
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mtl_ops.demo import compared
 
 Invoke = Callable[..., Result]
 Finished = tuple[Path, Result]

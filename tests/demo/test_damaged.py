@@ -19,13 +19,16 @@ from mtl_ops.data import Split
 from mtl_ops.demo import writer
 from mtl_ops.demo.checkpoint import load_checkpoint, save_checkpoint
 from mtl_ops.demo.config import Config, Run
-from mtl_ops.demo.experiment import load_data
 from mtl_ops.demo.files import RunFolder
 from mtl_ops.demo.restored import restore, state_to_save
 from mtl_ops.demo.trainer import Trainer
 from mtl_ops.demo.writer import FolderError, backup_of
 
 from .conftest import Result
+
+pytest.importorskip("tensorboard")
+
+from mtl_ops.demo.experiment import load_data
 
 Invoke = Callable[..., Result]
 Finished = tuple[Path, Result]

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib.image
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from mtl_ops.demo.config import PLAIN, SINGLE, Config, Run
 from mtl_ops.demo.files import RunFolder
-from mtl_ops.demo.plots import draw, draw_cosines, draw_curves, draw_overhead
 
 from .conftest import Invented
+
+pytest.importorskip("matplotlib")
+
+import matplotlib.image
+from matplotlib.figure import Figure
+
+from mtl_ops.demo.plots import draw, draw_cosines, draw_curves, draw_overhead
 
 
 def _labels(figure: Figure) -> list[str]:

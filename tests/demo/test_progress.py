@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 
 import pytest
+
+pytest.importorskip("rich")
+
 from rich.console import Console
 
 from mtl_ops.demo import progress as module

@@ -12,11 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mtl_ops.demo.checkpoint import load_checkpoint
 
 from .conftest import Result
+
+pytest.importorskip("tensorboard")
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 Invoke = Callable[..., Result]
 

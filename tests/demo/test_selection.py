@@ -11,8 +11,11 @@ from torch import Tensor
 from mtl_ops import methods
 from mtl_ops.data import Split
 from mtl_ops.demo.config import ALL, DEFAULT_METHODS, Config
-from mtl_ops.demo.experiment import load_data
 from mtl_ops.demo.selection import select
+
+pytest.importorskip("tensorboard")
+
+from mtl_ops.demo.experiment import load_data
 
 
 @pytest.fixture(scope="module")

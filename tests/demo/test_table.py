@@ -5,13 +5,18 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 
-from rich.console import Console
+import pytest
 
 from mtl_ops.demo.config import Config
 from mtl_ops.demo.summary import Figure, Row, summarize
-from mtl_ops.demo.table import render
 
 from .conftest import Invented
+
+pytest.importorskip("rich")
+
+from rich.console import Console
+
+from mtl_ops.demo.table import render
 
 CONFIG = Config(tasks=("digit", "reconstruction"), seeds=(0, 1))
 

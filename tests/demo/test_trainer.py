@@ -13,9 +13,12 @@ import mtl_ops
 from mtl_ops.data import Split
 from mtl_ops.demo.checkpoint import load_checkpoint, save_checkpoint
 from mtl_ops.demo.config import PLAIN, SINGLE, Config, Run
-from mtl_ops.demo.experiment import load_data
 from mtl_ops.demo.timing import measure
 from mtl_ops.demo.trainer import Trainer, conflicting, pair_means
+
+pytest.importorskip("tensorboard")
+
+from mtl_ops.demo.experiment import load_data
 
 TASKS = ("digit", "reconstruction")
 CONFIG = Config(tasks=TASKS, epochs=3, seeds=(0,))

@@ -12,7 +12,6 @@ import pytest
 import torch
 from folders import LINES, write_celeba, write_dense, write_fsdd, write_mnist, write_office
 from packaged_files import write_census, write_flares, write_qm9, write_yeast
-from typer.testing import CliRunner
 
 from mtl_ops import examples
 from mtl_ops.cli import make_app
@@ -22,10 +21,18 @@ from mtl_ops.data.molecules import Graphs, molecules
 from mtl_ops.data.packaged import Packaged
 from mtl_ops.demo.checkpoint import load_checkpoint, save_checkpoint
 from mtl_ops.demo.config import PLAIN, SINGLE, Config, Run
-from mtl_ops.demo.experiment import load_data
 from mtl_ops.demo.trainer import Trainer
 from mtl_ops.examples.encoded import SparseGraphs
 from mtl_ops.examples.modalities import ImageTextSpeech
+
+pytest.importorskip("rich")
+pytest.importorskip("sklearn")
+pytest.importorskip("tensorboard")
+pytest.importorskip("typer")
+
+from typer.testing import CliRunner
+
+from mtl_ops.demo.experiment import load_data
 
 #: Those that have data of their own; the digits are tested by all of tests/demo.
 OWN = [name for name in examples.names() if name not in ("digits", "attributes", "domains")]

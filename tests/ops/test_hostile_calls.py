@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from samples import SAMPLES
 from task_rows import EPSILON
 from torch import Tensor
 
 from mtl_ops import ops, reference
+
+pytest.importorskip("hypothesis")
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 OTHERS = [torch.int64, torch.complex64, torch.bool, torch.float8_e4m3fn]

@@ -6,9 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from mtl_ops.cli import make_app
+
+pytest.importorskip("PIL")
+pytest.importorskip("matplotlib")
+pytest.importorskip("typer")
+
+from typer.testing import CliRunner
+
 from mtl_ops.demo.plots import STYLE
 from mtl_ops.plots.front import PREFERRING, RATIOS, front_losses, hypervolume, share_of_front, sweep
 

@@ -8,15 +8,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
 import mtl_ops
 from mtl_ops.cli import make_app
 from mtl_ops.data import TOY_STARTS, toy_losses
-from mtl_ops.demo.plots import STYLE
-from mtl_ops.plots import pictures
 from mtl_ops.plots.cone import ANGLES, conflicts, merged_at_angles, pair
 from mtl_ops.plots.toy import descend, distance_to_front, pareto_front, toy_gradients
+
+pytest.importorskip("PIL")
+pytest.importorskip("matplotlib")
+pytest.importorskip("rich")
+pytest.importorskip("typer")
+
+from typer.testing import CliRunner
+
+from mtl_ops.demo.plots import STYLE
+from mtl_ops.plots import pictures
 
 STEPS = 4
 

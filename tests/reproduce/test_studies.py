@@ -12,7 +12,6 @@ import pytest
 import torch
 from packaged_files import write_census, write_qm9
 from torch import Tensor, nn
-from typer.testing import CliRunner
 
 from mtl_ops.cli import make_app
 from mtl_ops.data import Task
@@ -22,6 +21,10 @@ from mtl_ops.demo.writer import FolderError
 from mtl_ops.reproduce import Study, census, collect, make, names, qm9, toy
 from mtl_ops.reproduce.tables import spread
 from mtl_ops.reproduce.training import Plan, train
+
+pytest.importorskip("typer")
+
+from typer.testing import CliRunner
 
 ROOT = Path(__file__).resolve().parents[2]
 

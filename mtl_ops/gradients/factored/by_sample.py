@@ -13,6 +13,7 @@ from torch.autograd.graph import GradientEdge
 from ..differentiate import explain
 from ..layout import find_layout
 from ..rows import dense
+from ..streams import lent
 from ..tasks import Tasks
 from .owners import MIXED, Order, find_owners, owners, probe
 from .products import MatrixProduct, Product
@@ -183,7 +184,10 @@ def _grad(
     given: Sequence[Tensor],
     keep: bool,
 ) -> list[Tensor]:
-    found = torch.autograd.grad(outputs, inputs, given, retain_graph=keep)
+    with lent(outputs, given[0].device) as other:
+        found = torch.autograd.grad(outputs, inputs, given, retain_graph=keep)
+    if other is not None:
+        other.keep(found)
     return [dense(gradient) for gradient in found]
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..differentiate import explain
 from ..rows import dense
+from ..streams import lent
 from ..tasks import Tasks
 from .plan import Plan
 from .walk import Edge, Walk
@@ -137,11 +138,16 @@ def _grad(
     keep: bool,
     **options: Any,
 ) -> Sequence[Tensor | None]:
-    return torch.autograd.grad(
-        [graph.edge(edge) for edge in outputs],
-        [graph.edge(edge) for edge in inputs],
-        given,
-        retain_graph=keep,
-        allow_unused=True,
-        **options,
-    )
+    starts = [graph.edge(edge) for edge in outputs]
+    with lent(starts, given[0].device) as other:
+        found = torch.autograd.grad(
+            starts,
+            [graph.edge(edge) for edge in inputs],
+            given,
+            retain_graph=keep,
+            allow_unused=True,
+            **options,
+        )
+    if other is not None:
+        other.keep(found)
+    return found

@@ -120,17 +120,24 @@ struct cudaLaunchConfig_t {
 };
 
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int device);
-cudaError_t cudaLaunchResult(const cudaLaunchConfig_t& config, size_t argument_bytes);
+cudaError_t cudaLaunchResult(const void* kernel, const cudaLaunchConfig_t& config, size_t argument_bytes);
 inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
 inline cudaError_t cudaDriverGetVersion(int* version) { return *version = 13000, cudaSuccess; }
 cudaError_t cudaGetLastError();
 inline const char* cudaGetErrorString(cudaError_t) { return "an emulated error"; }
-inline cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) { return cudaSuccess; }
+struct cudaFuncAttributes {
+  size_t sharedSizeBytes;
+};
+inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* out, const void*) {
+  return out->sharedSizeBytes = 0, cudaSuccess;
+}
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute which, int bytes);
 
 template <class... Params, class... Args>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Params...), Args&&... args) {
   const std::tuple<Params...> arguments(std::forward<Args>(args)...);
-  const cudaError_t result = cudaLaunchResult(*config, (sizeof(Params) + ... + 0));
+  const auto* name = reinterpret_cast<const void*>(kernel);
+  const cudaError_t result = cudaLaunchResult(name, *config, (sizeof(Params) + ... + 0));
   if (result != cudaSuccess) return result;
   emulator::run(config->gridDim.x, config->blockDim.x, config->dynamicSmemBytes,
                 [&] { std::apply(kernel, arguments); });

@@ -5,6 +5,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <memory>
 #include <random>
 #include <vector>
@@ -33,8 +34,9 @@ struct Fiber {
   bool started;
   std::unique_ptr<char[]> stack;
   State state;
-  const char* what;                       // of the meeting
-  unsigned meetings;                      // of its warp so far
+  const char* what;   // of the meeting
+  unsigned meetings;  // of its warp so far
+  unsigned commits;
   std::vector<std::vector<Copy>> groups;  // copies on their way; the last group is not committed yet
 };
 
@@ -45,6 +47,14 @@ struct Settings {
   int order = 0;  // 0: threads in order, 1: from the last to the first, else: at random from this seed
   int failure = cudaSuccess;
 } settings;
+
+// What a test may ask for afterwards.
+struct Seen {
+  int attributes = 0;    // limits of shared memory that were set
+  unsigned commits = 0;  // the most groups of copies that a thread committed in one launch
+} seen;
+
+std::map<const void*, size_t> allowed;  // shared memory of each kernel, beyond what needs no asking
 
 std::vector<Fiber> fibers;
 std::vector<char> board;  // what lanes give each other: two places a thread, used in turn
@@ -87,7 +97,7 @@ void start(Fiber& fiber) {
   if (!fiber.stack) fiber.stack = std::make_unique<char[]>(kStack);
   fiber.state = Fiber::kReady;
   fiber.started = false;
-  fiber.meetings = 0;
+  fiber.meetings = fiber.commits = 0;
   fiber.groups.assign(1, {});
   getcontext(&fiber.context);
   fiber.context.uc_stack.ss_sp = fiber.stack.get();
@@ -175,7 +185,10 @@ void enter_shared(void* address, size_t size) {
 
 void copy_async(void* to, const void* from, size_t size) { current->groups.back().push_back({to, from, size}); }
 
-void commit() { current->groups.emplace_back(); }
+void commit() {
+  current->groups.emplace_back();
+  seen.commits = std::max(seen.commits, ++current->commits);
+}
 
 void wait_prior(size_t groups) {
   auto& all = current->groups;
@@ -205,6 +218,7 @@ void run(unsigned grid, unsigned count, size_t shared, const std::function<void(
 
 }  // namespace emulator
 
+using emulator::seen;
 using emulator::settings;
 
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
@@ -228,12 +242,21 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
   return cudaSuccess;
 }
 
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int bytes) {
+  ++seen.attributes;
+  if (bytes > settings.shared) return cudaErrorInvalidValue;
+  emulator::allowed[kernel] = bytes;
+  return cudaSuccess;
+}
+
 // What the hardware refuses.
-cudaError_t cudaLaunchResult(const cudaLaunchConfig_t& config, size_t argument_bytes) {
+cudaError_t cudaLaunchResult(const void* kernel, const cudaLaunchConfig_t& config, size_t argument_bytes) {
+  const auto found = emulator::allowed.find(kernel);
+  const size_t allowed = found == emulator::allowed.end() ? 48 * 1024 : found->second;
   if (settings.failure != cudaSuccess) return static_cast<cudaError_t>(settings.failure);
   const bool fits = config.gridDim.x >= 1 && config.gridDim.x <= 0x7fffffffu && config.blockDim.x >= 1 &&
                     config.blockDim.x <= 1024 && argument_bytes <= 32764 &&
-                    config.dynamicSmemBytes <= static_cast<size_t>(settings.shared);
+                    config.dynamicSmemBytes <= std::min(allowed, static_cast<size_t>(settings.shared));
   return fits ? cudaSuccess : cudaErrorInvalidValue;
 }
 
@@ -249,6 +272,8 @@ AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void** stream) { retu
 
 EXPORT void emulate_processors(int count) { settings.processors = count; }
 EXPORT void emulate_shared_memory(int bytes) { settings.shared = bytes; }
+EXPORT int emulated_attributes() { return seen.attributes; }
+EXPORT unsigned emulated_commits() { return std::exchange(seen.commits, 0u); }
 EXPORT void emulate_order(int order) { settings.order = order; }
 EXPORT void emulate_failure(int error, int capability) {
   settings.failure = error;
