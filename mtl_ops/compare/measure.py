@@ -33,10 +33,16 @@ def last_shared_weight(losses: Sequence[Tensor], params: Sequence[Tensor]) -> Te
     return shared[-1] if len(losses) > 1 and shared else None
 
 
-def directions(tried: Sequence[Tried], evaluate: Evaluate, inner: Optimizer) -> None:
+def directions(
+    tried: Sequence[Tried],
+    evaluate: Evaluate,
+    inner: Optimizer,
+    scaler: torch.amp.GradScaler | None = None,
+) -> None:
     """The angle of each to the exact step, at some points along a training with exact steps.
 
     What cannot be taken says so here. An inner optimizer that needs a closure stays at the first point.
+    The steps are taken with gradients that are no longer multiplied by the scale of ``scaler``.
     """
     exact = next(one for one in tried if one.kind is EXACT)
     others = [one for one in tried if one is not exact]
@@ -52,7 +58,7 @@ def directions(tried: Sequence[Tried], evaluate: Evaluate, inner: Optimizer) -> 
                 one.angles.append(_angle([param.grad for param in one.params], found))
         if moves and math.isfinite(exact.angles[-1]):
             for param, grad in zip(exact.params, found, strict=True):
-                param.grad = grad
+                param.grad = _unscaled(grad, scaler)
             type(inner).step(inner)  # not what a scheduler has put in its place
 
 
@@ -105,6 +111,10 @@ def _taken(one: Tried, first: bool) -> bool:
     if first and caught:
         one.note = str(caught[0].message)
     return True
+
+
+def _unscaled(grad: Tensor | None, scaler: torch.amp.GradScaler | None) -> Tensor | None:
+    return grad if grad is None or scaler is None else grad / scaler.get_scale()
 
 
 def _needs_closure(inner: Optimizer) -> bool:

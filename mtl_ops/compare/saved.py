@@ -44,7 +44,7 @@ class _Buffers:
         owned = {id(param) for param in params}
         # Not isinstance: it asks objects for their class, which lazy ones answer by an import.
         alive = [o for o in gc.get_objects() if issubclass(type(o), Module)]
-        holders = [m for m in alive if any(id(p) in owned for p in m.parameters())]
+        holders = [m for m in alive if _holds(m, owned)]
         modules = {id(part): part for module in holders for part in module.modules()}
         self._put_back = [_saved(module._buffers) for module in modules.values()]
 
@@ -52,6 +52,13 @@ class _Buffers:
         """As they were when this was made."""
         for put_back in self._put_back:
             put_back()
+
+
+def _holds(module: Module, owned: set[int]) -> bool:
+    try:
+        return any(id(param) in owned for param in module.parameters())
+    except AttributeError:  # one whose constructor failed, which a traceback keeps alive
+        return False
 
 
 class Start:
@@ -92,6 +99,8 @@ def left_as_it_was(optimizer: Optimizer, params: Sequence[Tensor]) -> Iterator[S
     try:
         for name in hooks:
             setattr(optimizer, name, OrderedDict())
+        for param in params:
+            param.grad = None  # a function may clear it, in place
         yield start
     finally:
         for name, before in hooks.items():
@@ -119,8 +128,10 @@ def _saved(values: MutableMapping[str, Any]) -> Callable[[], None]:
     ]
 
     def put_back() -> None:
-        values.clear()
-        values.update(kept)
+        if isinstance(values, MutableMapping):
+            values.clear()
+        for key, value in kept.items():  # a scripted module has no other way to its buffers
+            values[key] = value
         with torch.no_grad():
             for tensor, value in tensors:
                 tensor.copy_(value)

@@ -68,9 +68,10 @@ def compare_steps(
         evaluate = Evaluate(losses_fn, features, start, params[0].device)
         layer = last_shared_weight(evaluate().tensors, params)
         kinds = kinds_of(optimizer.settings, layer, features)
-        tried: list[Tried] = [Plain(evaluate, params)]
+        scaler = optimizer.settings.grad_scaler
+        tried: list[Tried] = [Plain(evaluate, params, scaler)]
         tried += [Merged(kind, optimizer, evaluate, params) for kind in kinds]
-        directions(tried, evaluate, inner)
+        directions(tried, evaluate, inner, scaler)
         peaks(tried, evaluate)
         times(tried, seconds)
         rows = [one.cost(tried[0]) for one in tried]

@@ -6,6 +6,9 @@ import copy
 import math
 import statistics
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,12 +85,22 @@ class Tried(ABC):
 class Plain(Tried):
     """The sum of the losses, differentiated once: what all others are measured against."""
 
-    def __init__(self, evaluate: Evaluate, params: list[Tensor]) -> None:
+    def __init__(
+        self,
+        evaluate: Evaluate,
+        params: list[Tensor],
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> None:
         super().__init__(Kind("plain sum"), evaluate, params)
+        self._scaler = scaler
+        self._trained = [param for param in params if param.requires_grad]
 
     def write(self) -> None:
-        """One backward."""
-        torch.stack(self.evaluate().tensors).sum().backward()  # type: ignore[no-untyped-call]
+        """One backward; ``.grad`` of what the optimizer does not own stays as it is."""
+        total = torch.stack([loss.reshape(()) for loss in self.evaluate().tensors]).sum()
+        if self._scaler is not None:
+            total = self._scaler.scale(total)
+        torch.autograd.backward(total, inputs=self._trained)
 
 
 class Merged(Tried):
@@ -107,6 +120,9 @@ class Merged(Tried):
     ) -> None:
         super().__init__(kind, evaluate, params)
         settings = kind.of(optimizer.settings, copy.deepcopy(optimizer.method), evaluate.device)
+        earlier, weights = optimizer._merger.progress, settings.task_weights
+        if callable(weights):
+            settings = replace(settings, task_weights=_later(weights, earlier.steps))
         self.period = settings.weights_every
         learnt = {id(param) for param in optimizer.learnable}
         groups = [
@@ -116,6 +132,8 @@ class Merged(Tried):
         holder = Holder([group for group in groups if group["params"]])
         try:
             self._merger = Merger(settings, holder, learns=False)
+            if earlier.count is not None:  # the method remembers them by their places
+                self._merger.bind(earlier.names, earlier.count)
         except ValueError as error:
             self.refuse(str(error))
 
@@ -129,3 +147,8 @@ class Merged(Tried):
     def _request(self, features: object) -> Request:
         wanted = self._merger.step.takes_features
         return Request(features=features if wanted else None)  # type: ignore[arg-type]
+
+
+def _later(weights: Callable[[int], Any], steps: int) -> Callable[[int], Any]:
+    """A schedule that has come so far."""
+    return lambda step: weights(steps + step)

@@ -22,6 +22,19 @@ Array = npt.NDArray[Any]
 Say = Callable[[str], None]
 #: What says which files, and how they were read, an archive was made of.
 STAMP = "made_of"
+#: What readers of archives raise where bytes are not what was written. RuntimeError: it seems to be encrypted, or
+#: (NotImplementedError) compressed in a way that nobody knows; TypeError: it is one array.
+_BROKEN = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    TypeError,
+    MemoryError,
+    zlib.error,
+    zipfile.BadZipFile,
+)
 
 
 def say_on_stderr(text: str) -> None:
@@ -30,10 +43,14 @@ def say_on_stderr(text: str) -> None:
 
 
 def cache_folder() -> Path:
-    """``$MTL_OPS_CACHE``, or ``mtl-ops`` in ``$XDG_CACHE_HOME``, or in ``~/.cache``."""
+    """``$MTL_OPS_CACHE``, or ``mtl-ops`` in ``$XDG_CACHE_HOME``, or in ``~/.cache``.
+
+    Raises:
+        RuntimeError: If it is in the home of a user who has none, as in a container that runs as a bare number.
+    """
     own = os.environ.get("MTL_OPS_CACHE")
     if own:
-        return Path(own)
+        return Path(own).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "mtl-ops"
 
@@ -62,13 +79,17 @@ def cached(
     Raises:
         DataError: What ``make`` raises; nothing is kept then.
     """
-    path = cache_folder() / f"{name}.npz"
+    try:
+        path = cache_folder() / f"{name}.npz"
+    except RuntimeError:
+        say("This user has no home folder, so nothing is kept; set MTL_OPS_CACHE to a folder.")
+        return make(say)
     stamp = _stamp(sources, version)
     try:
         found = _load(path)
     except FileNotFoundError:
         found = {}
-    except (OSError, ValueError, EOFError, KeyError, zlib.error, zipfile.BadZipFile):
+    except _BROKEN:
         say(f"The cache {path} is broken or half-written; it is made again.")
         found = {}
     if found and str(found.pop(STAMP, "")) == stamp:

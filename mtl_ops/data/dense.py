@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .task import Goal, ratio
+from .task import Goal, ratio, unless_nan
 
 __all__ = ["Depth", "Segmentation"]
 
@@ -51,7 +51,7 @@ class Segmentation(Goal):
         valid = target != VOID
         index = self.classes * target[valid] + output.argmax(dim=1)[valid]
         counts = torch.bincount(index, minlength=self.classes**2)
-        return counts.double().view(self.classes, self.classes)
+        return unless_nan(counts.double().view(self.classes, self.classes), output)
 
     def figure(self, tally: Tensor) -> Tensor:
         """The mean intersection over union."""

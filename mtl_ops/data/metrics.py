@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .task import Goal, pair, ratio
+from .task import Goal, pair, ratio, unless_nan
 
 __all__ = ["AbsoluteError", "Label", "Ranking", "label_figures"]
 
@@ -47,7 +47,8 @@ class Ranking(Goal):
         """Negatives and positives in each bin, ``(2, 65536)`` float64."""
         place = ((output.squeeze(1).float() + LARGEST) * (BINS / (2 * LARGEST))).long()
         place = place.clamp(0, BINS - 1) + BINS * (target > 0.5).long()
-        return torch.bincount(place, minlength=2 * BINS).view(2, BINS).double()
+        counts = torch.bincount(place, minlength=2 * BINS).view(2, BINS).double()
+        return unless_nan(counts, output)
 
     def figure(self, tally: Tensor) -> Tensor:
         """The AUC; NaN if there are no positives, or no negatives."""
@@ -127,7 +128,8 @@ class Label(Goal):
         """True positives, false positives, false negatives, examples: ``(4,)`` float64."""
         said, true = output.squeeze(1) > 0, target > 0.5
         counts = [(said & true).sum(), (said & ~true).sum(), (~said & true).sum()]
-        return torch.stack([*counts, counts[0].new_tensor(len(target))]).double()
+        tally = torch.stack([*counts, counts[0].new_tensor(len(target))]).double()
+        return unless_nan(tally, output)
 
     def figure(self, tally: Tensor) -> Tensor:
         """Share of examples that are right, float32."""

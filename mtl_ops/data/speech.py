@@ -22,7 +22,7 @@ from torch.nn import functional
 from .digits import Split
 from .folders import DataError, check_regular
 from .synthesiser import RATE, WORDS, say
-from .task import Batch, Goal, pair, ratio
+from .task import Batch, Goal, pair, ratio, unless_nan
 
 __all__ = [
     "LETTERS",
@@ -90,7 +90,7 @@ class Transcript(Goal):
             edit_distance(_collapse(path[:count]), text[:length])
             for path, count, text, length in zip(best, counts, texts, lengths, strict=True)
         )
-        return pair(torch.tensor(edits), sum(lengths))
+        return unless_nan(pair(torch.tensor(edits), sum(lengths)), output[0].cpu())
 
     def figure(self, tally: Tensor) -> Tensor:
         """The character error rate."""

@@ -106,7 +106,8 @@ class Csv:
             raise self.error(None, "is no text in UTF-8") from None
         except csv.Error as error:
             raise self.error(None, f"is no CSV file ({error})") from None
-        except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile):
+        except (EOFError, RuntimeError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile):
+            # RuntimeError: encrypted, or (NotImplementedError) compressed in a way that nobody knows
             raise self.error(None, "is truncated, or not compressed as its name says") from None
         finally:
             csv.field_size_limit(before)

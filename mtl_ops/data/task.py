@@ -58,6 +58,11 @@ def ratio(tally: Tensor) -> Tensor:
     return tally[0] / tally[1]
 
 
+def unless_nan(tally: Tensor, output: Tensor) -> Tensor:
+    """The sums, or NaN if one of the outputs is, which would otherwise count as some answer."""
+    return torch.where(output.isnan().any(), torch.nan, tally)
+
+
 def pair(total: Tensor, count: int) -> Tensor:
     """A sum and the number of its terms, ``(2,)`` float64."""
     return torch.stack([total.double(), torch.full_like(total, count, dtype=torch.float64)])
@@ -119,9 +124,11 @@ class Task(Goal):
     def tally(self, output: Tensor, target: Tensor) -> Tensor:
         """Correct answers, or the sum of squared errors, and their number: ``(2,)`` float64."""
         if self.kind == "classes":
-            return pair((output.argmax(dim=1) == target).sum(), len(target))
+            right = (output.argmax(dim=1) == target).sum()
+            return unless_nan(pair(right, len(target)), output)
         if self.kind == "binary":
-            return pair(((output.squeeze(1) > 0) == (target > 0.5)).sum(), len(target))
+            right = ((output.squeeze(1) > 0) == (target > 0.5)).sum()
+            return unless_nan(pair(right, len(target)), output)
         return pair((output - target).square().sum(), target.numel())
 
     def figure(self, tally: Tensor) -> Tensor:

@@ -132,6 +132,75 @@ def test_a_schedule_and_hooks_see_no_step() -> None:
     assert seen == [1]
 
 
+def test_gradients_of_others_and_those_that_a_function_clears_are_left_as_they_were() -> None:
+    net = Net()
+    net.trunk.append(nn.Linear(16, 16))  # of another optimizer, or of none
+    own = [*net.trunk[0].parameters(), *net.heads.parameters()]
+    optimizer = MultiTaskOptimizer(torch.optim.SGD(own, lr=0.1))
+    for param in net.parameters():
+        param.grad = torch.ones_like(param)
+
+    def evaluate() -> dict[str, Tensor]:
+        optimizer.zero_grad(set_to_none=False)
+        return net.evaluate()
+
+    compare_steps(optimizer, evaluate, **QUICK)
+    assert all(torch.equal(param.grad, torch.ones_like(param)) for param in net.parameters())
+
+
+def test_a_scaler_changes_no_angle() -> None:
+    def angle(**options: Any) -> float | None:
+        net = Net()
+        inner = torch.optim.SGD(net.parameters(), lr=0.01)
+        optimizer = MultiTaskOptimizer(inner, "mgda", **options)
+        return by_name(compare_steps(optimizer, net.evaluate, **QUICK))["plain sum"].angle
+
+    scaled = angle(grad_scaler=torch.amp.GradScaler("cpu"))
+    assert scaled == pytest.approx(angle(), rel=1e-3)
+
+
+def test_tasks_keep_their_places_and_schedules_of_weights_their_step() -> None:
+    net, optimizer = trained(method=mtl_ops.methods.get("constant", weights=[100.0, 1.0, 1.0]))
+    turned = by_name(compare_steps(optimizer, lambda: _turned(net.evaluate()), **QUICK))
+    straight = by_name(compare_steps(optimizer, net.evaluate, **QUICK))
+    assert turned["plain sum"].angle == pytest.approx(straight["plain sum"].angle, rel=1e-3)
+    steps: set[int] = set()
+    net, optimizer = trained(task_weights=lambda step: steps.add(step) or [1.0, 1.0, 1.0])
+    steps.clear()
+    compare_steps(optimizer, net.evaluate, **QUICK)
+    assert min(steps) == 1
+
+
+def _turned(losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    return dict(reversed(losses.items()))
+
+
+def test_losses_of_one_element_may_have_any_shape() -> None:
+    net, optimizer = trained()
+
+    def evaluate() -> list[Tensor]:
+        first, *others = net.evaluate().values()
+        return [first.reshape(1), *others]
+
+    assert compare_steps(MultiTaskOptimizer(optimizer.optimizer), evaluate, **QUICK)[0].seconds
+
+
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:Converting a tensor")
+def test_scripted_modules_and_half_made_ones() -> None:
+    class HalfMade(nn.Module):
+        def __init__(self) -> None:
+            self.size = 3  # and then something went wrong
+
+    half_made = HalfMade()
+    script = torch.jit.trace(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)), torch.ones(4, 3))
+    before = copy.deepcopy(script.state_dict())
+    optimizer = MultiTaskOptimizer(torch.optim.SGD(script.parameters(), lr=0.1))
+    data = torch.randn(4, 3)
+    compare_steps(optimizer, lambda: (script(data) - 1).square().mean(0), **QUICK)
+    assert_equal(script.state_dict(), before)
+    assert half_made.size == 3
+
+
 @pytest.fixture(scope="module")
 def found() -> dict[str, StepCost]:
     net, optimizer = trained("pcgrad")  # which draws orders

@@ -78,6 +78,17 @@ def test_a_bit_that_fell_over_is_noticed(maker: Maker, tmp_path: Path) -> None:
     _file(tmp_path).write_bytes(data)
     assert maker()["a"][0] == 2
     assert "broken" in maker.said[0]
+    table = data.rindex(
+        b"PK\x01\x02"
+    )  # the archive's table of contents: version, flags, compression
+    for place in (table + 6, table + 8, table + 10):
+        broken = bytearray(data)
+        broken[place] ^= 0xFF
+        _file(tmp_path).write_bytes(broken)
+        maker()
+    np.save(_file(tmp_path).open("wb"), np.arange(3))  # an array, and no archive
+    maker()
+    assert maker.count == 6
 
 
 def test_nothing_is_left_of_what_failed(
@@ -99,3 +110,22 @@ def test_the_folder_is_the_users_choice(monkeypatch: pytest.MonkeyPatch) -> None
     assert cache.cache_folder() == Path("/somewhere/mtl-ops")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache.cache_folder() == Path.home() / ".cache" / "mtl-ops"
+    monkeypatch.setenv(
+        "MTL_OPS_CACHE", "~/data"
+    )  # as an environment file has it, which no shell has read
+    assert cache.cache_folder() == Path.home() / "data"
+
+
+def test_nothing_is_kept_for_a_user_without_a_home(
+    maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container that runs as a number that is in no table of users."""
+
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("MTL_OPS_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(cache.Path, "home", nowhere)
+    assert [maker()["a"][0], maker()["a"][0]] == [1, 2]
+    assert "set MTL_OPS_CACHE" in maker.said[0]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
+from mtl_ops.data import Goal, Task
+from mtl_ops.data.dense import Segmentation
 from mtl_ops.data.metrics import AbsoluteError, Label, Ranking, label_figures
+from mtl_ops.data.speech import Transcript
 
 pytest.importorskip("sklearn")
 
@@ -71,3 +75,33 @@ def test_f1_and_hamming_are_scikit_learns() -> None:
     assert own == pytest.approx(known.accuracy_score(target[:, 2], said[:, 2]))
     nothing = Label("n").tally(torch.full((3, 1), -1.0), torch.zeros(3))
     assert label_figures({"n": nothing}) == {"micro F1": 0, "macro F1": 0, "Hamming loss": 0}
+
+
+@pytest.mark.parametrize(
+    "goal",
+    [
+        Ranking("a"),
+        Label("a"),
+        Task("a", 1, "binary"),
+        Task("a", 3, "classes"),
+        Segmentation("a", 3),
+        Transcript("a"),
+    ],
+    ids=lambda g: f"{type(g).__name__} {getattr(g, 'kind', '')}",
+)
+def test_a_network_that_has_diverged_gets_no_figure(goal: Goal) -> None:
+    """NaN is not above 0, and is the largest: a rare label would be 97 % right."""
+    shapes = {"Segmentation": (4, 3, 2, 2), "Transcript": (4, 5, 3)}
+    classes = getattr(goal, "outputs", 1)
+    output = torch.zeros(shapes.get(type(goal).__name__, (4, classes)))
+    output[1].flatten()[0] = math.nan
+    target: Any = torch.zeros(4, dtype=torch.int64 if classes > 1 else torch.float32)
+    given: Any = output
+    if isinstance(goal, Segmentation):
+        target = torch.zeros(4, 2, 2, dtype=torch.int64)
+    elif isinstance(goal, Transcript):
+        given = output, torch.full((4,), 5)
+        target = torch.ones(4, 2, dtype=torch.int64), torch.full((4,), 2)
+    if isinstance(goal, Ranking):
+        target[0] = 1.0
+    assert math.isnan(goal.score(given, target).item())
