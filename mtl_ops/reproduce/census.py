@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -146,8 +147,13 @@ def chosen(job: Job, done: Sequence[Record]) -> tuple[float, float]:
         if record["job"]["stage"] == "tune"
         and all(record["job"][key] == job[key] for key in ("group", "architecture", "method"))
     ]
-    best = max(same, key=lambda record: record["result"]["validation"])["job"]
+    best = max(same, key=lambda record: _finite(record["result"]["validation"]))["job"]
     return best["lr"], best["decay"]
+
+
+def _finite(value: float) -> float:
+    """Less than all others where a training has diverged."""
+    return value if math.isfinite(value) else -math.inf
 
 
 def whole_seeds(results: Mapping[str, Any]) -> list[Record]:
@@ -247,7 +253,7 @@ def _changes(finals: Sequence[Record]) -> str:
                 100 * (_mean(run["test"]) - _mean(base["test"]))
                 for run, base in zip(own, plain, strict=True)
             ]
-        best = max(gains, key=lambda method: statistics.fmean(gains[method]))
+        best = max(gains, key=lambda method: _finite(statistics.fmean(gains[method])))
         said.append(f"group {group}, {architecture}: {best} {spread(gains[best], 2)}")
     return (
         "**What the methods change.** The best of the others against `sum` with the same seed, mean AUC of both "

@@ -61,7 +61,7 @@ def reproduce(
             results = collect(problem, kind, path, lambda text: typer.echo(text, err=True), minutes)
         page = problem.page(results)
         write_file(path.with_suffix(".md"), page.encode())
-    except DataError as error:
+    except (DataError, ImportError) as error:
         refuse("NAME", str(error))
     except FolderError as error:
         refuse("--out", str(error))

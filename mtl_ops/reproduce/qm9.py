@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any, ClassVar
 
 import torch
@@ -73,7 +75,8 @@ class Qm9Study(Study):
         runs = [
             {"method": method, "seed": seed} for seed in settings["seeds"] for method in METHODS
         ]
-        timed: list[Job] = [{"time": SUM}] if settings["timed steps as published"] else []
+        there = find_spec("torch_geometric") is not None  # which the published network is made of
+        timed: list[Job] = [{"time": SUM}] if there and settings["timed steps as published"] else []
         return [*runs, *timed]
 
     def do(self, job: Job, settings: Mapping[str, Any], done: Sequence[Record]) -> Any:
@@ -129,7 +132,7 @@ class Qm9Study(Study):
             "\n\n".join(
                 [
                     f"# {self.title}",
-                    part + _verdict(runs),
+                    part + (_verdict(runs) if runs else "No seed is finished."),
                     table(heads, rows),
                     "Mean ± standard deviation over the seeds of the test MAE, in the units of the published "
                     "tables, in the epoch with the best Δm of the validation part. Δm is the mean relative "
@@ -214,10 +217,11 @@ def _whole_seeds(results: Mapping[str, Any]) -> list[Record]:
 
 
 def _deltas(runs: Sequence[Record]) -> dict[str, dict[int, float]]:
-    """Of each method and seed."""
+    """Of each method and seed; infinite, the worst, of a training that has diverged."""
     found: dict[str, dict[int, float]] = {method: {} for method in METHODS}
     for each in runs:
-        found[each["job"]["method"]][each["job"]["seed"]] = each["result"]["delta_m"]
+        value = each["result"]["delta_m"]
+        found[each["job"]["method"]][each["job"]["seed"]] = math.inf if math.isnan(value) else value
     return found
 
 
@@ -228,9 +232,16 @@ def _row(runs: Sequence[Record], method: str) -> list[str]:
         1 + sum(deltas[other][seed] < value for other in METHODS)
         for seed, value in deltas[method].items()
     ]
-    means = [statistics.fmean(run[target] for run in own) for target in QM9_TARGETS]
-    cells = [f"{mean:.0f}" if mean >= 100 else f"{mean:.3g}" for mean in means]
+    cells = [_cell([run[target] for run in own]) for target in QM9_TARGETS]
     return [method, spread(list(deltas[method].values()), 0), spread(ranks, 1), *cells]
+
+
+def _cell(errors: Sequence[float]) -> str:
+    """Their mean; a dash if there is none."""
+    mean = statistics.fmean(errors) if errors else math.nan
+    if math.isnan(mean):
+        return "–"
+    return f"{mean:.0f}" if mean >= 100 else f"{mean:.3g}"
 
 
 def _verdict(runs: Sequence[Record]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import subprocess
 import time
@@ -55,7 +56,7 @@ class Study(ABC):
 
 
 def environment() -> dict[str, Any]:
-    """What the results were made with."""
+    """What results are made with."""
     return {
         "commit": _commit(),
         "mtl_ops": __version__,
@@ -104,12 +105,12 @@ def collect(
         FolderError: If the file holds another study or other settings, or cannot be written.
         DataError: If the data are not there.
     """
-    settings = study.settings(budget)
+    settings, now = study.settings(budget), environment()
     results = load_results(path) or {
         "study": study.name,
         "budget": budget,
         "settings": settings,
-        "environment": environment(),
+        "environment": now,
         "records": [],
     }
     if (results["study"], results["settings"]) != (study.name, settings):
@@ -117,6 +118,8 @@ def collect(
             f"File {path} holds '{results['study']}' with other settings; choose another file."
         )
     records: list[Record] = results["records"]
+    for record in records:
+        record["result"] = _numbers(record["result"])
     jobs = study.jobs(settings)
     start = time.monotonic()
     for number, job in enumerate(jobs, start=1):
@@ -127,8 +130,19 @@ def collect(
             break
         say(f"{number} of {len(jobs)}: {', '.join(str(value) for value in job.values())}")
         records.append({"job": job, "result": study.do(job, settings, records)})
+        if now not in (results["environment"], *results.get("later", [])):
+            results.setdefault("later", []).append(now)
         save_json(path, results)
     return results
+
+
+def _numbers(value: Any) -> Any:
+    """JSON has no word for NaN; what is ``null`` there was one."""
+    if isinstance(value, dict):
+        return {key: _numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_numbers(item) for item in value]
+    return math.nan if value is None else value
 
 
 def _commit() -> str | None:

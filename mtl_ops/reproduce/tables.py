@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,14 +26,19 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def spread(values: Sequence[float], digits: int, factor: float = 1.0) -> str:
-    """Mean and sample standard deviation, or a dash if there is nothing.
+    """Mean and sample standard deviation; a dash if there is nothing, or not every value is a finite number.
 
     Example:
         >>> spread([0.5, 0.7], 1, 100), spread([], 1)
         ('60.0 ± 14.1', '–')
+        >>> spread([0.5, float("nan")], 1)
+        '– (1 of 2 diverged)'
     """
     if not values:
         return "–"
+    lost = sum(not math.isfinite(value) for value in values)
+    if lost:
+        return f"– ({lost} of {len(values)} diverged)"
     scaled = [factor * value for value in values]
     mean = f"{statistics.fmean(scaled):.{digits}f}"
     return mean if len(scaled) < 2 else f"{mean} ± {statistics.stdev(scaled):.{digits}f}"
@@ -40,14 +46,20 @@ def spread(values: Sequence[float], digits: int, factor: float = 1.0) -> str:
 
 def made_with(results: Mapping[str, Any]) -> str:
     """A sentence with the commit, the versions and the settings; and a note, if the results have one."""
-    facts = results["environment"]
-    commit = f"commit `{facts['commit']}`, " if facts["commit"] else ""
+    later = "".join(f", and gone on with by {_facts(each)}" for each in results.get("later", []))
     settings = ", ".join(f"{name} {_plain(value)}" for name, value in results["settings"].items())
     return (
-        f"Made by `mtl-ops reproduce {results['study']} --budget {results['budget']}` with {commit}"
-        f"mtl_ops {facts['mtl_ops']}, torch {facts['torch']}, Python {facts['python']}, "
-        f"{facts['threads']} thread(s), {facts['machine']}. Settings: {settings}."
+        f"Made by `mtl-ops reproduce {results['study']} --budget {results['budget']}` with "
+        f"{_facts(results['environment'])}{later}. Settings: {settings}."
         + (f" {results['note']}" if results.get("note") else "")
+    )
+
+
+def _facts(environment: Mapping[str, Any]) -> str:
+    commit = f"commit `{environment['commit']}`, " if environment["commit"] else ""
+    return (
+        f"{commit}mtl_ops {environment['mtl_ops']}, torch {environment['torch']}, Python {environment['python']}, "
+        f"{environment['threads']} thread(s), {environment['machine']}"
     )
 
 

@@ -62,6 +62,8 @@ class ToyStudy(Study):
     def page(self, results: Mapping[str, Any]) -> str:
         """See :class:`Study`."""
         rounds = [record["result"] for record in results["records"]]
+        if not rounds:
+            return f"# {self.title}\n\nNo round is finished.\n\n{made_with(results)}\n"
         count = results["settings"]["steps of a round"]
         rows, slower = [], []
         for method, theirs in PUBLISHED.items():

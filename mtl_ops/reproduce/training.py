@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -50,7 +51,8 @@ class Outcome:
         test: The metric of each task on the test part, in the epoch that validation chose.
         validation: On the validation part.
         criterion: The number by which that epoch was chosen, the larger the better.
-        epoch: Its number, from 1 on.
+        epoch: Its number, from 1 on; 0 if no epoch has a criterion that is a number: the training has diverged, and
+            all of the above is NaN.
         seconds: Of training alone, without evaluation.
     """
 
@@ -82,9 +84,6 @@ def train(
         seed: Of the order of the batches.
         schedule: Makes what changes the learning rate after an epoch; ``None``: it stays.
         looks_at_test: Whether the test part is evaluated, once, in the end; not while one tunes.
-
-    Raises:
-        ValueError: If the criterion is never a number: the training has diverged.
     """
     inner = _inner(plan, model)
     optimizer: torch.optim.Optimizer = inner
@@ -111,7 +110,8 @@ def train(
         if after_epoch is not None:
             after_epoch(reached)
     if best is None:
-        raise ValueError(f"Method '{plan.method}' has diverged: no epoch has a criterion.")
+        nothing = dict.fromkeys(goals, math.nan)
+        return Outcome(nothing if looks_at_test else {}, nothing, math.nan, 0, seconds)
     reached, chosen, validation, state = best
     model.load_state_dict(state)
     test = evaluate(model, parts[2], goals) if looks_at_test else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from mtl_ops.data.census import census_parts
 from mtl_ops.data.qm9_pack import QM9_TARGETS, qm9_files, qm9_parts
 from mtl_ops.demo.writer import FolderError
 from mtl_ops.reproduce import Study, census, collect, make, names, qm9, toy
-from mtl_ops.reproduce.tables import spread
+from mtl_ops.reproduce.tables import made_with, spread
 from mtl_ops.reproduce.training import Plan, train
 
 pytest.importorskip("typer")
@@ -127,8 +128,42 @@ def test_validation_chooses_the_epoch_and_the_test_part_is_looked_at_once() -> N
     assert model.weight.item() == pytest.approx(1.0, abs=0.05)
     blind = train(plan, Remembers(), parts, goals, lambda _: 0.0, 0, looks_at_test=False)  # type: ignore[arg-type]
     assert (blind.test, blind.epoch) == ({}, 1)
-    with pytest.raises(ValueError, match="Method 'sum' has diverged"):
-        train(plan, Remembers(), parts, goals, lambda _: float("nan"), 0)  # type: ignore[arg-type]
+    lost = train(plan, Remembers(), parts, goals, lambda _: float("nan"), 0)  # type: ignore[arg-type]
+    assert (lost.epoch, math.isnan(lost.criterion), math.isnan(lost.test["a"])) == (0, True, True)
+
+
+class Diverging(Counting):
+    def do(self, job: Any, settings: Mapping[str, Any], done: Sequence[Any]) -> Any:
+        return {"test": {"a": math.nan if job["number"] == 1 else 0.5}}
+
+
+def test_what_has_diverged_is_the_same_after_it_was_kept(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    for _ in range(2):
+        results = collect(Diverging(), "quick", path, lambda text: None)
+        found = [record["result"]["test"]["a"] for record in results["records"]]
+        assert spread(found, 1) == "– (1 of 3 diverged)"
+
+
+def test_results_name_all_that_made_them(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    collect(Counting(), "quick", path, lambda text: None)
+    results = json.loads(path.read_text())
+    results["records"].pop()
+    results["environment"]["torch"] = "2.10.0"
+    path.write_text(json.dumps(results))
+    for _ in range(2):  # the second does nothing
+        said = made_with(collect(Counting(), "quick", path, lambda text: None))
+        assert "torch 2.10.0, Python" in said
+        assert said.count(f"torch {torch.__version__}, Python") == 1
+        assert ", and gone on with by " in said
+
+
+def assert_every_part_is_a_page(study: Study, results: dict[str, Any]) -> None:
+    """Time may be over, or the process be killed, after any job."""
+    for count in range(len(results["records"]) + 1):
+        part = {**results, "records": results["records"][:count]}
+        assert study.page(part).startswith(f"# {study.title}")
 
 
 def test_census(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,6 +193,7 @@ def test_census(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         grids[job["group"], job["architecture"], job["method"]].append((job["lr"], job["decay"]))
     assert len(grids) == 4
     assert len({tuple(grid) for grid in grids.values()}) == 1
+    assert_every_part_is_a_page(study, results)
     results["records"].pop()
     page = study.page(results)
     assert "1 seeds (0)" in page
@@ -176,7 +212,15 @@ def test_qm9(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = {**study.settings("quick"), "molecules": 40, "validation": 10, "test": 10}
     small |= {"epochs": 1, "seeds": [0], "batch size": 20, "timed steps as published": 0}
     monkeypatch.setattr(study, "settings", lambda budget: small)
-    page = study.page(collect(study, "quick", tmp_path / "r.json", lambda text: None))
+    results = collect(study, "quick", tmp_path / "r.json", lambda text: None)
+    assert_every_part_is_a_page(study, results)
+    page = study.page(results)
+    results["records"][0]["result"] |= {
+        "delta_m": math.nan,
+        "test": dict.fromkeys(QM9_TARGETS, math.nan),
+    }
+    assert "By mean Δm: famo, sum. Better than `sum` with every seed: famo." in study.page(results)
+    assert "| sum | – (1 of 1 diverged) | 2.0 |" in study.page(results)
     assert page.index("What does not reproduce") < page.index("| method |")
     assert page.split("| method |")[1].splitlines()[2].startswith("| sum |")
     qm9._molecules.cache_clear()
@@ -194,6 +238,7 @@ def test_toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "settings", lambda budget: {"steps": 4, "steps of a round": 2})
     results = collect(study, "quick", tmp_path / "r.json", lambda text: None)
     assert len(results["records"]) == 2
+    assert_every_part_is_a_page(study, results)
     assert set(results["records"][0]["result"]) == set(toy.PUBLISHED)
     lines = study.page(results).splitlines()
     first = next(k for k, line in enumerate(lines) if line.startswith("| sum (Adam)"))
@@ -227,6 +272,8 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         refused = CliRunner().invoke(make_app(), ["reproduce", *arguments, "--out", str(out)])
         assert refused.exit_code == 2
         assert said in " ".join(refused.output.replace("│", " ").split())
+    over = ["reproduce", "qm9", "--minutes", "0", "--out", str(tmp_path / "two words" / "q.json")]
+    assert CliRunner().invoke(make_app(), over).exit_code == 0
     monkeypatch.setattr("mtl_ops.data.packaged.find_spec", lambda module: None)
     missing = CliRunner().invoke(
         make_app(), ["reproduce", "census", "--out", str(tmp_path / "c.json")]
