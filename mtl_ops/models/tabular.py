@@ -16,7 +16,8 @@ __all__ = ["Embedded", "RecordEmbedding"]
 class RecordEmbedding(nn.Module):
     """``(codes, numbers)`` to rows: an embedding of each category, then the numbers as they are.
 
-    All columns are looked up in one table, ``E[c_j + o_j]`` with the offset o_j of column j.
+    All columns are looked up in one table, ``E[c_j + o_j]`` with the offset o_j of column j. A category that
+    a column has not, such as one that no example of a smaller train part had, is the unknown one, 0.
 
     Args:
         sizes: For each column of codes how many there may be, the unknown one (0) included.
@@ -36,6 +37,7 @@ class RecordEmbedding(nn.Module):
     """
 
     offsets: Tensor
+    sizes: Tensor
 
     def __init__(self, sizes: Sequence[int], numbers: int, width: int = 4) -> None:
         super().__init__()
@@ -47,12 +49,14 @@ class RecordEmbedding(nn.Module):
         self.table = nn.Embedding(sum(sizes), width)
         offsets = torch.tensor([0, *sizes[:-1]]).cumsum(0)
         self.register_buffer("offsets", offsets, persistent=False)
+        self.register_buffer("sizes", torch.tensor(sizes), persistent=False)
         self.outputs = width * len(sizes) + numbers
 
     def forward(self, records: tuple[Tensor, Tensor]) -> Tensor:
         """The rows."""
         codes, numbers = records
-        return torch.cat([self.table(codes + self.offsets).flatten(1), numbers], dim=1)
+        known = torch.where(codes < self.sizes, codes, 0)  # what is beyond is the next column's
+        return torch.cat([self.table(known + self.offsets).flatten(1), numbers], dim=1)
 
 
 class Embedded(MultiTaskModel):

@@ -70,6 +70,8 @@ def test_columns_have_rows_of_their_own_in_one_table() -> None:
     assert rows.tolist() == [[1, 2, 9], [0, 4, 8]]
     with pytest.raises(ValueError, match=r"Found `sizes = \[2, 0\]`"):
         RecordEmbedding([2, 0], 1)
+    known, others = torch.tensor([[0, 0]]), torch.tensor([[2, 7]])  # of a column that has fewer
+    assert torch.equal(embedding((others, torch.ones(1, 1))), embedding((known, torch.ones(1, 1))))
 
 
 def test_the_embedding_is_shared_and_the_heads_are_the_models() -> None:
