@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,6 +12,7 @@ from accelerate.utils import find_batch_size, gather_object
 from torch import Tensor, nn
 from transformers import Trainer
 
+from ..gradients.tasks import read_losses
 from ..optim.optimizer import MultiTaskOptimizer
 from ._means import Means
 from ._trainer_arguments import bare, check_arguments, check_clip, check_own, take_options
@@ -62,6 +64,7 @@ class MultiTaskMixin:
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._options = take_options(options)
+        self._unused = copy.deepcopy(self._options.get("method"))
         self._made: MultiTaskOptimizer | None = None
         self._losses: Mapping[str, Tensor | None] = {}
         self._total: Tensor | None = None
@@ -103,7 +106,12 @@ class MultiTaskMixin:
         else:
             self._start_alike()
             scaler = getattr(self.accelerator, "scaler", None)
-            self._made = MultiTaskOptimizer(inner, grad_scaler=scaler, **self._options)
+            options = self._options
+            if (
+                self._made is not None and "method" in options
+            ):  # for a model that is made anew, whose losses the method has not seen
+                options = {**options, "method": copy.deepcopy(self._unused)}
+            self._made = MultiTaskOptimizer(inner, grad_scaler=scaler, **options)
             self.optimizer = self._made
         return self.optimizer  # type: ignore[no-any-return]
 
@@ -154,6 +162,7 @@ class MultiTaskMixin:
                 "The model should return a dict of losses as its loss. "
                 f"Found {type(losses).__name__}."
             )
+        read_losses(losses, differentiable=False, some=False)  # says what is wrong with them
         self._losses = losses
         present = [loss.detach() for loss in losses.values() if loss is not None]
         zero = torch.zeros((), device=self.args.device)

@@ -21,7 +21,7 @@ from processes import on_processes
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mtl_ops import MultiTaskOptimizer
+from mtl_ops import MultiTaskOptimizer, methods
 from mtl_ops.integrations._trainer_arguments import check_arguments
 
 #: Imported in the tests, and not while they are collected: it takes seconds, in every process that runs some.
@@ -494,6 +494,30 @@ def test_adapters_alone_are_shared(tmp_path: Path) -> None:
     assert any("lora_B" in name for name in moved)
 
 
+@pytest.mark.parametrize("method", ["famo", "gradnorm"])
+def test_a_model_that_is_made_anew_meets_a_method_without_memory(
+    tmp_path: Path, method: str
+) -> None:
+    """As in a search for hyperparameters: the second training is the first one again."""
+    instance = methods.get(method)
+    trainer = trainer_of(None, tmp_path, model_init=lambda: Model(), method=instance)
+    trainer.train()
+    first = [param.detach().clone() for param in trainer.model.parameters()]
+    assert trainer.merging.method is instance
+    trainer.train()
+    assert_same(trainer.model.parameters(), first)
+
+
+class NoScalars(Model):
+    def forward(self, data: Tensor) -> dict[str, Any]:  # type: ignore[override]
+        return {"loss": {**super().forward(data)["loss"], "b": torch.ones(3)}}
+
+
+class NoTensors(Model):
+    def forward(self, data: Tensor) -> dict[str, Any]:  # type: ignore[override]
+        return {"loss": {**super().forward(data)["loss"], "b": 1}}
+
+
 class OneLoss(Model):
     def forward(self, data: Tensor) -> dict[str, Any]:  # type: ignore[override]
         return {"loss": super().forward(data)["loss"]["a"]}
@@ -507,6 +531,8 @@ class OneLoss(Model):
             TypeError,
             "should return a dict of losses as its loss. Found Tensor",
         ),
+        ({"model": NoScalars()}, ValueError, r"scalars. Found loss 'b' of shape \(3,\)"),
+        ({"model": NoTensors()}, TypeError, "tensors. Found loss 'b' of type int"),
         (
             {"optim": "galore_adamw_layerwise"},
             ValueError,
