@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -49,8 +50,8 @@ def compare_steps(
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If ``seconds`` is not positive, there are several processes, or ``losses_fn`` does not return the
-            same losses when it is called again from the same random state.
+        ValueError: If ``seconds`` is not positive, there are several processes, ``losses_fn`` does not return the
+            same losses when it is called again from the same random state, or takes a step itself.
 
     Example:
         >>> import torch, mtl_ops
@@ -64,8 +65,9 @@ def compare_steps(
     _check(optimizer, losses_fn, features, seconds, verbose)
     inner = optimizer.optimizer
     params = [param for group in inner.param_groups for param in group["params"]]
-    with left_as_it_was(inner, params) as start:
-        evaluate = Evaluate(losses_fn, features, start, params[0].device)
+    with left_as_it_was(inner, params) as start, _remembering(optimizer):
+        only = _only_evaluates(losses_fn, optimizer)
+        evaluate = Evaluate(only, features, start, params[0].device)
         layer = last_shared_weight(evaluate().tensors, params)
         kinds = kinds_of(optimizer.settings, layer, features)
         scaler = optimizer.settings.grad_scaler
@@ -78,6 +80,36 @@ def compare_steps(
     if verbose:
         show(rows)
     return rows
+
+
+@contextlib.contextmanager
+def _remembering(optimizer: MultiTaskOptimizer) -> Iterator[None]:
+    """Puts back what the optimizer remembers, which a function may change that does more than it should."""
+    merger = optimizer._merger
+    before = merger._before()
+    try:
+        yield
+    finally:
+        merger._put_back(before)
+
+
+def _only_evaluates(
+    function: Callable[[], Any], optimizer: MultiTaskOptimizer
+) -> Callable[[], Any]:
+    """The function, refused if it uses the optimizer."""
+    progress = optimizer._merger.progress
+
+    def call() -> Any:
+        report, steps = progress.report, progress.steps
+        found = function()
+        if progress.report is not report or progress.steps != steps:
+            raise ValueError(
+                "Parameter `losses_fn` should only evaluate losses, and leave the rest to this function. "
+                "Found a backward or a step of the optimizer in it."
+            )
+        return found
+
+    return call
 
 
 def _check(optimizer: Any, losses_fn: Any, features: Any, seconds: Any, verbose: Any) -> None:

@@ -148,6 +148,23 @@ def test_gradients_of_others_and_those_that_a_function_clears_are_left_as_they_w
     assert all(torch.equal(param.grad, torch.ones_like(param)) for param in net.parameters())
 
 
+@pytest.mark.parametrize("method", ["moco", "uncertainty"])
+def test_a_function_that_takes_steps_is_refused(method: str) -> None:
+    net = Net()
+    optimizer = MultiTaskOptimizer(torch.optim.Adam(net.parameters(), lr=1e-9), method)
+    before = everything(net, optimizer)
+
+    def step() -> dict[str, Tensor]:
+        losses = net.evaluate()
+        optimizer.backward(losses)
+        optimizer.step()
+        return net.evaluate()
+
+    with pytest.raises(ValueError, match=r"only evaluate losses.*Found a backward or a step"):
+        compare_steps(optimizer, step, **QUICK)
+    assert_equal(everything(net, optimizer), before)
+
+
 def test_a_scaler_changes_no_angle() -> None:
     def angle(**options: Any) -> float | None:
         net = Net()
