@@ -14,8 +14,8 @@ from .task import Goal, pair, ratio, unless_nan
 
 __all__ = ["AbsoluteError", "Label", "Ranking", "label_figures"]
 
-#: Places of a logit for the AUC, between minus and plus this.
-BINS, LARGEST = 2**16, 16.0
+#: Places of a logit for the AUC, in [-16, 16]; as they are in [-15, 15], and beyond it ever closer.
+BINS, LARGEST, EDGE = 2**16, 16.0, 15.0
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,9 @@ class Ranking(Goal):
     """A binary task that is judged by its AUC: one logit, targets ``(B,)`` float 0 or 1.
 
     The AUC is the share of pairs of a positive and a negative that are in the right order, ties
-    counted half. Logits are counted in 65,536 bins of width 1/2048 between -16 and 16, so that test
-    parts of any size can be judged piece by piece; what falls into the same bin is a tie.
+    counted half. Logits are counted in 65,536 bins, so that test parts of any size can be judged piece by
+    piece; what falls into the same bin is a tie. Bins have a width of 1/2048 between -15 and 15, and of
+    about x² / 31,000 at a logit x beyond.
 
     Example:
         >>> import torch
@@ -45,7 +46,10 @@ class Ranking(Goal):
 
     def tally(self, output: Tensor, target: Tensor) -> Tensor:
         """Negatives and positives in each bin, ``(2, 65536)`` float64."""
-        place = ((output.squeeze(1).float() + LARGEST) * (BINS / (2 * LARGEST))).long()
+        logit = output.squeeze(1).float()
+        beyond = logit.sign() * (1 - EDGE / logit.abs().clamp(min=EDGE))
+        place = logit.clamp(-EDGE, EDGE) + beyond  # an order-preserving map to [-16, 16]
+        place = ((place + LARGEST) * (BINS / (2 * LARGEST))).long()
         place = place.clamp(0, BINS - 1) + BINS * (target > 0.5).long()
         counts = torch.bincount(place, minlength=2 * BINS).view(2, BINS).double()
         return unless_nan(counts, output)

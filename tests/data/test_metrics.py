@@ -36,6 +36,25 @@ def test_the_auc_is_that_of_all_pairs() -> None:
 
 
 @pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        (14.9, 15.1),
+        (20, 21),
+        (300, 310),
+        (-20, -19),
+        (-310, -300),
+        (-math.inf, math.inf),
+        (0, 1e30),
+    ],
+)
+def test_the_auc_of_large_logits(low: float, high: float) -> None:
+    """A network that is sure of all examples is judged by their order all the same."""
+    output = torch.tensor([[low], [high]])
+    assert Ranking("a").score(output, torch.tensor([0.0, 1.0])).item() == 1.0
+    assert Ranking("a").score(output, torch.tensor([1.0, 0.0])).item() == 0.0
+
+
+@pytest.mark.parametrize(
     "goal",
     [Ranking("a"), AbsoluteError("a", 3.0, "meV"), Label("a")],
     ids=lambda g: type(g).__name__,
