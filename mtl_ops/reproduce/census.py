@@ -117,8 +117,8 @@ class CensusStudy(Study):
                     "order and choice of the people, and the halves of the test file. Learning rate and weight decay "
                     "(decoupled) are chosen for every row from the same grid by the mean AUC on the validation half, "
                     f"with seed {TUNING_SEED}, for `sum` as for the others; the epoch is chosen by it as well. "
-                    "Each seed halves the test file anew, so about half of the people by whom a row was tuned are in the "
-                    "test half of a seed, for every row alike. "
+                    "Each seed halves the test file anew, so about half of the people by whom a row was tuned are in "
+                    "the test half of a seed, for every row alike. "
                     "AUC in percent on the other half of the test file, mean ± standard deviation over the seeds.",
                     *sections,
                     made_with(results),
