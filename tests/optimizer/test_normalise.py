@@ -58,8 +58,9 @@ def some_losses(tasks: int) -> Tensor:
 def test_every_method_of_gradients_sees_the_divided_ones(name: str, normalise: str) -> None:
     rows, losses = make("conflict", 3, 0).jacobian, some_losses(3)
     for keep_scale in (False, True):
-        given = {"orders": torch.tensor([[1, 2, 0], [2, 0, 1], [1, 0, 2]])}
-        given = given if name in ("pcgrad", "gradvac") else {}
+        orders = torch.tensor([[1, 2, 0], [2, 0, 1], [1, 0, 2]])
+        drawn = {"pcgrad": {"orders": orders}, "gradvac": {"orders": orders}}
+        given = {**drawn, "online_pcgrad": {"order": orders[0]}}.get(name, {})
         wanted = mtl_ops.merge(
             divided(rows, losses, normalise, keep_scale)[0], made(name), losses=losses, **given
         )
