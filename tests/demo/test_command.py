@@ -287,7 +287,8 @@ def test_without_the_extra_the_command_to_install_it_is_named(
     with pytest.raises(SystemExit) as caught:
         cli.main()
     assert caught.value.code == (
-        'The command line needs rich, typer; install with: pip install "mtl-ops[demo]"'
+        'The command line needs rich, typer; install with: pip install "mtl-ops[demo]" '
+        "(`mtl-ops check` works without)"
     )
 
 
