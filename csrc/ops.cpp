@@ -62,6 +62,19 @@ STABLE_TORCH_LIBRARY(mtl_ops, m) {
       "int n_iter, float lam) -> Tensor");
   m.def("solve_modo(Tensor gram, Tensor? scale, Tensor(a!) state, float gamma, float rho) -> Tensor");
 
+  // The methods that look at losses alone.
+  m.def(
+      "weigh_famo(Tensor losses, Tensor(a!) logits, Tensor(b!) adam, Tensor(c!) before, Tensor? least, float lr, "
+      "float weight_decay, bool improve, bool after) -> Tensor");
+  m.def(
+      "weigh_dwa(Tensor losses, Tensor(a!) means, Tensor(b!) sums, Tensor(c!) counts, Tensor(d!) calls, "
+      "float temperature, int window) -> Tensor");
+  m.def("weigh_geometric(Tensor losses) -> Tensor");
+  m.def(
+      "weigh_stch(Tensor losses, Tensor? preference, Tensor? reference, float mu, bool logarithmic) "
+      "-> Tensor");
+  m.def("weigh_log_scales(Tensor losses, Tensor scales, float factor, float rate) -> Tensor");
+
   m.def(
       "merge_(Tensor(a!)[] out, Tensor?[] grads, Tensor weights, Tensor? gram, int[] segments, float? max_norm, "
       "float? clip_value, bool accumulate) -> Tensor");

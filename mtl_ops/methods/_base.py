@@ -263,4 +263,4 @@ def check_losses(losses: Tensor | None, method: str) -> Tensor:
         raise ValueError(
             f"Parameter `losses` should have shape (T,). Found shape {tuple(losses.shape)}."
         )
-    return losses.detach().to(torch.float64)
+    return losses.detach().to(torch.float64).contiguous()

@@ -17,6 +17,7 @@ from .coordinates import (
     merge_trimmed_mean_,
 )
 from .gram_merge import gram, merge_, task_scales
+from .losses import weigh_dwa, weigh_famo, weigh_geometric, weigh_log_scales, weigh_stch
 from .operator import MAX_TASKS, Rows
 from .rounding import EXACT, rounding_of
 from .solve import (
@@ -84,4 +85,9 @@ __all__ = [
     "solve_sum",
     "solve_upgrad",
     "task_scales",
+    "weigh_dwa",
+    "weigh_famo",
+    "weigh_geometric",
+    "weigh_log_scales",
+    "weigh_stch",
 ]
