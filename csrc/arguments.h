@@ -175,6 +175,10 @@ struct LossArguments {
     return static_cast<double*>(given.mutable_data_ptr());
   }
 
+  const double* number(const char* name, const Tensor& given) const {
+    return read_array<double>(given, name, 1, kind_, "losses");
+  }
+
   int64_t* count(const char* name, Tensor& given) const {
     read_array<int64_t>(given, name, 1, kind_, "losses");
     return static_cast<int64_t*>(given.mutable_data_ptr());

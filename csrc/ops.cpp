@@ -73,6 +73,11 @@ STABLE_TORCH_LIBRARY(mtl_ops, m) {
   m.def(
       "weigh_stch(Tensor losses, Tensor? preference, Tensor? reference, float mu, bool logarithmic) "
       "-> Tensor");
+  m.def("weigh_softadapt(Tensor losses, Tensor(a!) recent, float beta, int variant, int order) -> Tensor");
+  m.def(
+      "weigh_relobralo(Tensor losses, Tensor(a!) balance, Tensor(b!) initial, Tensor(c!) previous, Tensor drawn, "
+      "float alpha, float rho, float temperature) -> Tensor");
+  m.def("weigh_ldc_mtl(Tensor losses, Tensor scales, Tensor(a!)? initial, float lam) -> Tensor");
   m.def("weigh_log_scales(Tensor losses, Tensor scales, float factor, float rate) -> Tensor");
 
   m.def(

@@ -12,7 +12,13 @@ from torch.autograd.graph import GradientEdge
 
 from mtl_ops.gradients import movement, scattering
 from mtl_ops.gradients.parts import WHOLE, intersect, of_indices, reshape, union, without
-from mtl_ops.gradients.reach import Trace, leaves_of_each, narrowed, root
+from mtl_ops.gradients.reach import (
+    Trace,
+    leaves_of_each,
+    narrowed,
+    root,
+    surely_differentiable,
+)
 
 
 def parameter(value: float = 1.0) -> Tensor:
@@ -366,3 +372,16 @@ def test_leaves_of_each_are_those_of_each_by_itself() -> None:
     assert expected[0] == expected[-1] == {id(trunk), id(tied)}
     assert expected[4] == {id(own)}
     assert leaves_of_each([]) == []
+
+
+def test_losses_that_surely_require_a_gradient_have_a_root() -> None:
+    x = torch.ones(3, requires_grad=True)
+    sums, constant = [(k * x).sum() for k in range(3)], torch.ones(())
+    sure = [torch.stack(sums), x.square(), x, torch.stack([s.exp() for s in sums])]
+    looked_at = [torch.stack([sums[0], constant]), torch.stack(sums)[:2], torch.cat([x, x])]
+    without = [torch.stack([constant, sums[1].detach()]), torch.ones(3)]
+    for losses in sure:
+        assert surely_differentiable(losses)
+        assert all(root(loss) is not None for loss in losses.unbind())
+    assert not any(map(surely_differentiable, looked_at + without))
+    assert root(looked_at[0][1]) is None

@@ -49,6 +49,28 @@ Tensor weigh_stch(const Tensor& losses, const std::optional<Tensor>& preference,
                                    logarithmic});
 }
 
+Tensor weigh_softadapt(const Tensor& losses, Tensor recent, double beta, int64_t variant, int64_t order) {
+  const LossArguments args(losses, kMaxTasks);
+  STD_TORCH_CHECK(variant >= 0 && variant <= 2, "variant should be 0, 1 or 2. Found ", variant, ".");
+  const int places = check_count("order", order, 1);
+  return weigh(args, solvers::SoftAdapt{args.state("recent", recent, int64_t{places} + 1), places, beta,
+                                        static_cast<solvers::SoftAdapt::Variant>(variant)});
+}
+
+Tensor weigh_relobralo(const Tensor& losses, Tensor balance, Tensor initial, Tensor previous, const Tensor& drawn,
+                       double alpha, double rho, double temperature) {
+  const LossArguments args(losses, kMaxTasks);
+  return weigh(
+      args, solvers::ReLoBRaLo{args.state("balance", balance), args.state("initial", initial),
+                               args.state("previous", previous), args.number("drawn", drawn), alpha, rho, temperature});
+}
+
+Tensor weigh_ldc_mtl(const Tensor& losses, const Tensor& scales, std::optional<Tensor> initial, double lam) {
+  const LossArguments args(losses, kMaxTasks);
+  return weigh(
+      args, solvers::LdcMtl{args.numbers("scales", scales), initial ? args.state("initial", *initial) : nullptr, lam});
+}
+
 Tensor weigh_log_scales(const Tensor& losses, const Tensor& scales, double factor, double rate) {
   const LossArguments args(losses, kMaxTasks);
   return weigh(args, solvers::LogScales{args.numbers("scales", scales), factor, rate});
@@ -62,4 +84,7 @@ STABLE_TORCH_LIBRARY_IMPL(mtl_ops, CPU, m) {
   m.impl("weigh_geometric", TORCH_BOX(&mtl_ops::cpu::weigh_geometric));
   m.impl("weigh_stch", TORCH_BOX(&mtl_ops::cpu::weigh_stch));
   m.impl("weigh_log_scales", TORCH_BOX(&mtl_ops::cpu::weigh_log_scales));
+  m.impl("weigh_softadapt", TORCH_BOX(&mtl_ops::cpu::weigh_softadapt));
+  m.impl("weigh_relobralo", TORCH_BOX(&mtl_ops::cpu::weigh_relobralo));
+  m.impl("weigh_ldc_mtl", TORCH_BOX(&mtl_ops::cpu::weigh_ldc_mtl));
 }

@@ -187,6 +187,174 @@ struct Stch {
   }
 };
 
+struct SoftAdapt {
+  enum class Variant { kOriginal, kNormalised, kLossWeighted };
+  static constexpr int kRows = 1;
+
+  double* recent;  // (order + 1, T): the last losses of each task, oldest first; NaN for none
+  int order;
+  double beta;
+  Variant variant;
+
+  MTL_HD static constexpr int workspace(int T) { return T; }
+
+  template <class Lanes>
+  MTL_HD void operator()(const Lanes& lanes, int T, const double* losses, double* w, Arena& arena) const {
+    const SoftAdapt self = *this;
+    const Finite part{losses};
+    double* slopes = arena.reals(T);
+    each(lanes, T, [=](int t) {
+      if (part(t)) self.take_note(T, t, losses[t]);
+      slopes[t] = self.slope(T, t);
+    });
+    const double count = count_finite(lanes, T, losses);
+    const double unready = sum_of(lanes, T, [=](int t) { return part(t) && !self.is_ready(T, t) ? 1.0 : 0.0; });
+    if (unready != 0.0) {
+      each(lanes, T, [=](int t) { w[t] = part(t) ? 1.0 / count : 0.0; });
+      return;
+    }
+    if (variant == Variant::kNormalised) {
+      const double total = sum_of(lanes, T, [=](int t) { return part(t) ? fabs(slopes[t]) : 0.0; });
+      each(lanes, T, [=](int t) { slopes[t] = total > 0.0 ? slopes[t] / total : slopes[t]; });
+    }
+    shares(lanes, T, part, [=](int t) { return self.beta * slopes[t]; }, w);
+    if (variant != Variant::kLossWeighted) return;
+    each(lanes, T, [=](int t) {
+      const double mean = self.mean(T, t);
+      w[t] = part(t) ? (mean >= 0.0 ? mean : __builtin_nan("")) * w[t] : 0.0;
+    });
+    const double total = sum_of(lanes, T, [=](int t) { return w[t]; });
+    each(lanes, T, [=](int t) { w[t] = !part(t) ? 0.0 : total == 0.0 ? 1.0 / count : w[t] / total; });
+  }
+
+ private:
+  MTL_HD void take_note(int T, int t, double loss) const {
+    for (int k = 0; k < order; ++k) recent[k * T + t] = recent[(k + 1) * T + t];
+    recent[order * T + t] = loss;
+  }
+
+  // The backward difference of this order: (-1)^j C(order, j) / j of the value j steps ago, Σ 1/j of the newest.
+  MTL_HD double slope(int T, int t) const {
+    double binomial = 1.0, harmonic = 0.0, sum = 0.0;
+    for (int j = 1; j <= order; ++j) {
+      binomial = binomial * (order - j + 1) / j;
+      harmonic += 1.0 / j;
+      sum += (j % 2 == 1 ? -binomial : binomial) / j * recent[(order - j) * T + t];
+    }
+    return sum + harmonic * recent[order * T + t];
+  }
+
+  MTL_HD bool is_ready(int T, int t) const {
+    for (int k = 0; k <= order; ++k) {
+      if (!finite(recent[k * T + t])) return false;
+    }
+    return true;
+  }
+
+  MTL_HD double mean(int T, int t) const {
+    double sum = 0.0;
+    for (int k = 0; k <= order; ++k) sum += recent[k * T + t];
+    return sum / (order + 1);
+  }
+};
+
+struct ReLoBRaLo {
+  static constexpr int kRows = 1;
+
+  double* balance;      // (T,)
+  double* initial;      // (T,): first losses, NaN for none
+  double* previous;     // (T,): last losses
+  const double* drawn;  // a uniform number: below rho the balance is kept, otherwise it starts from the first losses
+  double alpha, rho, temperature;
+
+  MTL_HD static constexpr int workspace(int T) { return 3 * T; }
+
+  template <class Lanes>
+  MTL_HD void operator()(const Lanes& lanes, int T, const double* losses, double* w, Arena& arena) const {
+    const ReLoBRaLo self = *this;
+    const Finite part{losses};
+    double *first = arena.reals(T), *last = arena.reals(T), *seen = arena.reals(T);
+    const double negative = sum_of(lanes, T, [=](int t) { return part(t) && !(losses[t] >= 0.0) ? 1.0 : 0.0; });
+    if (negative != 0.0) {
+      each(lanes, T, [=](int t) { w[t] = part(t) ? __builtin_nan("") : 0.0; });
+      return;
+    }
+    each(lanes, T, [=](int t) { seen[t] = part(t) && finite(self.initial[t]) ? 1.0 : 0.0; });
+    const auto known = [=](int t) { return seen[t] != 0.0; };
+    const double count = sum_of(lanes, T, [=](int t) { return seen[t]; });
+    shares(lanes, T, known, [=](int t) { return self.relative(losses[t], self.initial[t]); }, first);
+    shares(lanes, T, known, [=](int t) { return self.relative(losses[t], self.previous[t]); }, last);
+    const bool keeps = *drawn < rho;
+    each(lanes, T, [=](int t) {
+      const double kept = keeps ? self.balance[t] : count * first[t];
+      if (known(t)) self.balance[t] = self.alpha * kept + (1.0 - self.alpha) * (count * last[t]);
+      if (part(t) && !known(t)) self.initial[t] = losses[t];
+      if (part(t)) self.previous[t] = losses[t];
+      w[t] = part(t) ? self.balance[t] : 0.0;
+    });
+  }
+
+ private:
+  MTL_HD double relative(double loss, double earlier) const {
+    return (earlier == 0.0 ? 1.0 : loss / earlier) / temperature;
+  }
+};
+
+/// Of the loss Σ_t v_t y_t / Σ v + λ Σ |v_t y_t - v_u y_u| over neighbours t, u, with v = sigmoid(s): the derivatives by L_t, which are the
+/// weights, and by s_t at a fixed Σ v.
+struct LdcMtl {
+  static constexpr int kRows = 2;
+
+  const double* scales;  // s (T,)
+  double* initial;       // (T,): the first losses, NaN for none; null for y = L in place of y = log(L / initial)
+  double lam;
+
+  MTL_HD static constexpr int workspace(int T) { return 3 * T; }
+
+  template <class Lanes>
+  MTL_HD void operator()(const Lanes& lanes, int T, const double* losses, double* w, Arena& arena) const {
+    const LdcMtl self = *this;
+    const Finite part{losses};
+    double *y = arena.reals(T), *z = arena.reals(T), *signs = arena.reals(T);
+    each(lanes, T, [=](int t) {
+      y[t] = part(t) ? self.scaled(losses[t], t) : 0.0;
+      z[t] = self.sigmoid(t) * y[t];
+    });
+    once(lanes, [=] {
+      int before = -1;
+      for (int t = 0; t < T; ++t) {
+        signs[t] = 0.0;
+        if (!part(t)) continue;
+        if (before >= 0) {
+          const double sign = (z[before] > z[t]) - (z[before] < z[t]);
+          signs[before] += sign;
+          signs[t] -= sign;
+        }
+        before = t;
+      }
+    });
+    shares(lanes, T, part, [=](int t) { return self.log_sigmoid(t); }, w);
+    each(lanes, T, [=](int t) {
+      const double v = self.sigmoid(t), slope = w[t] + self.lam * v * signs[t];
+      w[t] = !part(t) ? 0.0 : self.initial != nullptr ? slope / losses[t] : slope;
+      w[T + t] = part(t) ? (1.0 - v) * y[t] * slope : 0.0;
+    });
+    const double bad = sum_of(lanes, T, [=](int t) { return finite(w[t] + y[t]) ? 0.0 : 1.0; });
+    if (bad != 0.0) each(lanes, T, [=](int t) { w[t] = part(t) ? __builtin_nan("") : 0.0; });
+  }
+
+ private:
+  MTL_HD double scaled(double loss, int t) const {
+    if (initial == nullptr) return loss;
+    if (isnan(initial[t]) && loss > 0.0) initial[t] = loss;
+    return loss > 0.0 ? log(loss) - log(initial[t]) : __builtin_nan("");
+  }
+
+  MTL_HD double sigmoid(int t) const { return 1.0 / (1.0 + exp(-scales[t])); }
+
+  MTL_HD double log_sigmoid(int t) const { return fmin(scales[t], 0.0) - log1p(exp(-fabs(scales[t]))); }
+};
+
 /// Of the loss Σ_t a e^(r s_t) L_t - a r s_t: the derivatives by L_t, which are the weights, and by s_t.
 struct LogScales {
   static constexpr int kRows = 2;

@@ -18,7 +18,7 @@ from .movement import DROPPING, NARROWING, RULES, SLOTTED, Rule, operands
 from .parts import NOTHING, WHOLE, Part, union
 from .saved import shape_of
 
-__all__ = ["Trace", "leaves_of_each", "narrowed", "root", "root_node"]
+__all__ = ["Trace", "leaves_of_each", "narrowed", "root", "root_node", "surely_differentiable"]
 
 #: What hands on an element as it is.
 _MOVES = NARROWING | {
@@ -69,6 +69,20 @@ def root(loss: Tensor) -> Tensor | GradientEdge | None:
         if not part and _is_like(node, place, loss):
             found = GradientEdge(node, place)
     return found
+
+
+def surely_differentiable(stacked: Tensor) -> bool:
+    """Whether every element of a tensor of losses ``(T,)`` has a :func:`root`, by a look at what made the tensor.
+
+    ``False`` where that takes a closer look.
+    """
+    node = stacked.grad_fn
+    if node is None:
+        return stacked.requires_grad
+    name = node.name()
+    if name != "StackBackward0":
+        return name not in _MOVES
+    return all(after is not None and after.name() not in _MOVES for after, _ in node.next_functions)
 
 
 def _stack_of_scalars(node: Any, loss: Tensor) -> Node | None:

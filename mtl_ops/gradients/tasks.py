@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from .checks import check_outside_transforms
-from .reach import root
+from .reach import root, surely_differentiable
 
 __all__ = ["Losses", "Tasks", "read_losses"]
 
@@ -86,6 +86,13 @@ class Tasks:
             total if part else None
             for total, part in zip(self.totals.unbind(), self.part, strict=True)
         ]
+
+    @property
+    def shown(self) -> Sequence[Tensor | None] | Tensor:
+        """As :attr:`detached`, or the tensor ``(T,)`` of all, which is taken apart only if somebody looks."""
+        if self.totals is None and self.stacked is not None:
+            return self.stacked.detach()
+        return self.detached
 
     def summed(self, losses: Sequence[Tensor | None]) -> Tasks:
         """With the sums of what is :attr:`detached` over several batches."""
@@ -178,7 +185,9 @@ def _is_plain(tasks: Tasks, differentiable: bool) -> bool:
     stacked = tasks.stacked
     if stacked is None or stacked.is_complex():
         return False
-    return not differentiable or all(start is not None for start in tasks.roots)
+    if not differentiable or surely_differentiable(stacked):
+        return True
+    return all(start is not None for start in tasks.roots)
 
 
 def _check(tasks: Tasks, differentiable: bool) -> None:

@@ -187,30 +187,23 @@ class Adam:
     def __init__(self, lr: float, weight_decay: float = 0.0) -> None:
         self.lr, self.weight_decay = lr, weight_decay
 
-    def step(
-        self, x: Tensor, grad: Tensor, where: Tensor | None, state: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def step(self, x: Tensor, grad: Tensor, where: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """New numbers ``(T,)`` and state ``(3, T)``: two moments and the count of steps.
 
         Args:
             x: ``(T,)`` float64.
             grad: ``(T,)`` float64.
-            where: ``(T,)`` bool; other numbers stay, whatever their gradient. ``None`` for all.
+            where: ``(T,)`` bool; other numbers stay, whatever their gradient.
             state: What the last call returned; zeros at first.
         """
         mean, square, steps = state.unbind()
-        slope = grad + self.weight_decay * x
-        if where is not None:
-            slope = torch.where(where, slope, 0.0)
+        slope = torch.where(where, grad + self.weight_decay * x, 0.0)
         old = mean, square, steps
         mean, square = mean.lerp(slope, 0.1), 0.999 * square + 0.001 * slope.square()
-        steps = steps + 1
-        if where is not None:
-            mean, square, steps = (
-                torch.where(where, new, known)
-                for new, known in zip((mean, square, steps), old, strict=True)
-            )
+        mean, square, steps = (
+            torch.where(where, new, known)
+            for new, known in zip((mean, square, steps + 1), old, strict=True)
+        )
         size = (square / (1 - 0.999**steps)).sqrt() + 1e-8
         step = self.lr * mean / (1 - 0.9**steps) / size
-        moved = x - step if where is None else torch.where(where, x - step, x)
-        return moved, torch.stack([mean, square, steps])
+        return torch.where(where, x - step, x), torch.stack([mean, square, steps])

@@ -17,7 +17,16 @@ from .coordinates import (
     merge_trimmed_mean_,
 )
 from .gram_merge import gram, merge_, task_scales
-from .losses import weigh_dwa, weigh_famo, weigh_geometric, weigh_log_scales, weigh_stch
+from .losses import (
+    weigh_dwa,
+    weigh_famo,
+    weigh_geometric,
+    weigh_ldc_mtl,
+    weigh_log_scales,
+    weigh_relobralo,
+    weigh_softadapt,
+    weigh_stch,
+)
 from .operator import MAX_TASKS, Rows
 from .rounding import EXACT, rounding_of
 from .solve import (
@@ -88,6 +97,9 @@ __all__ = [
     "weigh_dwa",
     "weigh_famo",
     "weigh_geometric",
+    "weigh_ldc_mtl",
     "weigh_log_scales",
+    "weigh_relobralo",
+    "weigh_softadapt",
     "weigh_stch",
 ]

@@ -6,13 +6,22 @@ else is said; what a method remembers is changed in place.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
 from .operator import Operator
 
-__all__ = ["weigh_dwa", "weigh_famo", "weigh_geometric", "weigh_log_scales", "weigh_stch"]
+__all__ = [
+    "weigh_dwa",
+    "weigh_famo",
+    "weigh_geometric",
+    "weigh_ldc_mtl",
+    "weigh_log_scales",
+    "weigh_relobralo",
+    "weigh_softadapt",
+    "weigh_stch",
+]
 
 
 def _weights_like(losses: Tensor, *args: Any) -> Tensor:
@@ -35,6 +44,9 @@ _weigh_famo = Weighing("weigh_famo", _weights_like)
 _weigh_dwa = Weighing("weigh_dwa", _weights_like)
 _weigh_geometric = Weighing("weigh_geometric", _weights_like)
 _weigh_stch = Weighing("weigh_stch", _weights_like)
+_weigh_softadapt = Weighing("weigh_softadapt", _weights_like)
+_weigh_relobralo = Weighing("weigh_relobralo", _weights_like)
+_weigh_ldc_mtl = Weighing("weigh_ldc_mtl", _two_rows_like)
 _weigh_log_scales = Weighing("weigh_log_scales", _two_rows_like)
 
 
@@ -86,6 +98,46 @@ def weigh_stch(
 ) -> Tensor:
     """The derivatives of a smooth maximum of ``λ (L - z)``, or of ``λ log(L/z)``."""
     return _weigh_stch(losses, preference, reference, mu, logarithmic)
+
+
+def weigh_softadapt(
+    losses: Tensor,
+    recent: Tensor,
+    *,
+    beta: float,
+    variant: Literal["original", "normalised", "loss_weighted"],
+) -> Tensor:
+    """``w = softmax(β s)``, s the slopes of the losses by their backward difference.
+
+    ``recent`` ``(order + 1, T)`` are the last losses, oldest first, NaN for none.
+    """
+    number = ("original", "normalised", "loss_weighted").index(variant)
+    return _weigh_softadapt(losses, recent, beta, number, len(recent) - 1)
+
+
+def weigh_relobralo(
+    losses: Tensor,
+    memory: tuple[Tensor, Tensor, Tensor],
+    *,
+    drawn: Tensor,
+    alpha: float,
+    rho: float,
+    temperature: float,
+) -> Tensor:
+    """``w = α (w or b(initial)) + (1 - α) b(previous)``, ``b(x) = k softmax(L / x / τ)`` of k tasks.
+
+    ``memory`` ``(T,)`` each is w, and the first and the last losses, NaN for none; ``drawn`` () float64 keeps w where
+    it is below ρ.
+    """
+    return _weigh_relobralo(losses, *memory, drawn, alpha, rho, temperature)
+
+
+def weigh_ldc_mtl(losses: Tensor, scales: Tensor, *, initial: Tensor | None, lam: float) -> Tensor:
+    """``(2, T)``: derivatives of ``Σ v y / Σv + λ Σ |v_i y_i - v_j y_j|``, ``v = sigmoid(s)``, by L and by s.
+
+    With ``initial`` ``(T,)``, the first losses, y is ``log(L / initial)``; without, L.
+    """
+    return _weigh_ldc_mtl(losses, scales, initial, lam)
 
 
 def weigh_log_scales(losses: Tensor, scales: Tensor, *, factor: float, rate: float) -> Tensor:

@@ -5,10 +5,22 @@ A task whose loss is not finite takes no part and has the weight 0. What a metho
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-__all__ = ["weigh_dwa", "weigh_famo", "weigh_geometric", "weigh_log_scales", "weigh_stch"]
+__all__ = [
+    "backward_difference",
+    "weigh_dwa",
+    "weigh_famo",
+    "weigh_geometric",
+    "weigh_ldc_mtl",
+    "weigh_log_scales",
+    "weigh_relobralo",
+    "weigh_softadapt",
+    "weigh_stch",
+]
 
 
 def weigh_famo(
@@ -102,6 +114,106 @@ def weigh_stch(
         score = losses if reference is None else losses - reference
         factor = weights
     return torch.where(part, factor * _shares(weights * score / mu, part), 0.0)
+
+
+def weigh_softadapt(
+    losses: Tensor, recent: Tensor, beta: float, variant: int, order: int
+) -> Tensor:
+    """``w = softmax(β s)``, s the slopes of the losses by the backward difference of the last ``order + 1``.
+
+    ``recent`` ``(order + 1, T)``, oldest first, NaN for none. ``variant`` 1 divides s by ``Σ|s|``; 2 multiplies w
+    by the mean losses, and divides it by its sum. ``w = 1/k`` until there are as many losses.
+    """
+    part = losses.isfinite()
+    recent.copy_(torch.where(part, torch.cat([recent[1:], losses.unsqueeze(0)]), recent))
+    slopes = torch.zeros_like(losses)
+    for factor, then in zip(backward_difference(order), recent, strict=True):
+        slopes = slopes + factor * then
+    if variant == 1:
+        total = torch.where(part, slopes.abs(), 0.0).sum()
+        slopes = torch.where(total > 0, slopes / total, slopes)
+    weights, even = _shares(beta * slopes, part), part.double() / part.sum()
+    if variant == 2:
+        means = recent.mean(dim=0)
+        factors = torch.where(part, torch.where(means >= 0, means, torch.nan) * weights, 0.0)
+        total = factors.sum()
+        weights = torch.where(total == 0, even, factors / total)
+    ready = (recent.isfinite().all(dim=0) | ~part).all()
+    return torch.where(part, torch.where(ready, weights, even), 0.0)
+
+
+def backward_difference(order: int) -> list[float]:
+    """The factors of values 1 apart, oldest first, whose sum is the slope at the newest one.
+
+    Exact for polynomials of this order: ``Σ_k c_k k^j`` over ``k = -order, ..., 0`` is 1 for ``j = 1``, and 0 for
+    any other j up to the order.
+
+    Example:
+        >>> backward_difference(2)
+        [0.5, -2.0, 1.5]
+    """
+    older = [(-1) ** j * math.comb(order, j) / j for j in range(order, 0, -1)]
+    return [*older, math.fsum(1 / j for j in range(1, order + 1))]
+
+
+def weigh_relobralo(
+    losses: Tensor,
+    balance: Tensor,
+    initial: Tensor,
+    previous: Tensor,
+    drawn: Tensor,
+    alpha: float,
+    rho: float,
+    temperature: float,
+) -> Tensor:
+    """``w = α (w or b(initial)) + (1 - α) b(previous)``, ``b(x) = k softmax(L / x / τ)`` of k tasks.
+
+    The former if ``drawn`` () is below ρ. ``balance`` w, ``initial`` and ``previous`` losses ``(T,)`` are the memory.
+    """
+    part = losses.isfinite()
+    usable = (~part | (losses >= 0)).all()
+    known = part & initial.isfinite()
+    first, last = (
+        known.sum() * _shares(torch.where(earlier == 0, 1.0, losses / earlier) / temperature, known)
+        for earlier in (initial, previous)
+    )
+    new = alpha * torch.where(drawn < rho, balance, first) + (1 - alpha) * last
+    balance.copy_(torch.where(known & usable, new, balance))
+    initial.copy_(torch.where(part & usable & ~known, losses, initial))
+    previous.copy_(torch.where(part & usable, losses, previous))
+    return torch.where(part, torch.where(usable, balance, torch.nan), 0.0)
+
+
+def weigh_ldc_mtl(losses: Tensor, scales: Tensor, initial: Tensor | None, lam: float) -> Tensor:
+    """``(2, T)``: derivatives of ``Σ v y / Σv + λ Σ |v_i y_i - v_j y_j|``, ``v = sigmoid(s)``, by L and by s.
+
+    ``Σv`` is held fixed, j is the next task after i that takes part, and y is L, or ``log(L / initial)``, of which a
+    NaN becomes the first loss above 0.
+    """
+    part = losses.isfinite()
+    y, by_loss = losses, torch.ones_like(losses)
+    if initial is not None:
+        initial.copy_(torch.where(part & (losses > 0) & initial.isnan(), losses, initial))
+        y = torch.where(losses > 0, losses, torch.nan).log() - initial.log()
+        by_loss = losses.reciprocal()
+    y = torch.where(part, y, 0.0)
+    v = scales.sigmoid()
+    slope = _shares(torch.nn.functional.logsigmoid(scales), part) + lam * v * _signs(v * y, part)
+    weights = torch.where(part, slope * by_loss, 0.0)
+    usable = (weights + y).isfinite().all()
+    weights = torch.where(usable, weights, torch.nan)
+    return torch.where(part, torch.stack([weights, (1 - v) * y * slope]), 0.0)
+
+
+def _signs(values: Tensor, part: Tensor) -> Tensor:
+    """Of each task that takes part ``sign(z_i - z_next) - sign(z_previous - z_i)``; 0 for the others, and for NaN."""
+    places = torch.arange(len(values), device=values.device)
+    latest = torch.where(part, places, -1).cummax(dim=0).values
+    previous = torch.cat([latest.new_full((1,), -1), latest[:-1]])
+    there = part & (previous >= 0)
+    before = previous.clamp(min=0)
+    signs = torch.where(there, torch.sign(values[before] - values), 0.0)
+    return torch.zeros_like(values).scatter_add(0, before, signs) - signs
 
 
 def weigh_log_scales(losses: Tensor, scales: Tensor, factor: float, rate: float) -> Tensor:

@@ -221,6 +221,13 @@ Dwa dwa(Inputs& in, int64_t calls) {
   return {state, state + 2 * T, state + 3 * T, in.calls(calls), 2.0, 4};
 }
 
+ReLoBRaLo relobralo(Inputs& in) {
+  static constexpr double drawn = 0.5;
+  const int T = in.tasks();
+  double* state = in.state(3, 0.5);
+  return {state, state + T, state + 2 * T, &drawn, 0.9, 0.4, 1.0};
+}
+
 /// The quadratic program behind many of them, for the cosine matrix A, h_i = ±p_i or A times that, and e = p, Σ e x = 1.5.
 /// Its weights are x; what it remembers is h, then T times the status, then T times the number of steps.
 struct Quadratic {
@@ -283,6 +290,11 @@ const std::map<std::string, Solver> kSolvers = {
   {"geometric", solver([](Inputs& in) { return OfLosses<Geometric>{{}, in.some_losses()}; })},
   {"stch", solver([](Inputs& in) { return OfLosses<Stch>{{nullptr, in.preference(), 0.5, false}, in.some_losses()}; })},
   {"stch_log", solver([](Inputs& in) { return OfLosses<Stch>{{in.preference(), nullptr, 0.5, true}, in.some_losses()}; })},
+  {"softadapt", solver([](Inputs& in) { return OfLosses<SoftAdapt>{{in.state(3, 0.5), 2, 0.1, SoftAdapt::Variant::kLossWeighted}, in.some_losses()}; })},
+  {"softadapt_normalised", solver([](Inputs& in) { return OfLosses<SoftAdapt>{{in.state(2, 0.5), 1, 0.1, SoftAdapt::Variant::kNormalised}, in.losses()}; })},
+  {"relobralo", solver([](Inputs& in) { return OfLosses<ReLoBRaLo>{relobralo(in), in.some_losses()}; })},
+  {"ldc_mtl", solver([](Inputs& in) { return OfLosses<LdcMtl>{{in.preference(), nullptr, 0.1}, in.some_losses()}; })},
+  {"ldc_mtl_log", solver([](Inputs& in) { return OfLosses<LdcMtl>{{in.preference(), in.state(1, 0.5), 0.1}, in.losses()}; })},
   {"log_scales", solver([](Inputs& in) { return OfLosses<LogScales>{{in.preference(), 0.5, -1.0}, in.some_losses()}; })},
   {"cagrad", solver([](Inputs&) { return CaGrad{0.5, 0, 0.0}; })},
   {"cagrad_wide", solver([](Inputs&) { return CaGrad{2.0, 1, 1e-4}; })},

@@ -35,6 +35,33 @@ def dwa(calls: int, window: int) -> Make:
     return make
 
 
+def softadapt(variant: int, order: int, first: bool = False) -> Make:
+    def make(tasks: int, drawn: Callable[..., Tensor]) -> tuple[Any, ...]:
+        recent = drawn(order + 1, tasks)
+        recent[1 if first else 0, 0] = torch.nan
+        return recent, 0.1, variant, order
+
+    return make
+
+
+def relobralo(rho: float) -> Make:
+    def make(tasks: int, drawn: Callable[..., Tensor]) -> tuple[Any, ...]:
+        initial, previous = drawn(tasks), drawn(tasks)
+        initial[1::4], previous[2::4] = torch.nan, 0.0
+        return drawn(tasks), initial, previous, torch.tensor(0.5).double(), 0.9, rho, 2.0
+
+    return make
+
+
+def ldc_mtl(log: bool) -> Make:
+    def make(tasks: int, drawn: Callable[..., Tensor]) -> tuple[Any, ...]:
+        initial = drawn(tasks)
+        initial[::3] = torch.nan
+        return 60 * drawn(tasks) - 60, initial if log else None, 0.1
+
+    return make
+
+
 CALLS: dict[str, tuple[str, Make]] = {
     "famo at first": ("weigh_famo", famo(False, False, False)),
     "famo": ("weigh_famo", famo(True, False, True)),
@@ -47,6 +74,14 @@ CALLS: dict[str, tuple[str, Make]] = {
     "stch, given": ("weigh_stch", lambda T, drawn: (drawn(T), drawn(T), 0.5, False)),
     "stch, log": ("weigh_stch", lambda *_: (None, None, 0.1, True)),
     "stch, log, given": ("weigh_stch", lambda T, drawn: (drawn(T), drawn(T), 0.5, True)),
+    "softadapt": ("weigh_softadapt", softadapt(0, 1)),
+    "softadapt, not ready": ("weigh_softadapt", softadapt(0, 3, first=True)),
+    "softadapt, normalised": ("weigh_softadapt", softadapt(1, 2)),
+    "softadapt, by losses": ("weigh_softadapt", softadapt(2, 3)),
+    "relobralo keeps": ("weigh_relobralo", relobralo(0.6)),
+    "relobralo looks back": ("weigh_relobralo", relobralo(0.4)),
+    "ldc_mtl": ("weigh_ldc_mtl", ldc_mtl(False)),
+    "ldc_mtl, log": ("weigh_ldc_mtl", ldc_mtl(True)),
     "uncertainty": ("weigh_log_scales", lambda T, drawn: (drawn(T), 0.5, -1.0)),
     "imtl_l": ("weigh_log_scales", lambda T, drawn: (drawn(T), 1.0, 1.0)),
 }
