@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from mtl_ops.gradients import movement, scattering
+from mtl_ops.gradients import movement, reach, scattering
 from mtl_ops.gradients.parts import WHOLE, intersect, of_indices, reshape, union, without
 from mtl_ops.gradients.reach import (
     Trace,
@@ -385,3 +385,23 @@ def test_losses_that_surely_require_a_gradient_have_a_root() -> None:
         assert all(root(loss) is not None for loss in losses.unbind())
     assert not any(map(surely_differentiable, looked_at + without))
     assert root(looked_at[0][1]) is None
+
+
+def test_the_kind_of_a_node_goes_by_its_name() -> None:
+    """Also of functions of a user's, which may have the name of one of torch's, and are not remembered."""
+
+    class Cat(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x: Tensor) -> Tensor:
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, grad: Tensor) -> Tensor:
+            return grad * 2
+
+    x = parameter()
+    nodes = [torch.cat([x, x]).grad_fn, x.exp().grad_fn, Cat.apply(x).grad_fn]
+    for node in nodes * 2:
+        expected = node.name() in movement.NARROWING, node.name() in movement.DROPPING
+        assert (reach._KINDS.get(type(node)) or reach._kind_of(node)) == expected
+    assert [type(node) in reach._KINDS for node in nodes] == [True, True, False]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
@@ -294,6 +295,19 @@ def narrowed(
     return leaves_of_each(losses, trace) if trace.narrowed else None
 
 
+#: Whether nodes of a type use a part of an operand, and whether they may use none of one.
+_KINDS: dict[type, tuple[bool, bool]] = {}
+
+
+def _kind_of(node: Node) -> tuple[bool, bool]:
+    """The entry of a node, which goes by its name: remembered where each node of its type has that."""
+    name, kind = node.name(), type(node)
+    found = name in NARROWING, name in DROPPING
+    if kind.__name__ == name and not issubclass(kind, torch.autograd.function.BackwardCFunction):
+        _KINDS[kind] = found
+    return found
+
+
 def _takes_parts(starts: Sequence[Tensor | GradientEdge | None]) -> bool:
     """Whether a node uses a part of an operand, and another may use none of one: in most graphs this is not so.
 
@@ -313,9 +327,8 @@ def _takes_parts(starts: Sequence[Tensor | GradientEdge | None]) -> bool:
         node = waiting.pop()
         edges = node.next_functions
         if edges:  # not of a leaf, which is half of the nodes
-            name = node.name()
-            narrowing = narrowing or name in NARROWING
-            dropping = dropping or name in DROPPING
+            narrows, drops = _KINDS.get(type(node)) or _kind_of(node)
+            narrowing, dropping = narrowing or narrows, dropping or drops
             if narrowing and dropping:
                 return True
             for after, _ in edges:
