@@ -17,6 +17,7 @@ from mtl_ops.gradients.reach import (
     leaves_of_each,
     narrowed,
     root,
+    roots_of_stack,
     surely_differentiable,
 )
 
@@ -385,6 +386,17 @@ def test_losses_that_surely_require_a_gradient_have_a_root() -> None:
         assert all(root(loss) is not None for loss in losses.unbind())
     assert not any(map(surely_differentiable, looked_at + without))
     assert root(looked_at[0][1]) is None
+
+
+def test_roots_of_a_stack_are_those_of_its_elements() -> None:
+    x = torch.ones(3, requires_grad=True)
+    sums = [(k * x).sum() for k in range(3)]
+    for losses in (torch.stack(sums), torch.stack([sums[2], sums[0], sums[2]])):
+        assert roots_of_stack(losses) == [root(loss) for loss in losses.unbind()]
+    others = [x.square(), torch.stack(sums)[:2], torch.stack([sums[0], torch.ones(())])]
+    others.append(torch.stack([sums[0], sums[1].double()]))  # its root has to be of its own dtype
+    others.append(torch.stack([sums[0], x[0]]))
+    assert all(roots_of_stack(losses) is None for losses in others)
 
 
 def test_the_kind_of_a_node_goes_by_its_name() -> None:

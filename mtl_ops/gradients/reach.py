@@ -19,7 +19,15 @@ from .movement import DROPPING, NARROWING, RULES, SLOTTED, Rule, operands
 from .parts import NOTHING, WHOLE, Part, union
 from .saved import shape_of
 
-__all__ = ["Trace", "leaves_of_each", "narrowed", "root", "root_node", "surely_differentiable"]
+__all__ = [
+    "Trace",
+    "leaves_of_each",
+    "narrowed",
+    "root",
+    "root_node",
+    "roots_of_stack",
+    "surely_differentiable",
+]
 
 #: What hands on an element as it is.
 _MOVES = NARROWING | {
@@ -51,7 +59,7 @@ def root(loss: Tensor) -> Tensor | GradientEdge | None:
         node, place = stack.next_functions[place]
         if node is None:
             return None
-        if _is_like(node, place, loss):
+        if _is_like(node, place, loss.shape, loss.dtype):
             found = GradientEdge(node, place)
     while (name := node.name()) in _MOVES:
         used = [
@@ -67,8 +75,26 @@ def root(loss: Tensor) -> Tensor | GradientEdge | None:
         if after is None:
             return None
         node = after
-        if not part and _is_like(node, place, loss):
+        if not part and _is_like(node, place, loss.shape, loss.dtype):
             found = GradientEdge(node, place)
+    return found
+
+
+def roots_of_stack(stacked: Tensor) -> list[GradientEdge] | None:
+    """The :func:`root` of each element of a tensor of losses ``(T,)`` that was stacked of scalars, in fewer looks.
+
+    ``None`` if it was made otherwise, or one of them takes a closer look.
+    """
+    node = stacked.grad_fn
+    if node is None or node.name() != "StackBackward0":
+        return None
+    found = []
+    for after, place in node.next_functions:
+        if after is None or after.name() in _MOVES:
+            return None
+        if not _is_like(after, place, (), stacked.dtype):
+            return None
+        found.append(GradientEdge(after, place))
     return found
 
 
@@ -97,12 +123,12 @@ def _stack_of_scalars(node: Any, loss: Tensor) -> Node | None:
     return stack if stack is not None and stack.name() == "StackBackward0" else None
 
 
-def _is_like(node: Node, place: int, like: Tensor) -> bool:
-    if shape_of(node, place) != like.shape:
+def _is_like(node: Node, place: int, shape: Sequence[int], dtype: torch.dtype) -> bool:
+    if shape_of(node, place) != shape:
         return False
     variable = getattr(node, "variable", None)
     metadata = node._input_metadata[place] if variable is None else variable
-    return bool(metadata.dtype == like.dtype)
+    return bool(metadata.dtype == dtype)
 
 
 def root_node(loss: Tensor | None) -> Node | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from .checks import check_outside_transforms
-from .reach import root, surely_differentiable
+from .reach import root, roots_of_stack, surely_differentiable
 
 __all__ = ["Losses", "Tasks", "read_losses"]
 
@@ -73,6 +73,9 @@ class Tasks:
     @functools.cached_property
     def roots(self) -> list[Tensor | GradientEdge | None]:
         """Where the backward of each loss begins; see :func:`mtl_ops.gradients.reach.root`."""
+        stack = None if self.stacked is None else roots_of_stack(self.stacked)
+        if stack is not None:
+            return [*stack]
         return [None if loss is None else root(loss) for loss in self.losses]
 
     @functools.cached_property
