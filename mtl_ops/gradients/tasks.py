@@ -76,7 +76,8 @@ class Tasks:
         stack = None if self.stacked is None else roots_of_stack(self.stacked)
         if stack is not None:
             return [*stack]
-        return [None if loss is None else root(loss) for loss in self.losses]
+        # what is no tensor is refused by its check, one after the other
+        return [root(loss) if isinstance(loss, Tensor) else None for loss in self.losses]
 
     @functools.cached_property
     def detached(self) -> list[Tensor | None]:
