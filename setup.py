@@ -336,7 +336,7 @@ def of_this_python(objects: Path) -> Path:
 
 # Sources none of whose kernels is hot.  Their text does not depend on the architecture: to check them, one PTX serves
 # for all, and making it takes half a minute.
-CHECKED_FROM_ONE_PTX = ("elementwise.cu", "solve.cu")
+CHECKED_FROM_ONE_PTX = ("elementwise.cu", "losses.cu", "solve.cu")
 
 # Kernels over the long gradients: a register that goes to memory there costs bandwidth.  The solvers are not among
 # them, which work on T x T numbers.

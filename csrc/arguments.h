@@ -102,12 +102,13 @@ struct Memory {
 
 // A contiguous float64 (or int64) argument of the given number of elements, on the device of `like`.
 template <class Element>
-const Element* read_array(const Tensor& tensor, const char* name, int64_t numel, const detail::Kind& like) {
+const Element* read_array(const Tensor& tensor, const char* name, int64_t numel, const detail::Kind& like,
+                          const char* of = "gram") {
   constexpr ScalarType dtype = std::is_same_v<Element, double> ? ScalarType::Double : ScalarType::Long;
   STD_TORCH_CHECK(tensor.scalar_type() == dtype && tensor.is_contiguous() && tensor.numel() == numel &&
                       like.same_device(detail::Kind(tensor)),
                   name, " should be contiguous, ", dtype == ScalarType::Double ? "float64" : "int64", ", of ", numel,
-                  " elements, on the device of gram.");
+                  " elements, on the device of ", of, ".");
   return static_cast<const Element*>(tensor.const_data_ptr());
 }
 
@@ -147,6 +148,44 @@ struct GramSizes {
     check_tasks(T, most_tasks);
     STD_TORCH_CHECK(S <= kMaxSegments, "S should be at most ", kMaxSegments, ". Found S = ", S, ".");
   }
+};
+
+// The losses (T,) that a method without gradients is given, and what comes with them.
+struct LossArguments {
+  const Tensor& tensor;
+  const double* losses = nullptr;
+  int64_t T = 0;
+
+  LossArguments(const Tensor& given, int64_t most_tasks) : tensor(given), kind_(given) {
+    STD_TORCH_CHECK(given.dim() == 1 && given.scalar_type() == ScalarType::Double && given.is_contiguous(),
+                    "losses should be a contiguous float64 tensor of shape (T,).");
+    T = given.size(0);
+    check_tasks(T, most_tasks);
+    losses = static_cast<const double*>(given.const_data_ptr());
+  }
+
+  // T numbers, or null.
+  const double* numbers(const char* name, const std::optional<Tensor>& given) const {
+    return given ? read_array<double>(*given, name, T, kind_, "losses") : nullptr;
+  }
+
+  // What a method remembers, to be changed in place.
+  double* state(const char* name, Tensor& given, int64_t numbers_per_task = 1) const {
+    read_array<double>(given, name, T * numbers_per_task, kind_, "losses");
+    return static_cast<double*>(given.mutable_data_ptr());
+  }
+
+  const double* number(const char* name, const Tensor& given) const {
+    return read_array<double>(given, name, 1, kind_, "losses");
+  }
+
+  int64_t* count(const char* name, Tensor& given) const {
+    read_array<int64_t>(given, name, 1, kind_, "losses");
+    return static_cast<int64_t*>(given.mutable_data_ptr());
+  }
+
+ private:
+  detail::Kind kind_;
 };
 
 // Numbers of at least 0; Inf is one, NaN is not.

@@ -62,6 +62,24 @@ STABLE_TORCH_LIBRARY(mtl_ops, m) {
       "int n_iter, float lam) -> Tensor");
   m.def("solve_modo(Tensor gram, Tensor? scale, Tensor(a!) state, float gamma, float rho) -> Tensor");
 
+  // The methods that look at losses alone.
+  m.def(
+      "weigh_famo(Tensor losses, Tensor(a!) logits, Tensor(b!) adam, Tensor(c!) before, Tensor? least, float lr, "
+      "float weight_decay, bool improve, bool after) -> Tensor");
+  m.def(
+      "weigh_dwa(Tensor losses, Tensor(a!) means, Tensor(b!) sums, Tensor(c!) counts, Tensor(d!) calls, "
+      "float temperature, int window) -> Tensor");
+  m.def("weigh_geometric(Tensor losses) -> Tensor");
+  m.def(
+      "weigh_stch(Tensor losses, Tensor? preference, Tensor? reference, float mu, bool logarithmic) "
+      "-> Tensor");
+  m.def("weigh_softadapt(Tensor losses, Tensor(a!) recent, float beta, int variant, int order) -> Tensor");
+  m.def(
+      "weigh_relobralo(Tensor losses, Tensor(a!) balance, Tensor(b!) initial, Tensor(c!) previous, Tensor drawn, "
+      "float alpha, float rho, float temperature) -> Tensor");
+  m.def("weigh_ldc_mtl(Tensor losses, Tensor scales, Tensor(a!)? initial, float lam) -> Tensor");
+  m.def("weigh_log_scales(Tensor losses, Tensor scales, float factor, float rate) -> Tensor");
+
   m.def(
       "merge_(Tensor(a!)[] out, Tensor?[] grads, Tensor weights, Tensor? gram, int[] segments, float? max_norm, "
       "float? clip_value, bool accumulate) -> Tensor");

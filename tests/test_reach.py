@@ -10,9 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
-from mtl_ops.gradients import movement, scattering
+from mtl_ops.gradients import movement, reach, scattering
 from mtl_ops.gradients.parts import WHOLE, intersect, of_indices, reshape, union, without
-from mtl_ops.gradients.reach import Trace, leaves_of_each, narrowed, root
+from mtl_ops.gradients.reach import (
+    Trace,
+    leaves_of_each,
+    narrowed,
+    root,
+    roots_of_stack,
+    surely_differentiable,
+)
 
 
 def parameter(value: float = 1.0) -> Tensor:
@@ -366,3 +373,47 @@ def test_leaves_of_each_are_those_of_each_by_itself() -> None:
     assert expected[0] == expected[-1] == {id(trunk), id(tied)}
     assert expected[4] == {id(own)}
     assert leaves_of_each([]) == []
+
+
+def test_losses_that_surely_require_a_gradient_have_a_root() -> None:
+    x = torch.ones(3, requires_grad=True)
+    sums, constant = [(k * x).sum() for k in range(3)], torch.ones(())
+    sure = [torch.stack(sums), x.square(), x, torch.stack([s.exp() for s in sums])]
+    looked_at = [torch.stack([sums[0], constant]), torch.stack(sums)[:2], torch.cat([x, x])]
+    without = [torch.stack([constant, sums[1].detach()]), torch.ones(3)]
+    for losses in sure:
+        assert surely_differentiable(losses)
+        assert all(root(loss) is not None for loss in losses.unbind())
+    assert not any(map(surely_differentiable, looked_at + without))
+    assert root(looked_at[0][1]) is None
+
+
+def test_roots_of_a_stack_are_those_of_its_elements() -> None:
+    x = torch.ones(3, requires_grad=True)
+    sums = [(k * x).sum() for k in range(3)]
+    for losses in (torch.stack(sums), torch.stack([sums[2], sums[0], sums[2]])):
+        assert roots_of_stack(losses) == [root(loss) for loss in losses.unbind()]
+    others = [x.square(), torch.stack(sums)[:2], torch.stack([sums[0], torch.ones(())])]
+    others.append(torch.stack([sums[0], sums[1].double()]))  # its root has to be of its own dtype
+    others.append(torch.stack([sums[0], x[0]]))
+    assert all(roots_of_stack(losses) is None for losses in others)
+
+
+def test_the_kind_of_a_node_goes_by_its_name() -> None:
+    """Also of functions of a user's, which may have the name of one of torch's, and are not remembered."""
+
+    class Cat(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x: Tensor) -> Tensor:
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, grad: Tensor) -> Tensor:
+            return grad * 2
+
+    x = parameter()
+    nodes = [torch.cat([x, x]).grad_fn, x.exp().grad_fn, Cat.apply(x).grad_fn]
+    for node in nodes * 2:
+        expected = node.name() in movement.NARROWING, node.name() in movement.DROPPING
+        assert (reach._KINDS.get(type(node)) or reach._kind_of(node)) == expected
+    assert [type(node) in reach._KINDS for node in nodes] == [True, True, False]

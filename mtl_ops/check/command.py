@@ -17,6 +17,7 @@ import torch
 from .._build import build_info
 from .bandwidth import check_bandwidth
 from .finding import Finding, Verdict
+from .losses import check_losses
 from .passes import check_passes
 from .solvers import check_solvers
 from .steps import check_steps
@@ -27,6 +28,7 @@ __all__ = ["main"]
 CHECKS: tuple[Callable[[str], Iterator[Finding]], ...] = (
     check_passes,
     check_solvers,
+    check_losses,
     check_steps,
     check_bandwidth,
 )

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
@@ -18,7 +19,15 @@ from .movement import DROPPING, NARROWING, RULES, SLOTTED, Rule, operands
 from .parts import NOTHING, WHOLE, Part, union
 from .saved import shape_of
 
-__all__ = ["Trace", "leaves_of_each", "narrowed", "root", "root_node"]
+__all__ = [
+    "Trace",
+    "leaves_of_each",
+    "narrowed",
+    "root",
+    "root_node",
+    "roots_of_stack",
+    "surely_differentiable",
+]
 
 #: What hands on an element as it is.
 _MOVES = NARROWING | {
@@ -50,7 +59,7 @@ def root(loss: Tensor) -> Tensor | GradientEdge | None:
         node, place = stack.next_functions[place]
         if node is None:
             return None
-        if _is_like(node, place, loss):
+        if _is_like(node, place, loss.shape, loss.dtype):
             found = GradientEdge(node, place)
     while (name := node.name()) in _MOVES:
         used = [
@@ -66,9 +75,41 @@ def root(loss: Tensor) -> Tensor | GradientEdge | None:
         if after is None:
             return None
         node = after
-        if not part and _is_like(node, place, loss):
+        if not part and _is_like(node, place, loss.shape, loss.dtype):
             found = GradientEdge(node, place)
     return found
+
+
+def roots_of_stack(stacked: Tensor) -> list[GradientEdge] | None:
+    """The :func:`root` of each element of a tensor of losses ``(T,)`` that was stacked of scalars, in fewer looks.
+
+    ``None`` if it was made otherwise, or one of them takes a closer look.
+    """
+    node = stacked.grad_fn
+    if node is None or node.name() != "StackBackward0":
+        return None
+    found = []
+    for after, place in node.next_functions:
+        if after is None or after.name() in _MOVES:
+            return None
+        if not _is_like(after, place, (), stacked.dtype):
+            return None
+        found.append(GradientEdge(after, place))
+    return found
+
+
+def surely_differentiable(stacked: Tensor) -> bool:
+    """Whether every element of a tensor of losses ``(T,)`` has a :func:`root`, by a look at what made the tensor.
+
+    ``False`` where that takes a closer look.
+    """
+    node = stacked.grad_fn
+    if node is None:
+        return stacked.requires_grad
+    name = node.name()
+    if name != "StackBackward0":
+        return name not in _MOVES
+    return all(after is not None and after.name() not in _MOVES for after, _ in node.next_functions)
 
 
 def _stack_of_scalars(node: Any, loss: Tensor) -> Node | None:
@@ -82,12 +123,12 @@ def _stack_of_scalars(node: Any, loss: Tensor) -> Node | None:
     return stack if stack is not None and stack.name() == "StackBackward0" else None
 
 
-def _is_like(node: Node, place: int, like: Tensor) -> bool:
-    if shape_of(node, place) != like.shape:
+def _is_like(node: Node, place: int, shape: Sequence[int], dtype: torch.dtype) -> bool:
+    if shape_of(node, place) != shape:
         return False
     variable = getattr(node, "variable", None)
     metadata = node._input_metadata[place] if variable is None else variable
-    return bool(metadata.dtype == like.dtype)
+    return bool(metadata.dtype == dtype)
 
 
 def root_node(loss: Tensor | None) -> Node | None:
@@ -280,6 +321,19 @@ def narrowed(
     return leaves_of_each(losses, trace) if trace.narrowed else None
 
 
+#: Whether nodes of a type use a part of an operand, and whether they may use none of one.
+_KINDS: dict[type, tuple[bool, bool]] = {}
+
+
+def _kind_of(node: Node) -> tuple[bool, bool]:
+    """The entry of a node, which goes by its name: remembered where each node of its type has that."""
+    name, kind = node.name(), type(node)
+    found = name in NARROWING, name in DROPPING
+    if kind.__name__ == name and not issubclass(kind, torch.autograd.function.BackwardCFunction):
+        _KINDS[kind] = found
+    return found
+
+
 def _takes_parts(starts: Sequence[Tensor | GradientEdge | None]) -> bool:
     """Whether a node uses a part of an operand, and another may use none of one: in most graphs this is not so.
 
@@ -299,9 +353,8 @@ def _takes_parts(starts: Sequence[Tensor | GradientEdge | None]) -> bool:
         node = waiting.pop()
         edges = node.next_functions
         if edges:  # not of a leaf, which is half of the nodes
-            name = node.name()
-            narrowing = narrowing or name in NARROWING
-            dropping = dropping or name in DROPPING
+            narrows, drops = _KINDS.get(type(node)) or _kind_of(node)
+            narrowing, dropping = narrowing or narrows, dropping or drops
             if narrowing and dropping:
                 return True
             for after, _ in edges:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
 from .checks import check_outside_transforms
-from .reach import root
+from .reach import root, roots_of_stack, surely_differentiable
 
 __all__ = ["Losses", "Tasks", "read_losses"]
 
@@ -73,7 +73,11 @@ class Tasks:
     @functools.cached_property
     def roots(self) -> list[Tensor | GradientEdge | None]:
         """Where the backward of each loss begins; see :func:`mtl_ops.gradients.reach.root`."""
-        return [None if loss is None else root(loss) for loss in self.losses]
+        stack = None if self.stacked is None else roots_of_stack(self.stacked)
+        if stack is not None:
+            return [*stack]
+        # what is no tensor is refused by its check, one after the other
+        return [root(loss) if isinstance(loss, Tensor) else None for loss in self.losses]
 
     @functools.cached_property
     def detached(self) -> list[Tensor | None]:
@@ -86,6 +90,13 @@ class Tasks:
             total if part else None
             for total, part in zip(self.totals.unbind(), self.part, strict=True)
         ]
+
+    @property
+    def shown(self) -> Sequence[Tensor | None] | Tensor:
+        """As :attr:`detached`, or the tensor ``(T,)`` of all, which is taken apart only if somebody looks."""
+        if self.totals is None and self.stacked is not None:
+            return self.stacked.detach()
+        return self.detached
 
     def summed(self, losses: Sequence[Tensor | None]) -> Tasks:
         """With the sums of what is :attr:`detached` over several batches."""
@@ -178,7 +189,9 @@ def _is_plain(tasks: Tasks, differentiable: bool) -> bool:
     stacked = tasks.stacked
     if stacked is None or stacked.is_complex():
         return False
-    return not differentiable or all(start is not None for start in tasks.roots)
+    if not differentiable or surely_differentiable(stacked):
+        return True
+    return all(start is not None for start in tasks.roots)
 
 
 def _check(tasks: Tasks, differentiable: bool) -> None:

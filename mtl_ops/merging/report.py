@@ -43,7 +43,7 @@ class Report:
     _shared: int = field(default=0, repr=False)
     _part: tuple[bool, ...] = field(default=(), repr=False)
     _joint: Tensor | None = field(default=None, repr=False)
-    _losses: Sequence[Tensor | None] = field(default=(), repr=False)
+    _losses: Sequence[Tensor | None] | Tensor = field(default=(), repr=False)
 
     @property
     def gram(self) -> Tensor | None:
@@ -70,6 +70,8 @@ class Report:
     @property
     def losses(self) -> Tensor | None:
         """``(T,)`` float64; NaN for a task that was absent."""
+        if isinstance(self._losses, Tensor):
+            return self._losses.to(torch.float64, copy=True)
         present = [loss for loss in self._losses if loss is not None]
         if not present:
             return None

@@ -263,4 +263,6 @@ def check_losses(losses: Tensor | None, method: str) -> Tensor:
         raise ValueError(
             f"Parameter `losses` should have shape (T,). Found shape {tuple(losses.shape)}."
         )
-    return losses.detach().to(torch.float64)
+    if losses.dtype == torch.float64 and not losses.requires_grad:
+        return losses.contiguous()
+    return losses.detach().to(torch.float64).contiguous()

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from .. import ops
 from ._base import LossMethod, check_losses
 from ._checks import finite
 
-__all__ = ["LearnableMethod"]
+__all__ = ["LearnableMethod", "LogScales"]
 
 
 class LearnableMethod(LossMethod):
@@ -71,12 +72,16 @@ class LearnableMethod(LossMethod):
 
     def add_grads(self, losses: Tensor, grad_scale: Tensor | None = None) -> None:
         """Adds ``∂f/∂s`` to the gradient of s; 0 for a task that takes no part."""
-        slope = torch.where(losses.isfinite(), self.slope(self._current(losses), losses), 0.0)
+        slope = self._slopes(losses)
         if grad_scale is not None:
             slope = slope * grad_scale
         (s,) = self.learnable(len(losses), losses.device)
         slope = slope.to(s.device, s.dtype)
         s.grad = slope if s.grad is None else s.grad + slope
+
+    def _slopes(self, losses: Tensor) -> Tensor:
+        """``∂f/∂s`` ``(T,)`` float64, 0 for a task that takes no part."""
+        return torch.where(losses.isfinite(), self.slope(self._current(losses), losses), 0.0)
 
     def state_dict(self) -> dict[str, Any]:
         """The method's memory."""
@@ -102,3 +107,28 @@ class LearnableMethod(LossMethod):
     def _current(self, losses: Tensor) -> Tensor:
         (s,) = self.learnable(len(losses), losses.device)
         return s.detach().to(losses)
+
+
+class LogScales(LearnableMethod):
+    """One with ``f(s, L) = a e^(r s) L - a r s``, in one operator."""
+
+    factor: ClassVar[float]
+    rate: ClassVar[float]
+
+    def weigh(self, s: Tensor) -> Tensor:
+        return self.factor * (self.rate * s).exp()
+
+    def slope(self, s: Tensor, losses: Tensor) -> Tensor:
+        return self.rate * (self.weigh(s) * losses - self.factor)
+
+    def weights(self, gram: Tensor | None, losses: Tensor | None = None) -> Tensor:
+        """``(T,)`` float64."""
+        return self._both(check_losses(losses, self.name))[0]
+
+    def _slopes(self, losses: Tensor) -> Tensor:
+        return self._both(losses)[1]
+
+    def _both(self, losses: Tensor) -> Tensor:
+        """Derivatives ``(2, T)`` by the losses and by s."""
+        scales = self._current(losses)
+        return ops.weigh_log_scales(losses, scales, factor=self.factor, rate=self.rate)

@@ -18,10 +18,8 @@ def numbers(given: PerTask | None, like: Tensor, default: float) -> Tensor:
     return given.on(like.device, len(like))
 
 
-def shares(scores: Tensor, part: Tensor | None) -> Tensor:
-    """The softmax of the scores ``(T,)`` of the tasks that take part, ``None`` for all; 0 for the others."""
-    if part is None:
-        return scores.softmax(dim=0)
+def shares(scores: Tensor, part: Tensor) -> Tensor:
+    """The softmax of the scores ``(T,)`` of the tasks that take part; 0 for the others."""
     return torch.where(part, scores.masked_fill(~part, -torch.inf).softmax(dim=0), 0.0)
 
 

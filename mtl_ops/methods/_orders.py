@@ -28,7 +28,7 @@ def orders_for(
 
     Args:
         order: ``"random"``, a permutation for each task of each segment; ``"shared"``, one for each
-            segment; or ``"cyclic"``, the tasks as they come.
+            segment (nothing is drawn for fewer than three tasks); or ``"cyclic"``, the tasks as they come.
         given: May hold ``orders``, which are then the answer.
         gram: ``(S, T, T)``.
         generator: Where permutations come from.
@@ -41,7 +41,7 @@ def orders_for(
     segments, tasks = gram.shape[:2]
     if given.get("orders") is not None:
         return _checked(given["orders"], gram)
-    if order == "cyclic":
+    if order == "cyclic" or tasks <= 2:  # of two tasks each meets the other one
         chosen = torch.arange(tasks, device=gram.device)
     else:
         # On the device, without a wait. Integers, because ties among few digits would favour the

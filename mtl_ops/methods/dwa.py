@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .. import ops
 from ._base import LossMethod, check_losses
 from ._checks import integer, positive
-from ._losses import shares
 from ._memory import keep, recall
 from ._registry import register
 
@@ -72,44 +72,37 @@ class DWA(LossMethod):
     ) -> Tensor:
         """``(T,)`` float64."""
         values = check_losses(losses, self.name)
-        part = values.isfinite()
+        window = self.window
         if previous is None:
-            previous = self._take_note(values, part)
+            memory = self._memory(len(values), values.device)
         elif previous.shape != (2, len(values)):
             raise ValueError(
                 f"Parameter `previous` should have shape (2, {len(values)}). "
                 f"Found shape {tuple(previous.shape)}."
             )
-        older, newer = previous.detach().to(values).unbind()
-        rates = torch.where(older.isnan() | newer.isnan(), 1.0, newer / older)
-        return part.sum() * shares(rates / self.temperature, part)
+        else:
+            means = previous.detach().to(values, copy=True)
+            sums, counts = torch.zeros_like(means)
+            calls = torch.zeros((), dtype=torch.int64, device=values.device)
+            memory, window = (means.contiguous(), sums, counts, calls), None
+        return ops.weigh_dwa(values, memory, temperature=self.temperature, window=window)
 
     def end_epoch(self) -> None:
         """Ends an epoch: the next weights compare it with the one before."""
         if self.calls is not None:
-            self._end_epoch(torch.ones_like(self.calls, dtype=torch.bool))
+            assert self.sums is not None
+            assert self.counts is not None
+            assert self.means is not None
+            mean = torch.where(self.counts > 0, self.sums / self.counts, self.means[1])
+            keep(self, means=torch.stack([self.means[1], mean]))
+            for one in (self.sums, self.counts, self.calls):
+                one.zero_()
 
-    def _end_epoch(self, over: Tensor) -> None:
-        """Ends an epoch where ``over``, 0-d bool, says so: a graph counts its replays by itself."""
-        assert self.sums is not None
-        assert self.counts is not None
-        assert self.means is not None
-        assert self.calls is not None
-        mean = torch.where(self.counts > 0, self.sums / self.counts, self.means[1])
-        keep(self, means=torch.where(over, torch.stack([self.means[1], mean]), self.means))
-        for one in (self.sums, self.counts, self.calls):
-            one.masked_fill_(over, 0)
-
-    def _take_note(self, values: Tensor, part: Tensor) -> Tensor:
-        """Adds the losses to the current epoch's, and returns the means to use in this call."""
-        tasks, device = len(values), values.device
-        means = recall(self, "means", (2, tasks), device, torch.nan)
-        sums = recall(self, "sums", (tasks,), device, 0.0)
-        counts = recall(self, "counts", (tasks,), device, 0.0)
-        calls = recall(self, "calls", (), device, 0.0, torch.int64)
-        if self.window is not None:
-            self._end_epoch(calls == self.window)
-        sums.add_(torch.where(part, values, 0.0))
-        counts.add_(part)
-        calls.add_(1)
-        return means
+    def _memory(self, tasks: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Mean losses of the last two epochs, sums and counts of this one, and its calls."""
+        return (
+            recall(self, "means", (2, tasks), device, torch.nan),
+            recall(self, "sums", (tasks,), device, 0.0),
+            recall(self, "counts", (tasks,), device, 0.0),
+            recall(self, "calls", (), device, 0.0, torch.int64),
+        )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from ..ops.known import known_finite
 from ._base import LossMethod, check_losses
 from ._registry import register
 
@@ -33,4 +35,5 @@ class Equal(LossMethod):
         """``(T,)`` float64; ``gram`` counts the tasks if there are no losses."""
         if losses is None and gram is not None:
             losses = gram.new_zeros(gram.shape[-1])
-        return check_losses(losses, self.name).isfinite().double()
+        values = check_losses(losses, self.name)
+        return torch.ones_like(values) if known_finite(values) else values.isfinite().double()

@@ -8,17 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import ops
 from ..ops.capture import capturing
-from ..ops.known import known_finite, known_positive
 from ._base import LossMethod, check_losses
 from ._checks import PerTask, finite, non_negative, positive
-from ._losses import shares
-from ._memory import Adam, keep, recall, saved
+from ._memory import recall, saved
 from ._registry import register
 
 __all__ = ["FAMO"]
-
-_EPSILON = 1e-8  # of the paper's code, in each logarithm
 
 
 @register("famo")
@@ -91,23 +88,10 @@ class FAMO(LossMethod):
     def weights(self, gram: Tensor | None, losses: Tensor | None = None) -> Tensor:
         """``(T,)`` float64."""
         values = check_losses(losses, self.name)
-        logits = recall(self, "logits", (len(values),), values.device, 0.0)
-        before = recall(self, "before", (len(values),), values.device, torch.nan)
-        # there before a graph is captured
-        moments = recall(self, "adam", (3, len(values)), values.device, 0.0)
-        self._replayed |= capturing()
-        if self._owed or self._replayed:
-            self._improve(values, before, logits, moments)
-        before.copy_(values)
-        self._owed = True
-        over = self._over(values)
-        if known_finite(values) and known_positive(over):
-            relative = shares(logits, None) / over
-            return relative / relative.sum()
-        part = values.isfinite()
-        relative = shares(logits, part) / torch.where(over > 0, over, torch.nan)
-        kept = torch.where(part, relative, 0.0)
-        return torch.where(part, kept / kept.sum(), 0.0)
+        replayed = self._replayed or capturing()
+        weights = self._weigh(values, self._owed or replayed, after=False)
+        self._owed, self._replayed = True, replayed
+        return weights
 
     def observe(self, losses: Tensor) -> None:
         """Takes one step of Adam on ξ.
@@ -125,30 +109,33 @@ class FAMO(LossMethod):
                 "Parameter `losses` should be those after a step: `observe` should follow a backward "
                 "each time. Found none before."
             )
-        before = recall(self, "before", tuple(after.shape), after.device, torch.nan)
-        after = after.to(before.device)
-        logits = recall(self, "logits", tuple(after.shape), after.device, 0.0)
-        moments = recall(self, "adam", (3, len(after)), after.device, 0.0)
-        self._improve(after, before, logits, moments)
-        before.fill_(torch.nan)  # so that a graph that looks at it takes no step
+        if self.before is not None:
+            after = after.to(self.before.device)
+        self._weigh(after, improve=True, after=True)
         self._owed = False
 
-    def _improve(self, after: Tensor, before: Tensor, logits: Tensor, moments: Tensor) -> None:
-        """The step of Adam; none for tasks that have no loss before."""
-        part = None if known_finite(before, after) else before.isfinite() & after.isfinite()
-        delta = self._over(before).log() - self._over(after).log()
-        if part is not None:
-            delta = torch.where(part, delta, 0.0)
-        z = shares(logits, part)
-        slope = z * (delta - z.dot(delta))
-        where = part
-        if part is not None:
-            where = part & delta.isfinite().all()
-        elif not known_finite(delta):
-            where = delta.isfinite().all().expand_as(delta)
-        adam = Adam(self.lr, self.weight_decay)
-        new, state = adam.step(logits, slope, where, moments)
-        keep(self, logits=new, adam=state)
+    def _weigh(self, losses: Tensor, improve: bool, after: bool) -> Tensor:
+        """Weights for the losses, or for those after a step; if ``improve``, a step of Adam before."""
+        tasks, device = len(losses), losses.device
+        least = self.min_losses
+        if not isinstance(least, PerTask):
+            numbers = None if least == 0.0 else torch.full_like(losses, least)
+        else:
+            numbers = least.on(device, tasks)
+        memory = (
+            recall(self, "logits", (tasks,), device, 0.0),
+            recall(self, "adam", (3, tasks), device, 0.0),
+            recall(self, "before", (tasks,), device, torch.nan),
+        )
+        return ops.weigh_famo(
+            losses,
+            memory,
+            least=numbers,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            improve=improve,
+            after=after,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """The method's memory; no losses if they were seen once more."""
@@ -163,10 +150,3 @@ class FAMO(LossMethod):
         """Forgets everything, as if newly made."""
         super().reset()
         self._owed = False
-
-    def _over(self, losses: Tensor) -> Tensor:
-        """``L - b + 1e-8``."""
-        least = self.min_losses
-        if isinstance(least, PerTask):
-            return losses - least.on(losses.device, len(losses)) + _EPSILON
-        return losses - least + _EPSILON

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from .. import ops
 from ._base import LossMethod, check_losses
 from ._registry import register
 
@@ -41,9 +41,4 @@ class Geometric(LossMethod):
 
     def weights(self, gram: Tensor | None, losses: Tensor | None = None) -> Tensor:
         """``(T,)`` float64."""
-        values = check_losses(losses, self.name)
-        part = values.isfinite()
-        count = part.sum()
-        logs = torch.where(values > 0, values.log(), torch.nan)
-        mean = torch.where(part, logs, 0.0).sum() / count
-        return torch.where(part, (mean - logs).exp() / count, 0.0)
+        return ops.weigh_geometric(check_losses(losses, self.name))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from ._learnable import LearnableMethod
+from ._learnable import LogScales
 from ._registry import register
 
 __all__ = ["IMTLL"]
 
 
 @register("imtl_l")
-class IMTLL(LearnableMethod):
+class IMTLL(LogScales):
     """Impartial multi-task learning, loss balance: learns scales that make all losses equal.
 
     The loss of all tasks is ``Σ_i e^(s_i) L_i - s_i``:
@@ -45,8 +43,4 @@ class IMTLL(LearnableMethod):
         tensor([1., 1.], dtype=torch.float64)
     """
 
-    def weigh(self, s: Tensor) -> Tensor:
-        return s.exp()
-
-    def slope(self, s: Tensor, losses: Tensor) -> Tensor:
-        return s.exp() * losses - 1.0
+    factor, rate = 1.0, 1.0

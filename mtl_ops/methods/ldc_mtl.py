@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from .. import ops
 from ._base import check_losses
 from ._checks import non_negative, one_of
 from ._learnable import LearnableMethod
@@ -89,47 +90,32 @@ class LDCMTL(LearnableMethod):
         """``(T,)`` float64."""
         values = check_losses(losses, self.name)
         if initial_losses is not None:
-            self._begin(check_losses(initial_losses, self.name).to(values), again=True)
-        part, s = values.isfinite(), self._current(values)
-        found = self._factors(s, values) * (values.reciprocal() if self._logs else 1.0)
-        # signs of what is NaN are 0
-        usable = torch.where(part, found + self._scaled(values), 0.0).isfinite().all()
-        return torch.where(part, torch.where(usable, found, torch.nan), 0.0)
+            self._begin(check_losses(initial_losses, self.name).to(values))
+        return self._both(self._current(values), values)[0]
 
     def weigh(self, s: Tensor) -> Tensor:
         """``v / Σv``: the weights of y without a penalty; also where all v are as good as 0."""
         return torch.nn.functional.logsigmoid(s).softmax(dim=0)
 
     def slope(self, s: Tensor, losses: Tensor) -> Tensor:
-        y = self._scaled(losses)
-        return torch.where(losses.isfinite(), (1 - s.sigmoid()) * y * self._factors(s, losses), 0.0)
+        return self._both(s, losses)[1]
 
-    @property
-    def _logs(self) -> bool:
-        return bool(self.normalise == "log")
+    def _slopes(self, losses: Tensor) -> Tensor:
+        return self._both(self._current(losses), losses)[1]
 
-    def _factors(self, s: Tensor, losses: Tensor) -> Tensor:
-        """``∂f/∂y = v (1/Σv + λ k)``, over the tasks that take part."""
-        part = losses.isfinite()
-        s = s.masked_fill(~part, -torch.inf)
-        v = s.sigmoid()
-        return self.weigh(s) + self.lam * v * _signs(v * self._scaled(losses), part)
+    def _both(self, s: Tensor, losses: Tensor) -> Tensor:
+        """Derivatives ``(2, T)`` by the losses and by s."""
+        initial = None
+        if self.normalise == "log":
+            shape = tuple(losses.shape)
+            initial = recall(self, "initial_losses", shape, losses.device, torch.nan)
+        return ops.weigh_ldc_mtl(losses, s, initial=initial, lam=self.lam)
 
-    def _scaled(self, losses: Tensor) -> Tensor:
-        """y; 0 for a task that takes no part."""
-        part = losses.isfinite()
-        if not self._logs:
-            return torch.where(part, losses, 0.0)
-        self._begin(losses)
-        assert self.initial_losses is not None
-        logs = torch.where(losses > 0, losses, torch.nan).log() - self.initial_losses.log()
-        return torch.where(part, logs, 0.0)
-
-    def _begin(self, losses: Tensor, again: bool = False) -> None:
-        """Takes note of losses of tasks that are seen for the first time, or again."""
+    def _begin(self, losses: Tensor) -> None:
+        """Takes note of first losses, for those that were."""
         shape = tuple(losses.shape)
         initial = recall(self, "initial_losses", shape, losses.device, torch.nan)
-        new = losses.isfinite() & (losses > 0) & (initial.isnan() | again)
+        new = losses.isfinite() & (losses > 0)
         initial.copy_(torch.where(new, losses, initial))
 
     def state_dict(self) -> dict[str, Any]:
@@ -145,14 +131,3 @@ class LDCMTL(LearnableMethod):
         """Sets s back to ``init``, and forgets the first losses."""
         super().reset()
         forget(self, "initial_losses")
-
-
-def _signs(values: Tensor, part: Tensor) -> Tensor:
-    """Of each task that takes part ``sign(z_i - z_next) - sign(z_previous - z_i)``; 0 for the others."""
-    places = torch.arange(len(values), device=values.device)
-    latest = torch.where(part, places, -1).cummax(dim=0).values
-    previous = torch.cat([latest.new_full((1,), -1), latest[:-1]])
-    there = part & (previous >= 0)
-    before = previous.clamp(min=0)
-    signs = torch.where(there, torch.sign(values[before] - values), 0.0)
-    return torch.zeros_like(values).scatter_add(0, before, signs) - signs

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .. import ops
 from ._base import LossMethod, check_losses
 from ._checks import closed_share, one_of, positive
-from ._losses import shares
 from ._memory import recall
 from ._registry import register
 
@@ -79,30 +79,22 @@ class ReLoBRaLo(LossMethod):
         """``(T,)`` float64."""
         values = check_losses(losses, self.name)
         shape, device = tuple(values.shape), values.device
-        balance = recall(self, "balance", shape, device, 1.0)
-        initial = recall(self, "initial", shape, device, torch.nan)
-        previous = recall(self, "previous", shape, device, torch.nan)
-        part = values.isfinite()
-        usable = (~part | (values >= 0)).all()
-        known = part & initial.isfinite()
-        count = known.sum()
-        first, last = (
-            count * shares(self._relative(values, earlier), known)
-            for earlier in (initial, previous)
+        memory = (
+            recall(self, "balance", shape, device, 1.0),
+            recall(self, "initial", shape, device, torch.nan),
+            recall(self, "previous", shape, device, torch.nan),
         )
-        kept = torch.where(self._draw(values, keep), balance, first)
-        new = self.alpha * kept + (1 - self.alpha) * last
-        balance.copy_(torch.where(known & usable, new, balance))
-        initial.copy_(torch.where(part & usable & ~known, values, initial))
-        previous.copy_(torch.where(part & usable, values, previous))
-        return torch.where(part, torch.where(usable, balance, torch.nan), 0.0)
-
-    def _relative(self, values: Tensor, earlier: Tensor) -> Tensor:
-        return torch.where(earlier == 0, 1.0, values / earlier) / self.temperature
+        return ops.weigh_relobralo(
+            values,
+            memory,
+            drawn=self._draw(values, keep),
+            alpha=self.alpha,
+            rho=self.rho,
+            temperature=self.temperature,
+        )
 
     def _draw(self, like: Tensor, keep: int | None) -> Tensor:
-        """Whether r is 1, 0-d."""
+        """A number below ρ, 0-d, if r is 1."""
         if keep is not None:
-            return like.new_full((), one_of("keep", keep, (0, 1))) == 1
-        drawn = torch.rand((), generator=self.generator, dtype=like.dtype, device=like.device)
-        return drawn < self.rho
+            return like.new_full((), -torch.inf if one_of("keep", keep, (0, 1)) else torch.inf)
+        return torch.rand((), generator=self.generator, dtype=like.dtype, device=like.device)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from .. import ops
 from ._base import LossMethod, check_losses
 from ._checks import finite, integer, one_of
-from ._losses import shares
 from ._memory import recall
 from ._registry import register
 
@@ -82,43 +81,6 @@ class SoftAdapt(LossMethod):
     def weights(self, gram: Tensor | None, losses: Tensor | None = None) -> Tensor:
         """``(T,)`` float64."""
         values = check_losses(losses, self.name)
-        part = values.isfinite()
-        recent = self._take_note(values, part)
-        slopes = torch.zeros_like(values)
-        for factor, then in zip(backward_difference(self.order), recent, strict=True):
-            slopes = slopes + factor * then
-        if self.variant == "normalised":
-            total = torch.where(part, slopes.abs(), 0.0).sum()
-            slopes = torch.where(total > 0, slopes / total, slopes)
-        weights = shares(self.beta * slopes, part)
-        if self.variant == "loss_weighted":
-            weights = self._weighted(weights, recent.mean(dim=0), part)
-        ready = (recent.isfinite().all(dim=0) | ~part).all()
-        return torch.where(ready, weights, part.double() / part.sum())
-
-    def _take_note(self, values: Tensor, part: Tensor) -> Tensor:
-        """``(order + 1, T)``, oldest first."""
         shape = (self.order + 1, len(values))
         recent = recall(self, "recent", shape, values.device, torch.nan)
-        moved = torch.cat([recent[1:], values.unsqueeze(0)])
-        recent.copy_(torch.where(part, moved, recent))
-        return recent
-
-    def _weighted(self, weights: Tensor, means: Tensor, part: Tensor) -> Tensor:
-        factors = torch.where(part, torch.where(means >= 0, means, torch.nan) * weights, 0.0)
-        total = factors.sum()
-        return torch.where(total == 0, part.double() / part.sum(), factors / total)
-
-
-def backward_difference(order: int) -> list[float]:
-    """The factors of values 1 apart, oldest first, whose sum is the slope at the newest one.
-
-    Exact for polynomials of this order: ``Σ_k c_k k^j`` over ``k = -order, ..., 0`` is 1 for ``j = 1``, and 0 for
-    any other j up to the order.
-
-    Example:
-        >>> backward_difference(2)
-        [0.5, -2.0, 1.5]
-    """
-    older = [(-1) ** j * math.comb(order, j) / j for j in range(order, 0, -1)]
-    return [*older, math.fsum(1 / j for j in range(1, order + 1))]
+        return ops.weigh_softadapt(values, recent, beta=self.beta, variant=self.variant)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor
 
+from .. import ops
 from ._base import LossMethod, check_losses
 from ._checks import PerTask, one_of, positive
-from ._losses import numbers, shares
 from ._registry import register
 
 __all__ = ["STCH"]
@@ -76,17 +75,14 @@ class STCH(LossMethod):
     def weights(self, gram: Tensor | None, losses: Tensor | None = None) -> Tensor:
         """``(T,)`` float64."""
         values = check_losses(losses, self.name)
-        part = values.isfinite()
-        weigh = self._linear if self.form == "linear" else self._log
-        return torch.where(part, weigh(values, part, part.sum()), 0.0)
-
-    def _linear(self, values: Tensor, part: Tensor, count: Tensor) -> Tensor:
-        preference = numbers(self.preference, values, 1.0) / (1.0 if self.preference else count)
-        ideal = numbers(self.reference, values, 0.0)
-        return preference * shares(preference * (values - ideal) / self.mu, part)
-
-    def _log(self, values: Tensor, part: Tensor, count: Tensor) -> Tensor:
-        preference = numbers(self.preference, values, 1.0)
-        relative = values / numbers(self.reference, values, 1.0)
-        logs = torch.where(relative > 0, relative.log(), torch.nan)
-        return count * preference * shares(preference * logs / self.mu, part) / values
+        preference, reference = (
+            None if given is None else given.on(values.device, len(values))
+            for given in (self.preference, self.reference)
+        )
+        return ops.weigh_stch(
+            values,
+            preference=preference,
+            reference=reference,
+            mu=self.mu,
+            logarithmic=self.form == "log",
+        )

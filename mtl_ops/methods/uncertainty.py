@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from ._learnable import LearnableMethod
+from ._learnable import LogScales
 from ._registry import register
 
 __all__ = ["Uncertainty"]
 
 
 @register("uncertainty")
-class Uncertainty(LearnableMethod):
+class Uncertainty(LogScales):
     """Uncertainty weighting (UW): learns the variance of each task's noise.
 
     With the log-variance ``s_i = log σ_i²``, the loss of all tasks is ``Σ_i ½ e^(-s_i) L_i + ½ s_i``:
@@ -54,8 +52,4 @@ class Uncertainty(LearnableMethod):
         torch.Size([2])
     """
 
-    def weigh(self, s: Tensor) -> Tensor:
-        return 0.5 * (-s).exp()
-
-    def slope(self, s: Tensor, losses: Tensor) -> Tensor:
-        return 0.5 - 0.5 * (-s).exp() * losses
+    factor, rate = 0.5, -1.0

@@ -17,6 +17,16 @@ from .coordinates import (
     merge_trimmed_mean_,
 )
 from .gram_merge import gram, merge_, task_scales
+from .losses import (
+    weigh_dwa,
+    weigh_famo,
+    weigh_geometric,
+    weigh_ldc_mtl,
+    weigh_log_scales,
+    weigh_relobralo,
+    weigh_softadapt,
+    weigh_stch,
+)
 from .operator import MAX_TASKS, Rows
 from .rounding import EXACT, rounding_of
 from .solve import (
@@ -84,4 +94,12 @@ __all__ = [
     "solve_sum",
     "solve_upgrad",
     "task_scales",
+    "weigh_dwa",
+    "weigh_famo",
+    "weigh_geometric",
+    "weigh_ldc_mtl",
+    "weigh_log_scales",
+    "weigh_relobralo",
+    "weigh_softadapt",
+    "weigh_stch",
 ]

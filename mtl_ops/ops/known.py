@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["known_finite", "known_positive", "readable"]
+__all__ = ["known_finite", "readable"]
 
 
 def known_finite(*values: Tensor) -> bool:
@@ -16,11 +16,6 @@ def known_finite(*values: Tensor) -> bool:
     Of T numbers an operator costs what it costs to be called, and reading them less.
     """
     return all(readable(one) and all(map(math.isfinite, one.tolist())) for one in values)
-
-
-def known_positive(values: Tensor) -> bool:
-    """Whether all numbers are known to be above 0."""
-    return readable(values) and all(one > 0.0 for one in values.tolist())
 
 
 def readable(values: Tensor) -> bool:

@@ -21,6 +21,16 @@ from .gradients import gram, merge_
 from .gradops import solve_dibs_mtl, solve_gradops
 from .krum import solve_krum
 from .linear import solve_mean, solve_sum
+from .losses import (
+    weigh_dwa,
+    weigh_famo,
+    weigh_geometric,
+    weigh_ldc_mtl,
+    weigh_log_scales,
+    weigh_relobralo,
+    weigh_softadapt,
+    weigh_stch,
+)
 from .mgda import solve_mgda, solve_mgda_frank_wolfe
 from .pcd import solve_pcd
 from .preference import solve_epo, solve_ferero, solve_pmgda
@@ -63,4 +73,12 @@ __all__ = [
     "solve_sum",
     "solve_upgrad",
     "task_scales",
+    "weigh_dwa",
+    "weigh_famo",
+    "weigh_geometric",
+    "weigh_ldc_mtl",
+    "weigh_log_scales",
+    "weigh_relobralo",
+    "weigh_softadapt",
+    "weigh_stch",
 ]

@@ -74,5 +74,5 @@ def finish(call: Call, report: Report) -> Report:
     losses = call.shown_losses
     if call.method.learns and losses is not None:
         call.method.add_grads(losses, call.scale)
-    report._losses = call.tasks.detached
+    report._losses = call.tasks.shown
     return report

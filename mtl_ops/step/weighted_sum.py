@@ -70,7 +70,7 @@ def _weigh(call: Call) -> tuple[Tensor, Tensor | None]:
     if any(weight != 1.0 for weight in call.weights):
         w = on_device(call.weights, losses.device) * w
     if known_finite(losses):
-        w = w.double().clone()  # it may be what the method remembers
+        w = w.to(torch.float64, copy=True)  # it may be what the method remembers
         return w, None if math.isfinite(sum(w.tolist())) else w
     part = losses.isfinite()
     w = torch.where(part, w.double(), 0.0)

@@ -10,7 +10,7 @@ import torch
 
 import mtl_ops
 from mtl_ops import cli, ops, reference
-from mtl_ops.check import bandwidth, command, passes, rows, solvers, steps
+from mtl_ops.check import bandwidth, command, losses, passes, rows, solvers, steps
 from mtl_ops.check.finding import Comparison, Finding, Verdict, judge
 from mtl_ops.check.table import make_printer
 
@@ -61,7 +61,8 @@ def verdict_of(name: str) -> Verdict:
     """Of one operator."""
     if name in passes.PASSES:
         return judge(name, "cpu", lambda: passes.PASSES[name]("cpu")).verdict
-    return judge(name, "cpu", lambda: solvers.compare(name, "cpu")).verdict
+    compare = losses.compare_losses if name in losses.WEIGHINGS else solvers.compare
+    return judge(name, "cpu", lambda: compare(name, "cpu")).verdict
 
 
 def off_by_a_little(right: Any) -> Any:
@@ -102,6 +103,8 @@ def test_what_is_changed_in_place_counts(monkeypatch: pytest.MonkeyPatch) -> Non
     """One element of what is merged into, and what a solver remembers."""
     remembers = {"solve_modo": 2, "solve_sdmgrad": 2, "solve_pcd": 2, "solve_gradvac": 3}
     remembers |= {"solve_adaptive_sharing": 2, "task_scales": 4}
+    remembers |= {"weigh_famo": 2, "weigh_dwa": 4, "weigh_softadapt": 1, "weigh_relobralo": 3}
+    remembers |= {"weigh_ldc_mtl": 2}
     for name, place in {"merge_": 0, **dict.fromkeys(passes.COORDINATES, 0), **remembers}.items():
         with monkeypatch.context() as patch:
             wrong = off_in_place(getattr(torch.ops.mtl_ops, name), place)

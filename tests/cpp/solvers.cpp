@@ -26,6 +26,7 @@
 #include "../../csrc/solvers/gradops.h"
 #include "../../csrc/solvers/krum.h"
 #include "../../csrc/solvers/linear.h"
+#include "../../csrc/solvers/losses.h"
 #include "../../csrc/solvers/mgda.h"
 #include "../../csrc/solvers/newton.h"
 #include "../../csrc/solvers/pcd.h"
@@ -89,6 +90,19 @@ class Inputs {
   const double* losses() {
     for (int t = 0; t < T_; ++t) losses_.push_back(0.5 + 1.0 / (1.0 + (7 * t + 3) % T_));
     return losses_.data();
+  }
+
+  /// The same, of which some tasks have none.
+  const double* some_losses() {
+    losses();
+    for (int t = 2; t < T_; t += 3) losses_[t] = std::numeric_limits<double>::quiet_NaN();
+    return losses_.data();
+  }
+
+  /// Numbers of calls, that of this one among them.
+  int64_t* calls(int64_t number) {
+    orders_.assign(1, number);
+    return orders_.data();
   }
 
   /// One number a task, of which some are 0 and whose sum is less than 1.
@@ -176,6 +190,44 @@ struct Scales {
   }
 };
 
+/// A method that looks at losses in the shape of a solver.
+template <class Method>
+struct OfLosses {
+  Method method;
+  const double* losses;
+
+  static constexpr int workspace(int T) { return Method::kRows * T + Method::workspace(T); }
+
+  template <class Lanes>
+  void operator()(const Lanes& lanes, const Problem& problem, double* w, Arena& arena) const {
+    double* rows = arena.reals(Method::kRows * problem.count);
+    method(lanes, problem.count, losses, rows, arena);
+    each(lanes, problem.count, [=](int i) {
+      w[i] = 0.0;
+      for (int row = 0; row < Method::kRows; ++row) w[i] += rows[row * problem.count + i] / (1 + row);
+    });
+  }
+};
+
+Famo famo(Inputs& in, bool after) {
+  const int T = in.tasks();
+  double* state = in.state(5, 0.5);
+  return {state, state + T, state + 4 * T, nullptr, 0.1, 0.01, true, after};
+}
+
+Dwa dwa(Inputs& in, int64_t calls) {
+  const int T = in.tasks();
+  double* state = in.state(4, 0.5);
+  return {state, state + 2 * T, state + 3 * T, in.calls(calls), 2.0, 4};
+}
+
+ReLoBRaLo relobralo(Inputs& in) {
+  static constexpr double drawn = 0.5;
+  const int T = in.tasks();
+  double* state = in.state(3, 0.5);
+  return {state, state + T, state + 2 * T, &drawn, 0.9, 0.4, 1.0};
+}
+
 /// The quadratic program behind many of them, for the cosine matrix A, h_i = ±p_i or A times that, and e = p, Σ e x = 1.5.
 /// Its weights are x; what it remembers is h, then T times the status, then T times the number of steps.
 struct Quadratic {
@@ -231,6 +283,19 @@ const std::map<std::string, Solver> kSolvers = {
   {"epo_descent", solver([](Inputs& in) { return Epo{{in.losses(), in.preference()}, 10.0, false}; })},
   {"pmgda", solver([](Inputs& in) { return Pmgda{{in.losses(), nullptr}, 1e-2, 0.95}; })},
   {"ferero", solver([](Inputs& in) { return Ferero{{in.losses(), in.preference()}, 1.0, kExact}; })},
+  {"famo", solver([](Inputs& in) { return OfLosses<Famo>{famo(in, false), in.some_losses()}; })},
+  {"famo_after", solver([](Inputs& in) { return OfLosses<Famo>{famo(in, true), in.losses()}; })},
+  {"dwa", solver([](Inputs& in) { return OfLosses<Dwa>{dwa(in, 4), in.some_losses()}; })},
+  {"dwa_within_an_epoch", solver([](Inputs& in) { return OfLosses<Dwa>{dwa(in, 1), in.losses()}; })},
+  {"geometric", solver([](Inputs& in) { return OfLosses<Geometric>{{}, in.some_losses()}; })},
+  {"stch", solver([](Inputs& in) { return OfLosses<Stch>{{nullptr, in.preference(), 0.5, false}, in.some_losses()}; })},
+  {"stch_log", solver([](Inputs& in) { return OfLosses<Stch>{{in.preference(), nullptr, 0.5, true}, in.some_losses()}; })},
+  {"softadapt", solver([](Inputs& in) { return OfLosses<SoftAdapt>{{in.state(3, 0.5), 2, 0.1, SoftAdapt::Variant::kLossWeighted}, in.some_losses()}; })},
+  {"softadapt_normalised", solver([](Inputs& in) { return OfLosses<SoftAdapt>{{in.state(2, 0.5), 1, 0.1, SoftAdapt::Variant::kNormalised}, in.losses()}; })},
+  {"relobralo", solver([](Inputs& in) { return OfLosses<ReLoBRaLo>{relobralo(in), in.some_losses()}; })},
+  {"ldc_mtl", solver([](Inputs& in) { return OfLosses<LdcMtl>{{in.preference(), nullptr, 0.1}, in.some_losses()}; })},
+  {"ldc_mtl_log", solver([](Inputs& in) { return OfLosses<LdcMtl>{{in.preference(), in.state(1, 0.5), 0.1}, in.losses()}; })},
+  {"log_scales", solver([](Inputs& in) { return OfLosses<LogScales>{{in.preference(), 0.5, -1.0}, in.some_losses()}; })},
   {"cagrad", solver([](Inputs&) { return CaGrad{0.5, 0, 0.0}; })},
   {"cagrad_wide", solver([](Inputs&) { return CaGrad{2.0, 1, 1e-4}; })},
   {"upgrad", solver([](Inputs& in) { return UpGrad{{in.preference(), true, -1.0, 0.0, kExact}}; })},

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import mtl_ops
 from mtl_ops.methods import SoftAdapt
-from mtl_ops.methods.softadapt import backward_difference
+from mtl_ops.reference.losses import backward_difference
 
 VARIANTS = ("original", "normalised", "loss_weighted")
 

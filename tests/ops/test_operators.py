@@ -74,7 +74,7 @@ class TestWithoutKernels:
 
     @pytest.fixture(autouse=True)
     def no_kernels(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        rooms = (ops.coordinates, ops.gram_merge, ops.solve)
+        rooms = (ops.coordinates, ops.gram_merge, ops.losses, ops.solve)
         for value in [value for room in rooms for value in vars(room).values()]:
             if isinstance(value, ops.operator.Operator):
                 monkeypatch.setattr(value, "devices", frozenset())
