@@ -85,12 +85,12 @@ QUICK := tests/test_house.py tests/test_layout.py tests/test_graph.py tests/test
   tests/integrations/test_logging.py
 
 # Processes share the cores out, and each has one thread; who runs out of tests takes some of another's.
-PYTEST := env OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal
+PYTEST := env OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --maxprocesses 8 --dist worksteal --durations=25 --durations-min=5
 
 # What two jobs print is not mixed, where make (4.0 and later) can hold it back until a job ends.
 WHOLE_OUTPUTS := $(if $(filter output-sync,$(.FEATURES)),--output-sync)
 
-.PHONY: demo toy test quick quick-tests check wheel-check wheels links sanitize emulated bench bench-cuda lint build cuda \
+.PHONY: demo toy test tests quick quick-tests check wheel-check wheels links sanitize emulated bench bench-cuda lint build cuda \
   cuda-check gpu clean docs pages $(CUDA_STEPS)
 .DELETE_ON_ERROR:
 
@@ -100,11 +100,13 @@ demo: $(VENV)/.mtl_ops-demo $(VENV)/.mtl_ops-built
 toy: $(VENV)/.mtl_ops-demo $(VENV)/.mtl_ops-built
 	$(BIN)/mtl-ops plot
 
-# nvcc needs no more than torch: it keeps one core busy while pip has the other, then g++ and mypy.  The tests come last,
-# and with them pytest's summary.
+# nvcc needs no more than torch, and has one core while pip, g++, mypy and the tests have what is left.  What tests print is
+# not held back (+), and their summary comes last: nothing takes as long.
 test: $(VENV)/.mtl_ops-torch
-	$(MAKE) --no-print-directory -j3 $(WHOLE_OUTPUTS) cuda build lint docs
-	$(PYTEST)
+	$(MAKE) --no-print-directory -j4 $(WHOLE_OUTPUTS) cuda tests
+
+tests: build lint docs
+	+$(PYTEST)
 
 quick: build
 	$(MAKE) --no-print-directory -j2 lint quick-tests
