@@ -62,7 +62,8 @@ class Solver(Operator):
         """The CPU's kernel, for matrices too large for those of their own device."""
         there = [arg.cpu() if isinstance(arg, Tensor) else arg for arg in args]
         weights: Tensor = self.kernel(*there)
-        for argument, arg, copy in zip(self.kernel._schema.arguments, args, there, strict=True):
+        # those that have a default may be left out
+        for argument, arg, copy in zip(self.kernel._schema.arguments, args, there, strict=False):
             if argument.alias_info is not None and argument.alias_info.is_write:
                 arg.copy_(copy)
         return weights.to(args[0].device)
