@@ -338,6 +338,9 @@ def of_this_python(objects: Path) -> Path:
 # for all, and making it takes half a minute.
 CHECKED_FROM_ONE_PTX = ("elementwise.cu", "losses.cu", "solve.cu")
 
+# Of them those in which ptxas takes minutes to arrange registers that nobody counts: here it need not try hard.
+CHECKED_FAST = ("losses.cu", "solve.cu")
+
 # Kernels over the long gradients: a register that goes to memory there costs bandwidth.  The solvers are not among
 # them, which work on T x T numbers.
 HOT_KERNELS = ("gram_narrow", "gram_wide", "merge_columns")
@@ -558,7 +561,10 @@ class CompileCuda(setuptools.Command):
             found.sort(key=lambda source: -(ROOT / source).stat().st_size)
             torch = check_torch()
             steps = [compile_cuda(s, objects, nvcc, torch, checked_archs(s)) for s in found]
-            logged = [with_log(step) for step in steps]
+            logged = [
+                with_log(step, ["-Xptxas", "-O1"] if source.name in CHECKED_FAST else [])
+                for source, step in zip(found, steps, strict=True)
+            ]
             run_steps(logged, ROOT / objects)
             text = "".join((ROOT / log_of(step)).read_text(errors="replace") for step in logged)
             usages = parse_ptxas(text)
@@ -610,10 +616,10 @@ def log_of(step: Step) -> Path:
     return step.output.with_suffix(".log")
 
 
-def with_log(step: Step) -> Step:
+def with_log(step: Step, flags: Sequence[str] = ()) -> Step:
     """The same step, what ptxas says kept beside its output; what goes wrong is shown."""
     script = '"$@" 2> "$0" || { cat "$0" >&2; exit 1; }'
-    command = ["sh", "-c", script, str(log_of(step)), *step.command, "-Xptxas", "-v"]
+    command = ["sh", "-c", script, str(log_of(step)), *step.command, *flags, "-Xptxas", "-v"]
     return replace(step, command=command)
 
 
