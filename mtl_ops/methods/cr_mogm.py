@@ -12,13 +12,14 @@ from torch.nn import Parameter
 from ._base import Method, check_gram
 from ._checks import share
 from ._memory import forget, keep, recall, restore, saved
+from ._over import OverAnother
 from ._registry import register, resolve
 
 __all__ = ["CRMOGM"]
 
 
 @register("cr_mogm")
-class CRMOGM(Method):
+class CRMOGM(OverAnother):
     """Correlation-reduced multi-objective gradient manipulation: smooths another method's weights.
 
     With ŵ the other method's weights, ``w <- α w + (1 - α) ŵ``; the first time, ``w = ŵ``. In each
@@ -65,22 +66,10 @@ class CRMOGM(Method):
             )
         self.smooth: Tensor | None = None
 
-    # What the engine asks of a method is the other method's to say.
-
     @property
     def needs(self) -> Literal["gram", "losses", "coordinates"]:  # type: ignore[override]
         """As the other method."""
         return self.method.needs
-
-    @property
-    def uses_losses(self) -> bool:  # type: ignore[override]
-        """As the other method."""
-        return self.method.uses_losses
-
-    @property
-    def uses_rounding(self) -> bool:  # type: ignore[override]
-        """As the other method."""
-        return self.method.uses_rounding
 
     @property
     def learns(self) -> bool:  # type: ignore[override]
@@ -91,15 +80,6 @@ class CRMOGM(Method):
     def observes(self) -> bool:  # type: ignore[override]
         """As the other method."""
         return self.method.observes
-
-    @property
-    def generator(self) -> torch.Generator | None:
-        """The other method's."""
-        return self.method.generator
-
-    @generator.setter
-    def generator(self, generator: torch.Generator | None) -> None:
-        self.method.generator = generator
 
     def learnable(self, tasks: int, device: torch.device) -> list[Parameter]:
         """The other method's."""

@@ -12,6 +12,7 @@ from .. import ops
 from ._base import Method, NativeMethod
 from ._checks import one_of, positive, share
 from ._memory import recall, untouched
+from ._over import OverAnother
 from ._registry import register, resolve
 from ._tracking import Remembering
 
@@ -19,7 +20,7 @@ __all__ = ["Averages", "Momentum"]
 
 
 @register("momentum")
-class Momentum(Remembering):
+class Momentum(OverAnother, Remembering):  # type: ignore[override]
     """Momentum before the merge: another method weighs averages of the gradients, of which some are fresh.
 
     A task whose gradient came in this step, for the t-th time, moves its average; then the averages of all tasks
@@ -110,27 +111,6 @@ class Momentum(Remembering):
         self.calls: Tensor | None = None
         self.losses: Tensor | None = None
         self._reached: dict[int, list[bool]] = {}  # by place: what tasks have, also after a reset
-
-    # What the engine asks of a method is the other method's to say.
-
-    @property
-    def uses_losses(self) -> bool:  # type: ignore[override]
-        """As the other method."""
-        return self.method.uses_losses
-
-    @property
-    def uses_rounding(self) -> bool:  # type: ignore[override]
-        """As the other method."""
-        return self.method.uses_rounding
-
-    @property
-    def generator(self) -> torch.Generator | None:
-        """The other method's."""
-        return self.method.generator
-
-    @generator.setter
-    def generator(self, generator: torch.Generator | None) -> None:
-        self.method.generator = generator
 
     def solve(
         self, gram: Tensor, scale: Tensor | None, losses: Tensor | None, **given: Any
@@ -275,7 +255,7 @@ class Momentum(Remembering):
         self.method.reset()
 
 
-class Averages(NativeMethod):
+class Averages(OverAnother, NativeMethod):  # type: ignore[override]
     """The method that weighs averages which were moved already.
 
     Args:
@@ -288,16 +268,6 @@ class Averages(NativeMethod):
 
     def __init__(self, method: Method, seen: Tensor, answer: Tensor) -> None:
         self.method, self.seen, self.answer = method, seen, answer
-
-    @property
-    def uses_losses(self) -> bool:  # type: ignore[override]
-        """As the other method."""
-        return self.method.uses_losses
-
-    @property
-    def uses_rounding(self) -> bool:  # type: ignore[override]
-        """As the other method."""
-        return self.method.uses_rounding
 
     def solve(
         self, gram: Tensor, scale: Tensor | None, losses: Tensor | None, **given: Any
