@@ -18,7 +18,6 @@ import mtl_ops
 pytest.importorskip("benchmarks", reason="the benchmarks are in the source tree only")
 
 from benchmarks import (
-    burgers,
     charts,
     cheap,
     drawings,
@@ -564,14 +563,3 @@ def test_run_on_a_gpu(tmp_path: Path) -> None:
     waits = [row for row in stored["gpu"]["rows"] if row.unit == "waits"]
     assert waits
     assert all(row.ours.median == 0 for row in waits)
-
-
-def test_burgers() -> None:
-    found = burgers.run(steps=3, seeds=1)
-    named = {"sum", "config", "norm_balancing", "relobralo", "softadapt", "upgrad"}
-    assert named <= set(found["results"])
-    for numbers in found["results"].values():
-        assert all(len(values) == 1 and 0 < values[0] < 10 for values in numbers.values())
-    lines = burgers.table(found).splitlines()
-    assert len(lines) == 4 + len(found["results"])
-    json.dumps(found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import os
 import re
@@ -16,7 +15,7 @@ from .. import examples
 from .checkpoint import DamagedError, load_json, save_json
 from .config import EXTENT, Config, Run
 from .stored import read_options
-from .writer import FolderError
+from .writer import FolderError, locked
 
 __all__ = ["FolderError", "RunFolder", "find_folder", "open_folder", "read_config"]
 
@@ -115,7 +114,7 @@ def open_folder(folder: RunFolder, config: Config) -> Iterator[None]:
     with ExitStack() as stack:
         with _explained(folder):
             folder.root.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(_locked(folder.root))
+            stack.enter_context(locked(folder.root / ".lock", f"Folder {folder.root}"))
             save_json(folder.config, config.to_json())
         yield
 
@@ -186,19 +185,6 @@ def _latest(example: str | None) -> Path:
     ]
     none = DEFAULT_FOLDER / (example or Config.example)
     return max(held, key=lambda path: RunFolder(path).config.stat().st_mtime_ns, default=none)
-
-
-@contextmanager
-def _locked(root: Path) -> Iterator[None]:
-    """Keep other processes out; the system lets go of the lock however this one ends."""
-    with (root / ".lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise FolderError(
-                f"Folder {root} is in use by another process; wait for it or choose another."
-            ) from error
-        yield
 
 
 @contextmanager

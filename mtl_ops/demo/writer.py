@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["FolderError", "backup_of", "set_aside", "write_file"]
+__all__ = ["FolderError", "backup_of", "locked", "set_aside", "write_file"]
 
 
 class FolderError(ValueError):
@@ -47,6 +50,27 @@ def write_file(path: Path, data: bytes | memoryview, *, backup: bool = False) ->
             f"File {path} cannot be written: {error.strerror or error}; what was there before is "
             "kept."
         ) from error
+
+
+@contextmanager
+def locked(lock: Path, what: str) -> Iterator[None]:
+    """Keep other processes out; the system lets go of the lock however this one ends.
+
+    Args:
+        lock: A file that is made if need be, and stays: who removed it would let two others in.
+        what: What it guards, for the message, as in "Folder runs/digits".
+
+    Raises:
+        FolderError: If another process holds it.
+    """
+    with lock.open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FolderError(
+                f"{what} is in use by another process; wait for it or choose another."
+            ) from error
+        yield
 
 
 def set_aside(path: Path) -> Path | None:

@@ -11,8 +11,9 @@ from ..data.folders import DataError
 from ..demo.given import read_choice
 from ..demo.options import default, one_thread, refuse
 from ..demo.writer import FolderError, write_file
+from .collecting import collect
 from .registry import make, names
-from .study import BUDGETS, collect
+from .study import BUDGETS
 
 __all__ = ["reproduce"]
 
@@ -48,6 +49,15 @@ def reproduce(
             "[dim]Default: no limit[/]",
         ),
     ] = None,
+    processes: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="How many trainings at a time, each with one thread, where the study allows it. "
+            f"[dim]{default([1])}[/]",
+        ),
+    ] = 1,
 ) -> None:
     """Measure what a paper has published, with its data, and print both in one table."""
     chosen = read_choice("NAME", study, names())
@@ -58,7 +68,7 @@ def reproduce(
     path = out or DEFAULT_FOLDER / f"{chosen}-{kind}.json"
     try:
         with one_thread():
-            results = collect(problem, kind, path, lambda text: typer.echo(text, err=True), minutes)
+            results = collect(problem, kind, path, _tell, minutes, processes)
         page = problem.page(results)
         write_file(path.with_suffix(".md"), page.encode())
     except (DataError, ImportError) as error:
@@ -71,3 +81,7 @@ def reproduce(
         )
         raise typer.Exit(130) from None
     typer.echo(page, nl=False)
+
+
+def _tell(text: str) -> None:
+    typer.echo(text, err=True)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from .census import CensusStudy
+from .physics import PhysicsStudy
 from .qm9 import Qm9Study
 from .study import Study
 from .toy import ToyStudy
 
 __all__ = ["make", "names"]
 
-_STUDIES: dict[str, type[Study]] = {each.name: each for each in (CensusStudy, Qm9Study, ToyStudy)}
+_STUDIES: dict[str, type[Study]] = {
+    each.name: each for each in (CensusStudy, PhysicsStudy, Qm9Study, ToyStudy)
+}
 
 
 def names() -> list[str]:

@@ -59,9 +59,16 @@ def _facts(environment: Mapping[str, Any]) -> str:
     commit = f"commit `{environment['commit']}`, " if environment["commit"] else ""
     return (
         f"{commit}mtl_ops {environment['mtl_ops']}, torch {environment['torch']}, Python {environment['python']}, "
-        f"{environment['threads']} thread(s), {environment['machine']}"
+        f"{_processes(environment)}{environment['threads']} thread(s), {environment['machine']}"
     )
 
 
+def _processes(environment: Mapping[str, Any]) -> str:
+    count = environment.get("processes", 1)
+    return "" if count == 1 else f"{count} processes at a time, each of "
+
+
 def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"({', '.join(f'{name} {_plain(item)}' for name, item in value.items())})"
     return " ".join(str(item) for item in value) if isinstance(value, list) else str(value)
