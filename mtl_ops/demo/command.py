@@ -38,6 +38,7 @@ from .given import (
 )
 from .options import default, for_results, one_thread, refuse, split
 from .plots import draw
+from .precision import FULL, PRECISIONS, unfit
 from .progress import progress
 from .pruned import prune_all, render_pruned
 from .selection import REFUSALS, select
@@ -175,6 +176,14 @@ def train(
         str | None,
         typer.Option(metavar="NAME", help=f"Where to train. [dim]{default([Config.device])}[/]"),
     ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=f"Of forwards in training: {', '.join(PRECISIONS)}; float16 is for cuda, with a scaler. "
+            f"[dim]{default([Config.precision])}[/]",
+        ),
+    ] = None,
     resume: Annotated[
         bool,
         typer.Option(
@@ -210,6 +219,7 @@ def train(
         "epochs": epochs,
         "seeds": read_seeds(seed),
         "device": read_device(device),
+        "precision": read_choice("--precision", precision, PRECISIONS),
     }
     given = {name: value for name, value in given.items() if value is not None}
     if read_choice("--protocol", protocol, PROTOCOLS) is not None:
@@ -319,7 +329,8 @@ def _headline(config: Config, chosen: Sequence[str]) -> str:
 
 def _where(config: Config) -> str:
     threads = f" ({_count(torch.get_num_threads(), 'thread')})" if config.device == "cpu" else ""
-    return f"{config.device}{threads}"
+    precision = "" if config.precision == FULL else f", {config.precision}"
+    return f"{config.device}{threads}{precision}"
 
 
 def _footer(folder: RunFolder, pictures: Sequence[str]) -> str:
@@ -435,6 +446,11 @@ def _check_problem(given: dict[str, Any], *, resume: bool) -> None:
         for name in ("order", "closing_joint"):
             if name in given:
                 refuse(f"--{name.replace('_', '-')}", "is for --groups, which take turns.")
+    if "precision" in given and not resume:
+        device, turns = given.get("device", Config.device), "groups" in given
+        reason = unfit(given["precision"], device, turns=turns)
+        if reason is not None:
+            refuse("--precision", reason)
 
 
 def _count(number: int, noun: str) -> str:

@@ -64,6 +64,7 @@ class Config:
         batch_size: Images, sentences, ... in a step.
         learning_rate: Of AdamW, the same for all.
         device: Where models and data are.
+        precision: Of forwards in training, see :mod:`mtl_ops.demo.precision`; the test part is looked at in float32.
         example: What is trained, see :mod:`mtl_ops.examples`.
         data: A folder with data instead of the example's own.
         size: How much of the data is used.
@@ -80,6 +81,7 @@ class Config:
     batch_size: int = Digits.batch_size
     learning_rate: float = Digits.learning_rate
     device: str = "cpu"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     example: str = Digits.name
     data: str | None = None
     size: examples.Size = "default"

@@ -13,6 +13,7 @@ from .. import examples, methods
 from ..examples.base import SIZES
 from ..optim.turns import ORDERS
 from .config import ALL, Config
+from .precision import PRECISIONS
 from .spec import parse
 
 __all__ = ["read_options"]
@@ -93,6 +94,7 @@ _CHECKS: Mapping[str, Callable[[Any], bool]] = {
     "batch_size": _is_count,
     "learning_rate": lambda value: type(value) is float and 0 < value < math.inf,
     "device": _is_device,
+    "precision": _one_of(*PRECISIONS),
     "example": _one_of(*examples.names()),
     "data": _or_none(_is_text),
     "size": _one_of(*SIZES),

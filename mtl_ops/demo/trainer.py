@@ -11,6 +11,7 @@ from torch import Tensor
 from .. import MultiTaskOptimizer
 from ..data import Batch, Loader, Split
 from .config import PLAIN, SINGLE, Config, Run
+from .precision import autocast, make_scaler
 from .spec import make_method
 
 __all__ = ["History", "Trainer"]
@@ -26,7 +27,7 @@ class Trainer:
     inside ``torch.random.fork_rng`` to leave the caller's generator alone.
 
     Args:
-        config: Epochs, batch size, learning rate, device.
+        config: Epochs, batch size, learning rate, device, precision.
         run: Method, seed and tasks.
         split: The data, on the device already.
     """
@@ -41,6 +42,7 @@ class Trainer:
         self.test = Loader(split.test, config.batch_size, run.tasks)
         inner = torch.optim.AdamW(self.model.parameters(), lr=config.learning_rate)
         self.optimizer: torch.optim.Optimizer = inner
+        self.scaler = make_scaler(config.precision, config.device)
         self.observes = False
         if run.method not in (SINGLE, PLAIN):
             # The tasks are named now, since a method's own parameters must be there before the
@@ -53,6 +55,7 @@ class Trainer:
                 groups=config.groups,
                 order=config.order,
                 closing_joint=config.closing_joint,
+                grad_scaler=self.scaler,
             )
             self.observes = method.observes
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, config.epochs)
@@ -67,23 +70,33 @@ class Trainer:
         if not isinstance(self.optimizer, MultiTaskOptimizer):
             losses = self.losses(batch)
             total = torch.stack(list(losses.values())).sum()
+            if self.scaler is not None:
+                total = self.scaler.scale(total)
             total.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
+            self._step()
         elif self.config.groups is not None:
             losses = self.optimizer.step(lambda: self.losses(batch))
         else:
             losses = self.losses(batch)
             self.optimizer.backward(losses)
-            self.optimizer.step()
+            self._step()
         if self.observes and isinstance(self.optimizer, MultiTaskOptimizer):
             # One more forward, for a method that learns from what the step has changed.
             with torch.no_grad():
                 self.optimizer.observe(self.losses(batch))
         return losses
 
+    def _step(self) -> None:
+        if self.scaler is None:
+            self.optimizer.step()
+        else:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Losses of the tasks that are in the batch."""
-        losses = self.model.losses(batch)
+        with autocast(self.config.precision, self.config.device):
+            losses = self.model.losses(batch)
         return {task: loss for task, loss in losses.items() if loss is not None}
 
     def batches(self) -> Iterator[Batch]:
@@ -170,6 +183,8 @@ class Trainer:
             "order": self.order.get_state(),
             "rng": torch.get_rng_state(),
         }
+        if self.scaler is not None:
+            state["scaler"] = self.scaler.state_dict()
         if torch.device(self.config.device).type == "cuda":
             state["cuda_rng"] = torch.cuda.get_rng_state(self.config.device)
         return state
@@ -180,6 +195,8 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+        if self.scaler is not None:
+            self.scaler.load_state_dict(state["scaler"])
         # Generators want their state on the CPU, wherever the checkpoint was mapped to.
         self.order.set_state(state["order"].cpu())
         torch.set_rng_state(state["rng"].cpu())

@@ -163,6 +163,8 @@ def test_more_methods_and_fewer_seeds_on_resume(
         (("--seed", "4294967296"), ["'4294967296' is not an integer"]),
         (("--seed", "x"), ["'x' is not an integer"]),
         (("--device", "gpu"), ["'gpu' is not one of cpu"]),
+        (("--precision", "half"), ["'half' is not one of float32, bfloat16, float16"]),
+        (("--precision", "float16"), ["float16 is for cuda, and --device is cpu"]),
         (("--epochs", "0"), ["1"]),
         (("--epochs", "many"), ["integer"]),
     ],

@@ -188,3 +188,59 @@ def test_one_group_a_task_steps_once_for_each(split: Split) -> None:
     losses = trainer.step(next(trainer.batches()))
     assert list(losses) == list(TASKS)
     assert len(steps) == 2
+
+
+def _halved(precision: str, **other: Any) -> Config:
+    return Config(tasks=TASKS, epochs=2, seeds=(0,), precision=precision, **other)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("method", "precision"), [("upgrad", "bfloat16"), ("famo", "float16"), (PLAIN, "float16")]
+)
+def test_forwards_of_training_are_cast_and_the_rest_is_not(
+    method: str, precision: str, split: Split, tmp_path: Path
+) -> None:
+    """An epoch ends near one in float32; what is resumed goes on bit for bit."""
+    config, run = _halved(precision), Run(method, 0, TASKS)
+    exact, trainer = Trainer(_halved("float32"), run, split), Trainer(config, run, split)
+    layer = next(m for m in trainer.model.modules() if isinstance(m, torch.nn.Linear))
+    seen: set[tuple[bool, torch.dtype]] = set()
+    layer.register_forward_hook(lambda m, _, out: seen.add((m.training, out.dtype)))
+    for each in (exact, trainer):
+        each.train_epoch()
+    assert seen == {(True, getattr(torch, precision)), (False, torch.float32)}
+    assert {value.dtype for value in trainer.model.parameters()} == {torch.float32}
+    losses, wanted = trainer.history["loss"], exact.history["loss"]
+    assert losses != wanted
+    assert losses[0] == pytest.approx(wanted[0], rel=0.05)
+    save_checkpoint(tmp_path / "run.pt", trainer.state_dict())
+    resumed = Trainer(config, run, split)
+    resumed.load_state_dict(load_checkpoint(tmp_path / "run.pt", "cpu") or {})
+    for each in (trainer, resumed):
+        each.model.train()
+        each.step(next(each.batches()))
+    assert _model_bits(resumed) == _model_bits(trainer)
+
+
+@pytest.mark.parametrize("method", [PLAIN, "sum"])
+def test_a_step_whose_gradients_overflow_is_left_out_and_lowers_the_scale(
+    method: str, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(_halved("float16"), Run(method, 0, TASKS), split)
+    assert trainer.scaler is not None
+
+    def weights() -> list[Any]:
+        return [value.tolist() for value in trainer.model.parameters()]
+
+    batch, before = next(trainer.batches()), weights()
+    trainer.step(batch)
+    assert weights() != before
+    plain = trainer.model.losses
+    monkeypatch.setattr(
+        trainer.model, "losses", lambda b: {task: 1e36 * x for task, x in plain(b).items()}
+    )
+    before, scale = weights(), trainer.scaler.get_scale()
+    trainer.step(batch)
+    assert weights() == before
+    assert trainer.scaler.get_scale() == scale / 2
+    assert trainer.state_dict()["scaler"]["scale"] == scale / 2
