@@ -14,6 +14,7 @@ from ..demo.writer import FolderError, write_file
 from .collecting import collect
 from .registry import make, names
 from .study import BUDGETS
+from .workers import WorkerError
 
 __all__ = ["reproduce"]
 
@@ -75,6 +76,8 @@ def reproduce(
         refuse("NAME", str(error))
     except FolderError as error:
         refuse("--out", str(error))
+    except WorkerError as error:
+        refuse("--processes", str(error))
     except KeyboardInterrupt:
         typer.echo(
             f"Interrupted; what is done is in {path}, and the same command goes on.", err=True

@@ -45,7 +45,7 @@ class Course:
     counts: Mapping[str, int]
     steps: int
     rates: tuple[float, float]
-    looks: int = 50
+    looks: int = 25
 
 
 @dataclass(frozen=True)

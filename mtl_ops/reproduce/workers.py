@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,11 @@ import torch
 
 from .study import Job, Record, Study
 
-__all__ = ["Work", "perform"]
+__all__ = ["Work", "WorkerError", "perform"]
+
+
+class WorkerError(RuntimeError):
+    """A process has ended before its job had."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,9 @@ def perform(work: Work, done: Sequence[Record], processes: int) -> Iterator[Reco
         work: The jobs.
         done: What is done. Whoever takes a record from here adds it there.
         processes: How many at a time; with one they are done here. Jobs of one chain are never done at a time.
+
+    Raises:
+        WorkerError: If the system has ended one of them, for want of memory, say.
     """
     left = [job for job in work.jobs if not any(record["job"] == job for record in done)]
     begun = _Clock(work)
@@ -65,6 +73,11 @@ def perform(work: Work, done: Sequence[Record], processes: int) -> Iterator[Reco
                 running[pool.submit(work.study.do, job, work.settings, list(done))] = job
             for ended in wait(running, return_when=FIRST_COMPLETED).done:
                 yield {"job": running.pop(ended), "result": ended.result()}
+    except BrokenProcessPool as error:
+        raise WorkerError(
+            "a process was ended before its training was, perhaps for want of memory; "
+            "what is done is kept, and the same command goes on."
+        ) from error
     except BaseException:
         for child in multiprocessing.active_children():
             child.terminate()

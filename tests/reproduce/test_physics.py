@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from mtl_ops.reproduce.equations import Beltrami, Burgers, Equation, Kovasznay, 
 from mtl_ops.reproduce.fields import FieldNet
 from mtl_ops.reproduce.solving import MOMENTUM, Course, share_of_rate, solve
 from mtl_ops.reproduce.tables import made_with
+from mtl_ops.reproduce.workers import WorkerError
 
 EQUATIONS = pytest.mark.parametrize("equation", [Burgers(), Kovasznay(), Beltrami()])
 KINDS = ("residual", "boundary", "initial")
@@ -167,6 +170,17 @@ class _Bare(physics.PhysicsStudy):
 
     def jobs(self, settings: Any) -> list[dict[str, Any]]:
         return [job for job in super().jobs(settings) if job["method"] in ("sum", "config")]
+
+
+class _Dying(_Bare):
+    def do(self, job: Any, settings: Any, done: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_the_system_ends_is_one_sentence(tmp_path: Path) -> None:
+    study = _Dying({"kovasznay": small()["kovasznay"]})
+    with pytest.raises(WorkerError, match="for want of memory; what is done is kept"):
+        collect(study, "quick", tmp_path / "r.json", lambda text: None, processes=2)
 
 
 def test_a_file_that_another_process_goes_on_with_is_refused(tmp_path: Path) -> None:
