@@ -170,7 +170,7 @@ def test_census(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every row is tuned on the same grid with a seed of its own; seeds that are not whole are left out."""
     write_census(tmp_path, 300, 200)
     monkeypatch.setattr(census, "census_parts", partial(census_parts, folder=tmp_path))
-    monkeypatch.setattr(census, "METHODS", ("sum", "upgrad"))
+    monkeypatch.setattr(census, "METHODS", ("sum", census.SINGLE, "upgrad"))
     monkeypatch.setattr(census, "ARCHITECTURES", ("mmoe",))
     census._people.cache_clear()
     study = census.CensusStudy()
@@ -185,18 +185,22 @@ def test_census(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "epochs": 1,
     }
     small |= {"epochs with all people": 1, "seeds with all people": [0], "learning rates": [1e-3]}
+    small |= {"weight decays": [0.1]}
     monkeypatch.setattr(study, "settings", lambda budget: small)
     results = collect(study, "quick", tmp_path / "r.json", lambda text: None)
     tuned = [each["job"] for each in results["records"] if each["job"]["stage"] == "tune"]
     grids = {(job["group"], job["architecture"], job["method"]): [] for job in tuned}  # type: ignore[var-annotated]
     for job in tuned:
         grids[job["group"], job["architecture"], job["method"]].append((job["lr"], job["decay"]))
-    assert len(grids) == 4
+    assert len(grids) == 6
     assert len({tuple(grid) for grid in grids.values()}) == 1
     assert_every_part_is_a_page(study, results)
     results["records"].pop()
     page = study.page(results)
     assert "1 seeds (0)" in page
+    assert "Of 6 rows 6 have chosen the least or largest learning rate" in page
+    alone = [r["result"] for r in results["records"] if r["job"]["method"] == census.SINGLE]
+    assert [*alone[-1]["test"]] == [*census.GROUPS["2"]]
     assert page.index("What does not reproduce") < page.index("| method |")
     for table in page.split("| method |")[1:]:
         assert table.splitlines()[2].startswith("| sum |")
