@@ -214,7 +214,7 @@ pages: build
 
 build: $(VENV)/.mtl_ops-dev $(VENV)/.mtl_ops-built
 
-# sm_80 and sm_90; without nvcc says so and goes on
+# The kernels' machine code, of hot ones for sm_80 and sm_90; without nvcc says so and goes on
 cuda: $(VENV)/.mtl_ops-torch
 	$(BIN)/python setup.py --quiet compile_cuda
 
