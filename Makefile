@@ -8,6 +8,8 @@
 # make bench-cuda  measure on a GPU
 # make cuda-check  on a GPU, without network: build, tests marked cuda, compute-sanitizer, measure; goes on after what
 #                  fails and sums up at the end.  STEPS="cuda-build cuda-memcheck" runs some of it
+# make cuda-import  build with a CUDA build of torch, which needs nvcc but no GPU: it links, it imports, every operator
+#                   has a kernel
 # make emulated  the CUDA kernels on the CPU, with products and sums rounded apart; make test rounds them together
 # make sanitize  the tests of the operators and solvers under AddressSanitizer and UBSan, then ThreadSanitizer; needs g++ on Linux
 # make check  this build on this machine: every kernel, whole steps, bandwidth; a minute
@@ -91,7 +93,7 @@ PYTEST := env OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --maxprocesse
 WHOLE_OUTPUTS := $(if $(filter output-sync,$(.FEATURES)),--output-sync)
 
 .PHONY: demo toy test tests quick quick-tests check wheel-check wheels links sanitize emulated bench bench-cuda lint build cuda \
-  cuda-check gpu clean docs pages $(CUDA_STEPS)
+  cuda-check cuda-import gpu clean docs pages $(CUDA_STEPS)
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.mtl_ops-demo $(VENV)/.mtl_ops-built
@@ -132,6 +134,10 @@ bench: $(VENV)/.mtl_ops-dev $(VENV)/.mtl_ops-built
 
 bench-cuda: gpu
 	$(BIN)/python -m benchmarks.run --device cuda
+
+cuda-import: $(VENV)/.mtl_ops-torch
+	MTL_OPS_CUDA=1 $(BIN)/python setup.py --quiet build_ext --inplace
+	$(BIN)/python -c "import mtl_ops, sys; info = mtl_ops.build_info(); print(info); sys.exit(info.backends['cuda'] != 'native')"
 
 # Everything that has to be installed is there already, or it says so.
 gpu:
@@ -208,7 +214,7 @@ pages: build
 
 build: $(VENV)/.mtl_ops-dev $(VENV)/.mtl_ops-built
 
-# sm_80 and sm_90; without nvcc says so and goes on
+# The kernels' machine code, of hot ones for sm_80 and sm_90; without nvcc says so and goes on
 cuda: $(VENV)/.mtl_ops-torch
 	$(BIN)/python setup.py --quiet compile_cuda
 

@@ -40,7 +40,8 @@ ROOT = Path(__file__).resolve().parent
 MIN_SETUPTOOLS = 77  # the first to read `license = "MIT"` in pyproject.toml
 MIN_TORCH = (2, 10)
 DEFAULT_ARCHS = "8.0;9.0+PTX"
-CHECKED_ARCHS = "8.0;9.0"  # what `compile_cuda` compiles for
+CHECKED_ARCHS = "8.0;9.0"  # what `compile_cuda` compiles for,
+CHECKED_COLD = "9.0"  # and where no kernel is hot
 # no -march: the SIMD level is chosen at run time
 CXX_FLAGS = [
     "-std=c++20",
@@ -225,13 +226,6 @@ def parse_archs(text: str) -> list[str]:
     return flags
 
 
-def one_ptx(archs: str) -> list[str]:
-    """Arguments for machine code of all of them from the PTX of the first: nvcc reads the source once."""
-    numbers = re.findall(r"arch=compute_(\w+),code=sm_", " ".join(parse_archs(archs)))
-    code = ",".join(f"sm_{number}" for number in numbers)
-    return [f"-gencode=arch=compute_{numbers[0]},code=[{code}]"]
-
-
 def max_jobs(env: Mapping[str, str] = os.environ) -> int:
     text = env.get("MAX_JOBS")
     if not text:
@@ -334,12 +328,13 @@ def of_this_python(objects: Path) -> Path:
     return objects / str(sys.implementation.cache_tag)
 
 
-# Sources none of whose kernels is hot.  Their text does not depend on the architecture: to check them, one PTX serves
-# for all, and making it takes half a minute.
-CHECKED_FROM_ONE_PTX = ("elementwise.cu", "losses.cu", "solve.cu")
+# Sources none of whose kernels is hot.  Their text does not depend on the architecture: one is enough to check them.
+COLD_SOURCES = ("elementwise.cu", "losses.cu", "solve.cu")
 
-# Of them those in which ptxas takes minutes to arrange registers that nobody counts: here it need not try hard.
+# Of them those in which ptxas takes minutes to arrange registers that nobody counts: here it need not try at all, and
+# compiles a function once, not once for every kernel that calls it.
 CHECKED_FAST = ("losses.cu", "solve.cu")
+FAST = ["-rdc=true", "-Xptxas", "-O0"]
 
 # Kernels over the long gradients: a register that goes to memory there costs bandwidth.  The solvers are not among
 # them, which work on T x T numbers.
@@ -400,6 +395,11 @@ def compile_cuda(
     paths = ["-Xcompiler", ",".join(portable_paths(torch))]
     flags = [*host, *NVCC_FLAGS, STABLE_ABI, *paths, *archs, *include_flags(torch)]
     return compile_cxx(source, objects, [str(nvcc)], flags)
+
+
+def device_code(step: Step) -> Step:
+    """The same, of the device's part alone: what of a source the host runs, others compile."""
+    return replace(step, command=["-fatbin" if word == "-c" else word for word in step.command])
 
 
 def link(
@@ -536,12 +536,14 @@ class NinjaBuild(build_ext):  # type: ignore[misc]
 
 
 def checked_archs(source: Path) -> list[str]:
-    many = source.name not in CHECKED_FROM_ONE_PTX
-    return parse_archs(CHECKED_ARCHS) if many else one_ptx(CHECKED_ARCHS)
+    return parse_archs(CHECKED_COLD if source.name in COLD_SOURCES else CHECKED_ARCHS)
 
 
 class CompileCuda(setuptools.Command):
-    """Compiles the CUDA sources for sm_80 and sm_90; needs nvcc, but no GPU and no CUDA build of torch."""
+    """Compiles the kernels, hot ones for sm_80 and sm_90; needs nvcc, but no GPU and no CUDA build of torch.
+
+    The launches around them are compiled by the tests' emulator, and all of it with a CUDA build of torch.
+    """
 
     description = "check that the CUDA sources compile"
     user_options: list[tuple[str, str | None, str]] = []  # noqa: RUF012
@@ -560,9 +562,11 @@ class CompileCuda(setuptools.Command):
             # the longest first, so that no compiler is alone with it at the end
             found.sort(key=lambda source: -(ROOT / source).stat().st_size)
             torch = check_torch()
-            steps = [compile_cuda(s, objects, nvcc, torch, checked_archs(s)) for s in found]
+            steps = [
+                device_code(compile_cuda(s, objects, nvcc, torch, checked_archs(s))) for s in found
+            ]
             logged = [
-                with_log(step, ["-Xptxas", "-O0"] if source.name in CHECKED_FAST else [])
+                with_log(step, FAST if source.name in CHECKED_FAST else [])
                 for source, step in zip(found, steps, strict=True)
             ]
             run_steps(logged, ROOT / objects)

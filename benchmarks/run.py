@@ -2,6 +2,7 @@
 
     python -m benchmarks.run                    all of them, under half an hour on two cores
     python -m benchmarks.run --only toy solve   some of them; the results of the others are kept
+    python -m benchmarks.run --only steps --case "B = 64"    some of a benchmark's cases, the others are kept
     python -m benchmarks.run --quick            tiny sizes: shows that all run, measures nothing
 
 Each row holds ours against one rival: medians with quartiles, the ratio of interleaved readings, the
@@ -16,8 +17,9 @@ import importlib
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
@@ -46,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if GPU in (options.only or ()) and not options.device.startswith("cuda"):
         parser.error(f"argument --only: {GPU} is for --device cuda")
+    if options.case is not None and options.only != ["steps"]:
+        parser.error("argument --case: goes with --only steps")
     path = options.json or _default_path(options.device, options.quick)
     # cvxpy's advice to the author of TorchJD's Nash-MTL.
     warnings.filterwarnings("ignore", message="You are solving a parameterized problem that is not")
@@ -55,12 +59,43 @@ def main(arguments: Sequence[str] | None = None) -> None:
         module = importlib.import_module(f"benchmarks.{name}")
         print(f"{name} ...", file=sys.stderr, flush=True)
         start = time.perf_counter()
-        rows = module.measure(options.device, options.quick)
-        seconds = time.perf_counter() - start
         # Saved one by one: what was measured stays, whatever happens to the next.
-        results.save(path, {name: {"machine": found, "seconds": seconds, "rows": rows}})
+        for rows in _measured(module, options):
+            seconds = time.perf_counter() - start
+            rows = rows if options.case is None else _with_kept(rows, path, name)
+            results.save(path, {name: {"machine": found, "seconds": seconds, "rows": rows}})
         table.show(f"{BENCHMARKS[name]} ({seconds:.0f} s)", results.load(path)[name])
     print(f"{table.NOTE}\n{table.describe(found)}\nWritten to {_shown(path)}.")
+
+
+def _measured(module: ModuleType, options: argparse.Namespace) -> Iterator[list[results.Row]]:
+    """All rows so far, after each part of a benchmark that has parts."""
+    if not hasattr(module, "parts"):
+        yield module.measure(options.device, options.quick)
+        return
+    parts = list(module.parts(options.device, options.quick))
+    asked = [(name, part) for name, part in parts if options.case is None or options.case in name]
+    if not asked:
+        names = "\n  ".join(name for name, _ in parts)
+        sys.exit(
+            f"--case should be part of a case's name. Found {options.case!r}. There are\n  {names}"
+        )
+    rows: list[results.Row] = []
+    for name, part in asked:
+        print(f"  {name}", file=sys.stderr, flush=True)
+        rows = rows + part()
+        yield rows
+
+
+def _with_kept(rows: list[results.Row], path: Path, name: str) -> list[results.Row]:
+    """Rows that replace those of the same case, among those that were found earlier."""
+    known = results.load(path).get(name, {}).get("rows", []) if path.exists() else []
+    new = {row.case: [r for r in rows if r.case == row.case] for row in rows}
+    measured = set(new)
+    kept: list[results.Row] = []
+    for row in known:
+        kept += new.pop(row.case, []) if row.case in measured else [row]
+    return kept + [row for rest in new.values() for row in rest]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -69,6 +104,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--only", nargs="+", choices=BENCHMARKS, metavar="NAME", help=", ".join(BENCHMARKS)
+    )
+    parser.add_argument(
+        "--case",
+        help="of steps, those whose name contains this; the results of the others are kept",
     )
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that all run")
     parser.add_argument("--device", default="cpu", type=_device, help="cpu (default) or cuda")

@@ -62,8 +62,10 @@ def _mlp(tasks: int, device: str, quick: bool, batch: int) -> Subject:
     return _with_heads(trunk, data, width, tasks, lambda: trunk(data))
 
 
-def _transformer(tasks: int, device: str, quick: bool, rows: int) -> Subject:
-    width, depth, length = (16, 1, 4) if quick else (512, 4, 16)
+def _transformer(
+    tasks: int, device: str, quick: bool, rows: int, depth: int, width: int
+) -> Subject:
+    width, depth, length = (16, 1, 4) if quick else (width, depth, 16)
     layer = nn.TransformerEncoderLayer(width, 4, 4 * width, 0.0, batch_first=True)
     trunk = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False).to(device)
     data = torch.randn(2 if quick else rows // length, length, width, device=device)
@@ -169,8 +171,8 @@ def _adapted(tasks: int, device: str, quick: bool, batch: int) -> Subject:
 #: By what a case is called.
 MODELS: dict[str, Callable[[int, str, bool], Subject]] = {
     **{f"MLP 8×1024, B = {b}": functools.partial(_mlp, batch=b) for b in (16, 64, 256)},
-    "transformer 4×512, B·S = 128": functools.partial(_transformer, rows=128),
-    "transformer 4×512, B·S = 2048": functools.partial(_transformer, rows=2048),
+    "transformer 4×512, B·S = 128": functools.partial(_transformer, rows=128, depth=4, width=512),
+    "transformer 2×256, B·S = 2048": functools.partial(_transformer, rows=2048, depth=2, width=256),
     "ResNet-18, 32×32, B = 16": functools.partial(_resnet, batch=16),
     "recommender, B = 1024": functools.partial(_recommender, batch=1024),
     "physics-informed 5×50, B = 2000": functools.partial(_physics, batch=2000),

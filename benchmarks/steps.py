@@ -6,7 +6,8 @@ little next to it. Steps with ``weights_every`` are the mean of eight. Losses of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,16 @@ from .rivals import torchjd_aggregator
 from .step_models import MODELS, SAMPLES, Subject, make, make_samples
 from .timing import Timing, interleave
 
-__all__ = ["APPROXIMATE", "OURS", "PICTURED", "PLAIN", "contender", "measure", "sample_contender"]
+__all__ = [
+    "APPROXIMATE",
+    "OURS",
+    "PICTURED",
+    "PLAIN",
+    "contender",
+    "measure",
+    "parts",
+    "sample_contender",
+]
 
 METHOD = "upgrad"
 PERIOD = 8
@@ -83,17 +93,19 @@ Step = Callable[[], object]
 
 def measure(device: str = "cpu", quick: bool = False) -> list[Row]:
     """Rows of every model and number of tasks, of samples, and of the memory."""
-    rows: list[Row] = []
+    return [row for _, measured in parts(device, quick) for row in measured()]
+
+
+def parts(device: str, quick: bool) -> Iterator[tuple[str, Callable[[], list[Row]]]]:
+    """What is measured one after the other: the models by name, and what gives their rows."""
     for case in MODELS:
         for tasks in (3,) if quick else TASKS[case]:
-            rows += _of_tasks(case, tasks, device, quick)
+            yield f"{case}, T = {tasks}", partial(_of_tasks, case, tasks, device, quick)
     for case in SAMPLES:
         for batch in (4,) if quick else SAMPLE_BATCHES:
-            rows += _of_samples(case, batch, device, quick)
-    if not quick:
-        for case, bound in MEMORY_GOALS.items():
-            rows += _of_memory(case, bound, device)
-    return rows
+            yield f"{case}, B = {batch}", partial(_of_samples, case, batch, device, quick)
+    for case, bound in () if quick else MEMORY_GOALS.items():
+        yield f"memory, {case}", partial(_of_memory, case, bound, device)
 
 
 # ---- tasks ----------------------------------------------------------------------------------------
@@ -109,7 +121,7 @@ def _of_tasks(case: str, tasks: int, device: str, quick: bool) -> list[Row]:
         if step is not None:
             steps[name] = step
     timings = interleave(
-        steps, rounds=3 if quick else 9, seconds=1.0 if quick else 60.0, device=device
+        steps, rounds=3 if quick else 9, seconds=1.0 if quick else 40.0, device=device
     )
     if CHEAP in timings:
         by_round = {k: seconds / PERIOD for k, seconds in timings[CHEAP].by_round.items()}
@@ -299,7 +311,7 @@ def _of_samples(case: str, batch: int, device: str, quick: bool) -> list[Row]:
         names.append(GRAMIAN)
     steps = {name: sample_contender(case, name, batch, device) for name in names}
     timings = interleave(
-        steps, rounds=3 if quick else 9, seconds=1.0 if quick else 30.0, device=device
+        steps, rounds=3 if quick else 9, seconds=1.0 if quick else 20.0, device=device
     )
     overhead, faster = SAMPLE_GOALS[case] if batch == max(SAMPLE_BATCHES) else (None, None)
     rows = []

@@ -147,6 +147,7 @@ class TaskGrads {
   // The T row pointers of parameter p: task t's gradient, or null.
   const void* const* rows(int64_t p) const { return rows_.data() + p * tasks_; }
   void* out(int64_t p) const { return columns_[p].out; }
+  size_t out_bytes(int64_t p) const { return static_cast<size_t>(columns_[p].numel) * columns_[p].element_size; }
   // Any tensor of the call, to make outputs on the same device; null when every entry is None.
   const Tensor* any() const { return any_; }
   // The device of all of them, where there is any.

@@ -489,6 +489,43 @@ def test_everything_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert all(run.BENCHMARKS[name] in printed for name in names)
 
 
+def test_cases_are_saved_one_by_one_and_measured_again_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {"one": 1.0, "two": 2.0, "another": 3.0}
+
+    def parts(device: str, quick: bool) -> list[tuple[str, Callable[[], list[results.Row]]]]:
+        def measured(case: str) -> list[results.Row]:
+            if case not in found:
+                raise KeyboardInterrupt
+            return [row(case=case, ours=timing.Quartiles(*[found[case]] * 3)) for _ in range(2)]
+
+        return [(case, functools.partial(measured, case)) for case in ("one", "two", "another")]
+
+    def saved() -> list[tuple[str, float]]:
+        rows = results.load(path)["steps"]["rows"]
+        assert rows[::2] == rows[1::2]
+        return [(each.case, each.ours.median) for each in rows[::2]]
+
+    path = tmp_path / "results.json"
+    arguments = ["--json", str(path), "--only", "steps"]
+    monkeypatch.setattr(steps, "parts", parts)
+    run.main(arguments)
+    assert saved() == [("one", 1.0), ("two", 2.0), ("another", 3.0)]
+    found["two"] = 4.0
+    run.main([*arguments, "--case", "tw"])
+    assert saved() == [("one", 1.0), ("two", 4.0), ("another", 3.0)]
+    del found["another"]
+    with pytest.raises(KeyboardInterrupt):
+        run.main(arguments)
+    assert saved() == [("one", 1.0), ("two", 4.0)]
+    with pytest.raises(SystemExit, match="Found 'three'"):
+        run.main([*arguments, "--case", "three"])
+    with pytest.raises(SystemExit):
+        run.main(["--json", str(path), "--case", "one"])
+    assert "goes with --only steps" in capsys.readouterr().err
+
+
 def test_errors_of_cheap_steps_are_those_of_the_merged_gradients() -> None:
     (subject, _) = cheap.subjects(quick=True)
     found = cheap.errors(subject, steps=3, methods=["sum", "mgda"])

@@ -259,13 +259,17 @@ class TestArchitectures:
         assert setup.parse_archs(setup.CHECKED_ARCHS)
 
 
-class TestOnePtx:
-    """To check the sources nvcc reads some of them only once."""
+class TestCheckedArchitectures:
+    """To check the sources, those without hot kernels are compiled for one architecture."""
 
-    def test_machine_code_of_every_architecture(self) -> None:
-        flag = "-gencode=arch=compute_80,code=[sm_80,sm_90]"
-        assert setup.one_ptx("8.0;9.0") == [flag]
-        assert setup.checked_archs(Path("csrc/cuda/solve.cu")) == [flag]
+    def test_of_a_cold_and_of_a_hot_source(self) -> None:
+        assert setup.checked_archs(Path("csrc/cuda/solve.cu")) == setup.parse_archs("9.0")
+        assert setup.checked_archs(Path("csrc/cuda/gram.cu")) == setup.parse_archs("8.0;9.0")
+
+    def test_only_the_device_code_is_made(self) -> None:
+        step = setup.Step(Path("x.o"), (), ["nvcc", "-O3", "-c", "x.cu", "-o", "x.o"])
+        command = ["nvcc", "-O3", "-fatbin", "x.cu", "-o", "x.o"]
+        assert setup.device_code(step).command == command
 
     def test_hot_kernels_are_compiled_as_they_are_shipped(self) -> None:
         folder = ROOT / "csrc" / "cuda"
@@ -277,7 +281,7 @@ class TestOnePtx:
             assert shipped or not hot, source
 
     def test_no_text_depends_on_the_architecture(self) -> None:
-        assert all((ROOT / "csrc" / "cuda" / name).exists() for name in setup.CHECKED_FROM_ONE_PTX)
+        assert all((ROOT / "csrc" / "cuda" / name).exists() for name in setup.COLD_SOURCES)
         files = [path for path in (ROOT / "csrc").rglob("*.*") if path.is_file()]
         asked = [path for path in files if re.search(r"__CUDA_ARCH__\W*[<>=]", path.read_text())]
         assert asked == []

@@ -71,6 +71,17 @@ def test_the_gate_is_run_as_here() -> None:
     assert "make test" in commands
 
 
+def test_a_build_with_a_cuda_build_of_torch_is_tried() -> None:
+    job = read(GITHUB / "workflows" / "tests.yml")["jobs"]["cuda"]
+    assert {"run": "make cuda-import"} in job["steps"]
+    major = re.fullmatch(r"pytorch/manylinux2_28-builder:cuda(\d+)\.\d", job["container"])
+    assert major is not None
+    assert re.search(rf"/whl/cu{major[1]}\d$", job["env"]["TORCH_INDEX"])  # nvcc's is torch's
+    recipe = (ROOT / "Makefile").read_text().partition("\ncuda-import:")[2].partition("\n\n")[0]
+    assert "MTL_OPS_CUDA=1" in recipe
+    assert "backends['cuda'] != 'native'" in recipe
+
+
 def test_the_matrix_is_the_range_that_is_stated() -> None:
     matrix = read(GITHUB / "workflows" / "tests.yml")["jobs"]["test"]["strategy"]["matrix"]
     pythons = {one["python"] for one in matrix["include"]}

@@ -14,6 +14,7 @@
 #include <memory>
 
 #include "coordinates.h"
+#include "first_touch.h"
 #include "jobs.h"
 
 namespace mtl_ops::cpu {
@@ -209,6 +210,7 @@ Tensor merge(const Call& call, const Method& method, const Coordinates* coordina
   check_place_of_uniforms(uniforms, grads);
   const std::vector<Job> jobs = split(grads, /*min_elements=*/16384, /*max_jobs=*/256);
   const bool stream = !call.accumulate && outgrows_cache(grads);
+  if (stream) ask_for_large_pages(grads);
   const CombineBy<Method> combine(method);
   std::vector<double> squares(jobs.size());
   run_jobs(jobs, [&](int64_t begin, int64_t end) {

@@ -5,6 +5,7 @@
 // for the 16-bit ones, rounded once.  A task whose weight is exactly 0 is not read, so its Inf or NaN goes nowhere.
 #include <torch/csrc/stable/library.h>
 
+#include "first_touch.h"
 #include "jobs.h"
 #include "simd.h"
 
@@ -146,6 +147,7 @@ Tensor merge_(std::vector<Tensor> out, const OptionalTensors& tensors, const Ten
 
   const std::vector<Job> jobs = split(grads, /*min_elements=*/16384, /*max_jobs=*/256);
   const bool stream = !accumulate && outgrows_cache(grads);
+  if (stream) ask_for_large_pages(grads);
   run_jobs(jobs, [&](int64_t begin, int64_t end) {
     for (int64_t j = begin; j < end; ++j) {
       run_merge_job(

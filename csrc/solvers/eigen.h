@@ -51,17 +51,7 @@ class Eigen {
 
   /// Of A (n x n), whose largest entry should be far from the limits of a double squared.  A row of whose diagonal entry the others
   /// leave no more than the share `dependent`, or rounding, adds an eigenvalue of exactly 0.
-  MTL_HD void decompose(const double* a, double dependent = 0.0) {
-    if (well_conditioned(a, dependent)) return sort();
-    factorise(a, dependent);
-    const bool orthogonal = turn(a);
-    for (int sweep = 0; !orthogonal && sweep < kMaxSweeps; ++sweep) {
-      measure();
-      if (rotate_all() == 0.0) break;
-    }
-    measure();
-    sort();
-  }
+  MTL_HD void decompose(const double* a, double dependent = 0.0) { *this = decompose_copy(*this, a, dependent); }
 
   /// How many eigenvalues of A are larger than `tolerance` times the largest.  Often that is clear long before the columns are
   /// orthogonal: by Weyl's inequality, no squared norm is further from an eigenvalue than the inner products of different columns
@@ -131,6 +121,23 @@ class Eigen {
   MTL_HD static constexpr int stride(int n) { return n | 1; }
 
   MTL_HD double* column(int k) const { return columns_ + k * stride(n_); }
+
+  MTL_HD_CALLED static Eigen decompose_copy(Eigen copy, const double* a, double dependent) {
+    copy.do_decompose(a, dependent);
+    return copy;
+  }
+
+  MTL_HD void do_decompose(const double* a, double dependent) {
+    if (well_conditioned(a, dependent)) return sort();
+    factorise(a, dependent);
+    const bool orthogonal = turn(a);
+    for (int sweep = 0; !orthogonal && sweep < kMaxSweeps; ++sweep) {
+      measure();
+      if (rotate_all() == 0.0) break;
+    }
+    measure();
+    sort();
+  }
 
   /// A = LLᵀ, a column at a time, the largest remaining diagonal first.  Rows stay where they are: L is triangular only up to a
   /// permutation, which nobody needs to know.

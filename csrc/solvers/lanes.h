@@ -14,6 +14,15 @@
 #define MTL_HD
 #endif
 
+// A large function that several kernels call.  A GPU's compiler would put a copy of it in the place of every call, and take minutes to
+// arrange their registers; a CPU's decides by itself.  Such a function takes objects by value: to have their address is to keep them
+// in memory.
+#ifdef __CUDACC__
+#define MTL_HD_CALLED __host__ __device__ __attribute__((noinline))
+#else
+#define MTL_HD_CALLED
+#endif
+
 // A warp goes round a loop over lanes once or twice: unrolled, it is only more code to fetch.
 #ifdef __CUDA_ARCH__
 #define MTL_ROLLED _Pragma("unroll 1")

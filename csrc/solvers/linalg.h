@@ -99,7 +99,7 @@ MTL_HD int factorise(const Lanes& lanes, const Triangle& u, int from, int k, Ent
 
 /// Solves UᵀU y = b in place, for a factor as above.
 template <class Lanes>
-MTL_HD void solve_factorised(const Lanes& lanes, const Triangle& u, int k, double* y) {
+MTL_HD_CALLED void solve_factorised(Lanes lanes, Triangle u, int k, double* y) {
   lanes.sync();
   const auto store = [&](double* v, int q, const double* t, int count) {
     lanes.sync();
@@ -120,7 +120,7 @@ MTL_HD void solve_factorised(const Lanes& lanes, const Triangle& u, int k, doubl
 
 /// y = A x for a symmetric A (n x n).
 template <class Lanes>
-MTL_HD void multiply(const Lanes& lanes, int n, const double* a, const double* x, double* y) {
+MTL_HD_CALLED void multiply(Lanes lanes, int n, const double* a, const double* x, double* y) {
   lanes.sync();
   each(lanes, n, [=](int i) { y[i] = 0.0; });
   MTL_ROLLED
@@ -146,7 +146,7 @@ MTL_HD void multiply_with_magnitude(const Lanes& lanes, int n, const double* a, 
 /// The answers, tolerances and number of steps of every solver then do not depend on the size of the single rows.  A zero row
 /// keeps its zero diagonal and gets the largest of the other scales, or 1.
 template <class Lanes>
-MTL_HD void unit_diagonal(const Lanes& lanes, int n, double* a, double* s) {
+MTL_HD_CALLED void unit_diagonal(Lanes lanes, int n, double* a, double* s) {
   const auto positive = [=](int i) { return a[i * n + i] > 0.0; };
   const Least smallest = least_of(lanes, n, positive, [=](int i) { return a[i * n + i]; });
   const double fallback = smallest.index < 0 ? 1.0 : 1.0 / sqrt(smallest.value);

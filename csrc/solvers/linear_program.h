@@ -45,7 +45,21 @@ class Dictionary {
   MTL_HD int& free(int j) const { return free_[j]; }
 
   /// Exchanges the basic variable of row i with the free one of column j.
-  MTL_HD void pivot(int i, int j) const {
+  MTL_HD void pivot(int i, int j) const { pivot_copy(*this, i, j); }
+
+  /// From a dictionary whose constants are not negative to the largest objective; stops where the artificial variable becomes free.
+  MTL_HD void maximise() const { maximise_copy(*this); }
+
+ private:
+  static constexpr double kGain = 1e-11;   // of the largest coefficient that the objective has at first
+  static constexpr double kPivot = 1e-10;  // of rows whose largest coefficient is 1
+  static constexpr double kTie = 1e-13;
+
+  // A copy has the same table.
+  MTL_HD_CALLED static void pivot_copy(Dictionary copy, int i, int j) { copy.do_pivot(i, j); }
+  MTL_HD_CALLED static void maximise_copy(Dictionary copy) { copy.do_maximise(); }
+
+  MTL_HD void do_pivot(int i, int j) const {
     lanes_.sync();
     const double inverse = 1.0 / at(i, j);
     each(lanes_, rows_ + 1, [=, this](int q) { column_[q] = at(q, j); });
@@ -66,8 +80,7 @@ class Dictionary {
     });
   }
 
-  /// From a dictionary whose constants are not negative to the largest objective; stops where the artificial variable becomes free.
-  MTL_HD void maximise() const {
+  MTL_HD void do_maximise() const {
     const int size = rows_ + columns_;
     for (int step = 0; step < 50 * size; ++step) {
       const bool cautious = step >= 5 * size;
@@ -83,11 +96,6 @@ class Dictionary {
       if (done) return;
     }
   }
-
- private:
-  static constexpr double kGain = 1e-11;   // of the largest coefficient that the objective has at first
-  static constexpr double kPivot = 1e-10;  // of rows whose largest coefficient is 1
-  static constexpr double kTie = 1e-13;
 
   /// The row whose variable is at 0 first when the one of column j grows; of equals that of the largest coefficient, or lowest name.
   MTL_HD int first_to_vanish(int j, bool cautious) const {

@@ -17,6 +17,12 @@ struct Mgda {
 
   template <class Lanes>
   MTL_HD void operator()(const Lanes& lanes, const Problem& problem, double* w, Arena& arena) const {
+    solve(lanes, problem, w, arena);
+  }
+
+ private:
+  template <class Lanes>
+  MTL_HD_CALLED static void solve(Lanes lanes, Problem problem, double* w, Arena arena) {
     const int n = problem.count;
     if (spread_over_zeros(lanes, problem, w)) return;
     double *s = arena.reals(n), *e = arena.reals(n), *h = arena.reals(n);
@@ -33,7 +39,6 @@ struct Mgda {
     each(lanes, n, [=](int i) { w[i] = x[i] * e[i] / total; });
   }
 
- private:
   /// A gradient of length 0 is the point of least norm; several of them share the weight.
   template <class Lanes>
   MTL_HD static bool spread_over_zeros(const Lanes& lanes, const Problem& problem, double* w) {

@@ -90,8 +90,18 @@ class NonNegativeQp {
   }
 
   MTL_HD QpStatus run(int valid = 0) {
-    steps_ = 0;
     valid_ = valid;
+    *this = run_copy(*this);
+    return status_;
+  }
+
+  MTL_HD_CALLED static NonNegativeQp run_copy(NonNegativeQp copy) {
+    copy.status_ = copy.do_run();
+    return copy;
+  }
+
+  MTL_HD QpStatus do_run() {
+    steps_ = 0;
     tau_ = 0.0;
     entered_ = -1;
     all_at_once_ = e_ == nullptr;
@@ -335,6 +345,7 @@ class NonNegativeQp {
   int violated_ = 0;  // negative multipliers found last
   bool all_at_once_ = true;
   int entered_ = -1;  // the variable let in last
+  QpStatus status_ = QpStatus::kOptimal;
 };
 
 }  // namespace mtl_ops::solvers

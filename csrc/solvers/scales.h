@@ -21,6 +21,12 @@ struct TaskScales {
 
   MTL_HD static constexpr int workspace(int T) { return 2 * ints_size(T); }
 
+  /// What clips a task whose norm over all segments has this square.
+  MTL_HD double factor(double square) const {
+    const double norm = sqrt(square);
+    return norm > max_task_norm ? max_task_norm / norm : 1.0;
+  }
+
   /// Fills scale (S, T), and adds 1 to skipped[t] (T,), unless it is null, for every t that takes part with a non-finite norm.
   template <class Lanes>
   MTL_HD void operator()(const Lanes& lanes, int S, int T, const double* gram, double* scale, int64_t* skipped,
@@ -28,7 +34,7 @@ struct TaskScales {
     int* present = arena.ints(T);
     int* broken = arena.ints(T);
     each(lanes, T, [=, this](int t) {
-      double square = 0.0, factor = 1.0;
+      double square = 0.0;
       bool any = false;
       for (int s = 0; s < S; ++s) {
         const double weight = task_weights[s * T + t];
@@ -38,11 +44,10 @@ struct TaskScales {
       }
       present[t] = any;
       broken[t] = any && !finite(square);
-      const double norm = sqrt(square);
-      if (norm > max_task_norm) factor = max_task_norm / norm;
+      const double clip = factor(square);
       for (int s = 0; s < S; ++s) {
         const double weight = task_weights[s * T + t];
-        scale[s * T + t] = weight == 0.0 ? 0.0 : weight * factor;
+        scale[s * T + t] = weight == 0.0 ? 0.0 : weight * clip;
       }
       if (skipped != nullptr && broken[t]) ++skipped[t];
     });
