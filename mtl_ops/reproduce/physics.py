@@ -219,8 +219,11 @@ def _section(runs: Runs, name: str, case: Mapping[str, Any]) -> str:
         f"{what}: {_better(runs, key)}"
         for what, key in (("equal steps", "relative"), ("equal time", "timely"))
     )
-    seeds = len(runs[SUM])
-    better = f"Better than `sum` with each of {seeds} seeds: {said}."
+    seeds, planned = ", ".join(map(str, runs[SUM])), len(case["seeds"])
+    left = planned - len(runs[SUM])
+    better = f"Better than `sum` with each of the seeds {seeds}: {said}." + (
+        f" Of {planned} seeds {left} are not done yet; the same command goes on." if left else ""
+    )
     return f"{title}\n\n{better}\n\n{table(heads, rows)}"
 
 
