@@ -32,6 +32,9 @@ def largest_on_simplex(c: Tensor, a: Tensor, b: Tensor) -> Tensor | None:
     x = _values(matrix, right, basis)
     if float(x[artificial:].sum()) > 1e-9:
         return None
+    # What is left of them is rounding. The bounds give way by it: a basis that still carried it could be exchanged at a
+    # coefficient as small as it is, and a variable grow to its quotient below zero.
+    right = right - x[artificial:]
     gain = torch.zeros_like(gain)
     gain[:count] = c / c.abs().max().clamp(min=1e-300)
     found = _values(matrix, right, _climb(matrix, right, gain, basis, artificial))[:count]
