@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .qp import EPSILON
+
 __all__ = ["largest_on_simplex"]
 
 
@@ -51,13 +53,16 @@ def _climb(
     matrix: Tensor, right: Tensor, gain: Tensor, basis: list[int], allowed: int
 ) -> list[int]:
     """The best basis; only variables before ``allowed`` enter, and those behind must not grow."""
+    small_gains = 0
     for step in range(50 * sum(matrix.shape)):
         square = matrix[:, basis]
         prices = torch.linalg.solve(square.T, gain[basis])
         reduced = (gain - matrix.T @ prices)[:allowed]
         reduced[[name for name in basis if name < allowed]] = 0.0
-        better = (reduced > 1e-11).nonzero().squeeze(1)
-        if not len(better):
+        rounding = 64 * EPSILON * (gain.abs() + matrix.abs().T @ prices.abs())[:allowed]
+        better = (reduced > rounding).nonzero().squeeze(1)
+        small_gains += not (reduced > 1e-11).any()
+        if not len(better) or small_gains > sum(matrix.shape):
             break
         careful = step > 5 * sum(matrix.shape)  # the lowest index: no circle is endless
         entering = int(better[0] if careful else better[reduced[better].argmax()])
