@@ -284,13 +284,12 @@ struct Ferero {
     Arena rest = arena;
     Eigen<Lanes> eigen(lanes, n, rest);
     eigen.decompose(g);
-    // Of cosines: what is below this share of 1 is rounding.
-    const double least = fmax(32.0 * n * kEpsilon, noise_of(rounding, n));
-    const int rank = eigen.value(0) > least ? eigen.rank(least * fmax(1.0, 1.0 / eigen.value(0))) : 0;
+    // The largest is at least 1, task p's: of cosines, what is below this share of 1 is rounding.
+    const int rank = eigen.rank(fmax(32.0 * n * kEpsilon, noise_of(rounding, n)));
     eigen.apply(rank, [](double) { return 1.0; }, pull, from_f);
     const double missing = sum_of(lanes, n, [=](int i) { return (pull[i] - from_f[i]) * (pull[i] - from_f[i]); });
     const double size = sum_of(lanes, n, [=](int i) { return pull[i] * pull[i]; });
-    if (rank == 0 || missing > fmax(kOutside * kOutside * size, noise * noise)) {
+    if (missing > fmax(kOutside * kOutside * size, noise * noise)) {
       for (int i = 0; i < n; ++i) {
         each(lanes, i, n, [=](int j) { g[i * n + j] = g[j * n + i] = kept.at(i, j); });
       }
@@ -345,7 +344,7 @@ struct Ferero {
            }));
   }
 
-  /// G becomes K, and `cross` the inner products of its vectors with ĝ_p; those of task p are 0.
+  /// G becomes K, and `cross` the inner products of its vectors with ĝ_p; task p, which has none, is an eigenvector of 1 by itself.
   template <class Lanes>
   MTL_HD static void without(const Lanes& lanes, int n, int p, double length, const double* x, const double* inverse,
                              double* cross, double* g) {
@@ -358,7 +357,7 @@ struct Ferero {
         const double cosine = g[i * n + j] * inverse[i] * inverse[j];
         const double with_p = cross[j] + share(j) * own;
         const double value = cosine - share(i) * with_p - share(j) * cross[i];
-        g[i * n + j] = g[j * n + i] = i == p || j == p ? 0.0 : value;
+        g[i * n + j] = g[j * n + i] = i == p || j == p ? (i == j ? 1.0 : 0.0) : value;
       });
     }
     each(lanes, n, [=](int i) { g[i * n + i] = fmax(g[i * n + i], 0.0); });

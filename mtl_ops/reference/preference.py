@@ -136,7 +136,7 @@ def solve_ferero(
     )[:, kept]
     outside = (pull - vectors @ (vectors.T @ pull)).norm()
     noise = 64 * EPSILON * terms[others].norm()
-    if not kept.any() or outside > max(float(1e-8 * pull.norm()), float(noise)):
+    if outside > max(float(1e-8 * pull.norm()), float(noise)):
         return least_norm(gram)
     inverse = vectors / lambdas[kept] @ vectors.T
     bend = (lengths[p] ** 2 * (1 - cross @ inverse @ cross)).clamp(min=0)
