@@ -40,8 +40,7 @@ ROOT = Path(__file__).resolve().parent
 MIN_SETUPTOOLS = 77  # the first to read `license = "MIT"` in pyproject.toml
 MIN_TORCH = (2, 10)
 DEFAULT_ARCHS = "8.0;9.0+PTX"
-CHECKED_ARCHS = "8.0;9.0"  # what `compile_cuda` compiles for,
-CHECKED_COLD = "9.0"  # and where no kernel is hot
+CHECKED_ARCHS = "8.0;9.0"  # what `compile_cuda` compiles for
 # no -march: the SIMD level is chosen at run time
 CXX_FLAGS = [
     "-std=c++20",
@@ -226,6 +225,13 @@ def parse_archs(text: str) -> list[str]:
     return flags
 
 
+def one_ptx(archs: str) -> list[str]:
+    """Arguments for machine code of all of them from the PTX of the first: nvcc reads the source once."""
+    numbers = re.findall(r"arch=compute_(\w+),code=sm_", " ".join(parse_archs(archs)))
+    code = ",".join(f"sm_{number}" for number in numbers)
+    return [f"-gencode=arch=compute_{numbers[0]},code=[{code}]"]
+
+
 def max_jobs(env: Mapping[str, str] = os.environ) -> int:
     text = env.get("MAX_JOBS")
     if not text:
@@ -328,8 +334,9 @@ def of_this_python(objects: Path) -> Path:
     return objects / str(sys.implementation.cache_tag)
 
 
-# Sources none of whose kernels is hot.  Their text does not depend on the architecture: one is enough to check them.
-COLD_SOURCES = ("elementwise.cu", "losses.cu", "solve.cu")
+# Sources none of whose kernels is hot.  Their text does not depend on the architecture: to check them, one PTX serves
+# for all.
+CHECKED_FROM_ONE_PTX = ("elementwise.cu", "losses.cu", "solve.cu")
 
 # Of them those in which ptxas takes minutes to arrange registers that nobody counts: here it need not try at all, and
 # compiles a function once, not once for every kernel that calls it.
@@ -536,11 +543,12 @@ class NinjaBuild(build_ext):  # type: ignore[misc]
 
 
 def checked_archs(source: Path) -> list[str]:
-    return parse_archs(CHECKED_COLD if source.name in COLD_SOURCES else CHECKED_ARCHS)
+    many = source.name not in CHECKED_FROM_ONE_PTX
+    return parse_archs(CHECKED_ARCHS) if many else one_ptx(CHECKED_ARCHS)
 
 
 class CompileCuda(setuptools.Command):
-    """Compiles the kernels, hot ones for sm_80 and sm_90; needs nvcc, but no GPU and no CUDA build of torch.
+    """Compiles the kernels for sm_80 and sm_90; needs nvcc, but no GPU and no CUDA build of torch.
 
     The launches around them are compiled by the tests' emulator, and all of it with a CUDA build of torch.
     """

@@ -260,10 +260,12 @@ class TestArchitectures:
 
 
 class TestCheckedArchitectures:
-    """To check the sources, those without hot kernels are compiled for one architecture."""
+    """To check the sources nvcc reads some of them only once."""
 
     def test_of_a_cold_and_of_a_hot_source(self) -> None:
-        assert setup.checked_archs(Path("csrc/cuda/solve.cu")) == setup.parse_archs("9.0")
+        flag = "-gencode=arch=compute_80,code=[sm_80,sm_90]"
+        assert setup.one_ptx("8.0;9.0") == [flag]
+        assert setup.checked_archs(Path("csrc/cuda/solve.cu")) == [flag]
         assert setup.checked_archs(Path("csrc/cuda/gram.cu")) == setup.parse_archs("8.0;9.0")
 
     def test_only_the_device_code_is_made(self) -> None:
@@ -281,7 +283,7 @@ class TestCheckedArchitectures:
             assert shipped or not hot, source
 
     def test_no_text_depends_on_the_architecture(self) -> None:
-        assert all((ROOT / "csrc" / "cuda" / name).exists() for name in setup.COLD_SOURCES)
+        assert all((ROOT / "csrc" / "cuda" / name).exists() for name in setup.CHECKED_FROM_ONE_PTX)
         files = [path for path in (ROOT / "csrc").rglob("*.*") if path.is_file()]
         asked = [path for path in files if re.search(r"__CUDA_ARCH__\W*[<>=]", path.read_text())]
         assert asked == []

@@ -23,7 +23,7 @@ class Dictionary {
   static constexpr int kArtificial = 0;  // and of one that leaves as soon as it can
 
   MTL_HD static constexpr int workspace(int rows, int columns) {
-    return (rows + 1) * (columns + 1) + rows + 1 + ints_size(rows) + ints_size(columns);
+    return (rows + 1) * (columns + 1) + rows + 1 + columns + ints_size(rows) + ints_size(columns);
   }
 
   MTL_HD Dictionary(const Lanes& lanes, int rows, int columns, Arena& arena)
@@ -32,8 +32,11 @@ class Dictionary {
         columns_(columns),
         table_(arena.reals((rows + 1) * (columns + 1))),
         column_(arena.reals(rows + 1)),
+        error_(arena.reals(columns)),
         basic_(arena.ints(rows)),
-        free_(arena.ints(columns)) {}
+        free_(arena.ints(columns)) {
+    each(lanes_, columns, [=, this](int l) { error_[l] = 0.0; });
+  }
 
   MTL_HD int rows() const { return rows_; }
   MTL_HD int columns() const { return columns_; }
@@ -51,7 +54,8 @@ class Dictionary {
   MTL_HD void maximise() const { maximise_copy(*this); }
 
  private:
-  static constexpr double kGain = 1e-11;   // of the largest coefficient that the objective has at first
+  static constexpr double kErrors = 64.0;  // an objective's coefficient counts if it is more of its errors than this
+  static constexpr double kGain = 1e-11;   // of the largest that the objective has at first
   static constexpr double kPivot = 1e-10;  // of rows whose largest coefficient is 1
   static constexpr double kTie = 1e-13;
 
@@ -66,6 +70,9 @@ class Dictionary {
     double* mine = row(i);
     each(lanes_, rows_ + 1, [=, this](int q) { at(q, j) = 0.0; });
     each(lanes_, columns_ + 1, [=](int l) { mine[l] = l == j ? inverse : -inverse * mine[l]; });
+    const double error = error_[j] + kEpsilon * fabs(column_[rows_]);
+    lanes_.sync();
+    each(lanes_, columns_, [=, this](int l) { error_[l] = (l == j ? 0.0 : error_[l]) + error * fabs(mine[l]); });
     for (int q = 0; q <= rows_; ++q) {
       if (q != i && column_[q] != 0.0) subtract_multiple(lanes_, 0, columns_ + 1, -column_[q], mine, row(q));
     }
@@ -82,13 +89,17 @@ class Dictionary {
 
   MTL_HD void do_maximise() const {
     const int size = rows_ + columns_;
+    const double* z = objective();
+    each(lanes_, columns_, [=, this](int l) { error_[l] = kEpsilon * fabs(z[l]); });
+    int small_gains = 0;
     for (int step = 0; step < 50 * size; ++step) {
       const bool cautious = step >= 5 * size;
-      const double* z = objective();
       const Least entering = least_of(
-          lanes_, columns_, [=](int l) { return z[l] > kGain; },
+          lanes_, columns_, [=, this](int l) { return z[l] > kErrors * error_[l]; },
           [=, this](int l) { return cautious ? double(free_[l]) : -z[l]; });
       if (entering.index < 0) return;
+      // A coefficient may be rounding, all the same: that of the rows is not in the errors.
+      if (z[entering.index] <= kGain && ++small_gains > size) return;
       const int i = first_to_vanish(entering.index, cautious);
       if (i < 0) return;
       const bool done = basic_[i] == kArtificial;
@@ -115,6 +126,7 @@ class Dictionary {
   Lanes lanes_;
   int rows_, columns_;
   double *table_, *column_;
+  double* error_;  // of the objective's coefficients
   int *basic_, *free_;
 };
 

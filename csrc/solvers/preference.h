@@ -250,89 +250,117 @@ struct Pmgda {
   }
 };
 
-/// w = λ + q of the λ on the simplex and q ⟂ r with ½|Jᵀ(λ + q)|² - κ qᵀL least; MGDA where nothing is least.
+/// w = λ + q of the λ on the simplex and q ⟂ r with ½|Jᵀ(λ + q)|² - κ <q, L> least; MGDA where nothing is least.
 ///
-/// In w and ρ = <r, w> / |r| = <r, λ> / |r|, with P the projection on the complement of r: the least over w is a parabola in ρ, of
-/// w = ρ r/|r| + (PGP)⁺(κPL - ρPGr/|r|), and the least κ λᵀPL over λ is the lower hull of the points (r_i/|r|, κ(PL)_i), whose corners are
-/// walked along.
+/// p is the task whose gradient is shortest in units of r.  With x_i = r_i / r_p and ρ = <x, w> = <x, λ> it is w_p = ρ - Σ x_i w_i, so
+/// that the other w_i are free and Jᵀw = ρ g_p + Σ w_i (g_i - x_i g_p).  No x_i g_p is longer than g_i: what is left of a short gradient
+/// is not the rounding of a long one, and in units of the gradients' lengths n all is in cosines.  With K the inner products of
+/// g_i/n_i - u_i ĝ_p, u_i = x_i n_p/n_i, and f_i = κ (L_i - x_i L_p) the least over w is a parabola in ρ, and the least f·λ over λ the
+/// lower hull of the points (x_i, f_i), whose corners are walked along.
 struct Ferero {
   Wishes wishes;
   double kappa;
   double rounding;  // of G's entries
 
   MTL_HD static constexpr int workspace(int T) {
-    return 6 * T + Triangle::size(T) + larger(Eigen<Serial>::workspace(T), Mgda::workspace(T));
+    return 7 * T + Triangle::size(T) + larger(Eigen<Serial>::workspace(T), Mgda::workspace(T));
   }
 
   template <class Lanes>
   MTL_HD void operator()(const Lanes& lanes, const Problem& problem, double* w, Arena& arena) const {
     const int n = problem.count;
     if (!wishes.valid(lanes, problem, -HUGE_VAL, w) || !worth_solving(lanes, problem, w)) return;
-    double *r = arena.reals(n), *f = arena.reals(n), *cross = arena.reals(n);
-    double *from_f = arena.reals(n), *from_r = arena.reals(n), *across = arena.reals(n);
+    double *x = arena.reals(n), *f = arena.reals(n), *inverse = arena.reals(n), *cross = arena.reals(n);
+    double *pull = arena.reals(n), *from_f = arena.reals(n), *from_p = arena.reals(n);
     const Triangle kept{arena.reals(Triangle::size(n)), n};
     double* g = problem.gram;
     for (int i = 0; i < n; ++i) each(lanes, i, n, [=](int j) { kept.at(i, j) = g[i * n + j]; });
-    const Wishes mine = wishes;
-    const double square = largest_of(lanes, n, [=](int i) { return g[i * n + i]; });
-    const double along = project(lanes, problem, square, r, f, cross);
+    const int p = shortest(lanes, problem);
+    const double length = sqrt(g[p * n + p]);
+    const double noise = in_units(lanes, problem, p, x, f, inverse);
+    each(lanes, n, [=](int i) { pull[i] = inverse[i] * f[i]; });
+    without(lanes, n, p, length, x, inverse, cross, g);
 
     Arena rest = arena;
     Eigen<Lanes> eigen(lanes, n, rest);
     eigen.decompose(g);
+    // The largest is at least 1, task p's: of cosines, what is below this share of 1 is rounding.
     const int rank = eigen.rank(fmax(32.0 * n * kEpsilon, noise_of(rounding, n)));
-    eigen.apply(rank, [](double lambda) { return 1.0 / lambda; }, f, from_f);
-    eigen.apply(rank, [](double lambda) { return 1.0 / lambda; }, cross, from_r);
-    eigen.apply(rank, [](double) { return 1.0; }, f, across);
-    const double missing = sum_of(lanes, n, [=](int i) { return (f[i] - across[i]) * (f[i] - across[i]); });
-    const double size = sum_of(lanes, n, [=](int i) { return f[i] * f[i]; });
-    const double pull = factor_of(square) *
-                        sqrt(sum_of(lanes, n, [=](int i) { return mine.loss(problem, i) * mine.loss(problem, i); }));
-    const double rounding_of_f = 64.0 * kEpsilon * pull;
-    if (rank == 0 || missing > fmax(kOutside * kOutside * size, rounding_of_f * rounding_of_f)) {
+    eigen.apply(rank, [](double) { return 1.0; }, pull, from_f);
+    const double missing = sum_of(lanes, n, [=](int i) { return (pull[i] - from_f[i]) * (pull[i] - from_f[i]); });
+    const double size = sum_of(lanes, n, [=](int i) { return pull[i] * pull[i]; });
+    if (missing > fmax(kOutside * kOutside * size, noise * noise)) {
       for (int i = 0; i < n; ++i) {
         each(lanes, i, n, [=](int j) { g[i * n + j] = g[j * n + i] = kept.at(i, j); });
       }
       return Mgda{}(lanes, problem, w, arena);
     }
-    const double bend = fmax(along - sum_of(lanes, n, [=](int i) { return cross[i] * from_r[i]; }), 0.0);
-    const double tilt = sum_of(lanes, n, [=](int i) { return f[i] * from_r[i]; });
-    const double rho = lowest(lanes, n, r, f, bend, tilt);
-    each(lanes, n, [=](int i) { w[i] = rho * r[i] + from_f[i] - rho * from_r[i]; });
+    eigen.apply(rank, [](double lambda) { return 1.0 / lambda; }, pull, from_f);
+    eigen.apply(rank, [](double lambda) { return 1.0 / lambda; }, cross, from_p);
+    const double left = length > 0.0 ? 1.0 - sum_of(lanes, n, [=](int i) { return cross[i] * from_p[i]; }) : 0.0;
+    const double bend = length * length * fmax(left, 0.0);
+    const double tilt = length * sum_of(lanes, n, [=](int i) { return pull[i] * from_p[i]; });
+    const double rho = lowest(lanes, n, x, f, bend, tilt);
+    each(lanes, n, [=](int i) { w[i] = inverse[i] * (from_f[i] - rho * length * from_p[i]); });
+    const double others = sum_of(lanes, n, [=](int i) { return i == p ? 0.0 : x[i] * w[i]; });
+    once(lanes, [=] { w[p] = rho - others; });
   }
 
  private:
   static constexpr double kOutside = 1e-8;
 
-  MTL_HD double factor_of(double square) const { return kappa / square; }
-
-  /// r to unit length, f = κPL, cross = PGr, and G becomes PGP, all in units of `square`; returns rᵀGr.
+  /// The task of the least |g_i| / r_i.
   template <class Lanes>
-  MTL_HD double project(const Lanes& lanes, const Problem& problem, double square, double* r, double* f,
-                        double* cross) const {
+  MTL_HD int shortest(const Lanes& lanes, const Problem& problem) const {
     const int n = problem.count;
     const Wishes mine = wishes;
-    const double factor = factor_of(square);
-    double* g = problem.gram;
-    const double most = largest_of(lanes, n, [=](int i) { return mine.preferred(problem, i); });
-    each(lanes, n, [=](int i) { r[i] = mine.preferred(problem, i) / most; });
-    const double length = sqrt(sum_of(lanes, n, [=](int i) { return r[i] * r[i]; }));
-    each(lanes, n, [=](int i) { r[i] /= length; });
-    const double wish = sum_of(lanes, n, [=](int i) { return mine.loss(problem, i) * r[i]; });
-    each(lanes, n, [=](int i) { f[i] = factor * (mine.loss(problem, i) - wish * r[i]); });
-    each(lanes, n * n, [=](int at) { g[at] /= square; });
-    multiply(lanes, n, g, r, cross);
-    const double along = sum_of(lanes, n, [=](int i) { return r[i] * cross[i]; });
+    const double* g = problem.gram;
+    return least_of(
+               lanes, n, [](int) { return true; },
+               [=](int i) { return sqrt(g[i * n + i]) / mine.preferred(problem, i); })
+        .index;
+  }
+
+  /// x and f, the `inverse` of the gradients' lengths, and what rounding there is in f over them; of a gradient that vanishes the length
+  /// is that of the shortest that does not.
+  template <class Lanes>
+  MTL_HD double in_units(const Lanes& lanes, const Problem& problem, int p, double* x, double* f,
+                         double* inverse) const {
+    const int n = problem.count;
+    const Wishes mine = wishes;
+    const double factor = kappa;
+    const double* g = problem.gram;
+    const double square =
+        least_of(lanes, n, [=](int i) { return g[i * n + i] > 0.0; }, [=](int i) { return g[i * n + i]; }).value;
+    each(lanes, n, [=](int i) {
+      x[i] = mine.preferred(problem, i) / mine.preferred(problem, p);
+      f[i] = i == p ? 0.0 : factor * (mine.loss(problem, i) - x[i] * mine.loss(problem, p));
+      inverse[i] = 1.0 / sqrt(g[i * n + i] > 0.0 ? g[i * n + i] : square);
+    });
+    return 64.0 * kEpsilon * sqrt(sum_of(lanes, n, [=](int i) {
+             const double terms =
+                 factor * inverse[i] * (fabs(mine.loss(problem, i)) + x[i] * fabs(mine.loss(problem, p)));
+             return i == p ? 0.0 : terms * terms;
+           }));
+  }
+
+  /// G becomes K, and `cross` the inner products of its vectors with ĝ_p; task p, which has none, is an eigenvector of 1 by itself.
+  template <class Lanes>
+  MTL_HD static void without(const Lanes& lanes, int n, int p, double length, const double* x, const double* inverse,
+                             double* cross, double* g) {
+    const auto share = [=](int i) { return x[i] * length * inverse[i]; };
+    const double own = length > 0.0 ? 1.0 : 0.0;
+    each(lanes, n, [=](int i) { cross[i] = i == p ? 0.0 : g[i * n + p] * inverse[i] * inverse[p] - share(i) * own; });
     for (int i = 0; i < n; ++i) {
       each(lanes, i, n, [=](int j) {
-        g[i * n + j] = g[j * n + i] = g[i * n + j] - r[i] * cross[j] - cross[i] * r[j] + along * r[i] * r[j];
+        // <g_i/n_i - u_i ĝ_p, ĝ_j - u_j ĝ_p>, of which the last factor's part along ĝ_p is in cross.
+        const double cosine = g[i * n + j] * inverse[i] * inverse[j];
+        const double with_p = cross[j] + share(j) * own;
+        const double value = cosine - share(i) * with_p - share(j) * cross[i];
+        g[i * n + j] = g[j * n + i] = i == p || j == p ? (i == j ? 1.0 : 0.0) : value;
       });
     }
-    each(lanes, n, [=](int i) {
-      g[i * n + i] = fmax(g[i * n + i], 0.0);
-      cross[i] -= along * r[i];
-    });
-    return along;
+    each(lanes, n, [=](int i) { g[i * n + i] = fmax(g[i * n + i], 0.0); });
   }
 
   /// The ρ with ½ bend ρ² + tilt ρ + φ(ρ) least, φ the lower hull of the points (r_i, f_i), from its left end to the right.

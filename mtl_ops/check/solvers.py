@@ -22,9 +22,6 @@ MANY_TASKS = 33
 #: A difference may be this share of the merged gradient, and this one of the gradients that cancel in it.
 OF_MERGED, OF_GRADIENTS = 1e-7, 1e-10
 
-#: Who projects gradients on what the preference leaves: there short ones are the rounding of long ones.
-OF_ONE_SIZE = ("solve_pmgda", "solve_ferero")
-
 
 def _numbers(tasks: int) -> Tensor:
     return torch.linspace(0.5, 1.5, tasks, dtype=torch.float64)
@@ -81,8 +78,6 @@ def compare(name: str, device: str) -> Iterator[Comparison]:
     """One of :data:`SOLVERS`, on easy and hard problems."""
     for tasks in TASKS:
         for family, jacobian in _jacobians(tasks).items():
-            if name in OF_ONE_SIZE and family == "large and small":
-                continue
             yield _compared(name, device, family, jacobian)
     yield _compared(name, device, "conflicting", _jacobians(MANY_TASKS)["conflicting"])
     gram = _full(1.0, 2, 3, 3)

@@ -44,11 +44,14 @@ class EPO(NativeMethod):
 
     Degenerate cases: a linear program has its answer at a corner: w jumps as the gradients change, and where several
     corners are equally good one is chosen. Losses of 0 are taken for 1e-300 in logarithms; if all are, they are equal.
-    A loss that is negative makes all weights NaN. No gradient, or T = 1: equal weights. If rounding leaves the program
-    without a solution, the answer is MGDA's. A task that takes no part is left out of shares and T.
+    A loss that is negative makes all weights NaN. No gradient, or T = 1: equal weights. In descent there may be no w
+    that harms no task and keeps the balance (one in a hundred of random problems); the answer is MGDA's then, which
+    harms no task. Bounds hold to 1e-9 of their largest coefficient. A task that takes no part is left out of shares
+    and T.
 
-    Where others differ: official code needs cvxpy and GLPK; where all shares are equal to rounding, a is rounding and
-    decides the answer there, while here it is left out below 1e-6.
+    Where others differ: official code needs cvxpy and GLPK; it answers ``None`` where there is no such w; where all
+    shares are equal to rounding, a is rounding and decides the answer there, while here it is left out below 1e-6.
+    libmoon's copy takes no share for less than 1e-3 of its mean in the logarithm.
 
     Raises:
         ValueError: If a parameter is out of range, or ``preference`` has not T numbers.

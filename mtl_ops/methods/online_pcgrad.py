@@ -26,15 +26,17 @@ class OnlinePCGrad(NativeMethod):
         ``a ← a + g_i - min(0, ⟨g_i, a⟩) / |a|² · a``.
 
     With ``memory="stream"`` the gradients are taken so, one after the other, each freed before the next: a step holds
-    two of them, and differentiates each loss once. (Where options ask for more than that at once, it holds all, as
-    without.)
+    two of them, and differentiates each loss once. Where options ask for more at once (an order handed in for each set
+    of parameters among them), the step is that of other methods, which holds T - 1 and a piece.
 
     Guarantees: ``⟨a, a_before⟩ ≥ |a_before|²`` in each turn; without conflict it is the sum. It is *not* free of
     conflict: earlier tasks have precedence, and a later one loses where its conflict is strong (with two tasks,
     always where ``⟨g_1, g_2⟩ < -|g_2|² sin² θ``). Hence the random order.
 
     Args:
-        order: ``"random"``, a permutation from ``generator`` for each call; or ``"cyclic"``, the tasks as they come.
+        order: ``"random"``, a permutation from ``generator`` for each call and each set of parameters (with
+            ``memory="stream"`` for each call: a gradient is seen once, for all sets); or ``"cyclic"``, the tasks as
+            they come.
 
     An order can be handed in as ``order``, an integer tensor ``(T,)``, or ``(S, T)`` for S sets of parameters; names of
     tasks that take no part and of no task at all are passed over.

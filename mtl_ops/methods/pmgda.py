@@ -45,7 +45,8 @@ class PMGDA(NativeMethod):
     L. T = 1: ``w = 1``.
 
     Where others differ: official code solves with cvxopt's interior point, which stops up to 2% of d away from the
-    corner, and adds 1e-4 to norms.
+    corner, adds 1e-4 to norms, takes the preference in float32, and on the ray gives neither of two tasks less than
+    0.001.
 
     Raises:
         ValueError: If a parameter is out of range, or ``preference`` has not T numbers.

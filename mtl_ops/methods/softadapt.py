@@ -45,8 +45,8 @@ class SoftAdapt(LossMethod):
 
     Where others differ: the official code divides by the *signed* sum of slopes if ``normalised``, which is negative
     where losses fall, and so turns the order round; its differences of order 2 and more are those of the oldest
-    value. PhysicsNeMo's ``SoftAdapt`` is ``exp(L(t) / L(t-1))``, a softmax of ratios: that is ``dwa`` with
-    ``window=1`` and ``temperature=1``, one step earlier.
+    value; it adds 1e-8 to sums and takes the means in float32. PhysicsNeMo's ``SoftAdapt`` is ``exp(L(t) / L(t-1))``, a
+    softmax of ratios: that is ``dwa`` with ``window=1`` and ``temperature=1``, one step earlier.
 
     Raises:
         ValueError: If a parameter is out of range, or the number of tasks changes.

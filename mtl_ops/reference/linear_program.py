@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .qp import EPSILON
+
 __all__ = ["largest_on_simplex"]
 
 
@@ -32,6 +34,9 @@ def largest_on_simplex(c: Tensor, a: Tensor, b: Tensor) -> Tensor | None:
     x = _values(matrix, right, basis)
     if float(x[artificial:].sum()) > 1e-9:
         return None
+    # What is left of them is rounding. The bounds give way by it: a basis that still carried it could be exchanged at a
+    # coefficient as small as it is, and a variable grow to its quotient below zero.
+    right = right - x[artificial:]
     gain = torch.zeros_like(gain)
     gain[:count] = c / c.abs().max().clamp(min=1e-300)
     found = _values(matrix, right, _climb(matrix, right, gain, basis, artificial))[:count]
@@ -48,13 +53,16 @@ def _climb(
     matrix: Tensor, right: Tensor, gain: Tensor, basis: list[int], allowed: int
 ) -> list[int]:
     """The best basis; only variables before ``allowed`` enter, and those behind must not grow."""
+    small_gains = 0
     for step in range(50 * sum(matrix.shape)):
         square = matrix[:, basis]
         prices = torch.linalg.solve(square.T, gain[basis])
         reduced = (gain - matrix.T @ prices)[:allowed]
         reduced[[name for name in basis if name < allowed]] = 0.0
-        better = (reduced > 1e-11).nonzero().squeeze(1)
-        if not len(better):
+        rounding = 64 * EPSILON * (gain.abs() + matrix.abs().T @ prices.abs())[:allowed]
+        better = (reduced > rounding).nonzero().squeeze(1)
+        small_gains += not (reduced > 1e-11).any()
+        if not len(better) or small_gains > sum(matrix.shape):
             break
         careful = step > 5 * sum(matrix.shape)  # the lowest index: no circle is endless
         entering = int(better[0] if careful else better[reduced[better].argmax()])

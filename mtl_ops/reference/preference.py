@@ -105,7 +105,7 @@ def solve_ferero(
 ) -> Tensor:
     """``λ + q`` of the λ on the simplex and q ⟂ r with ``½|Jᵀ(λ + q)|² - κ q·L`` least.
 
-    In ``ρ = <r, λ> / |r|`` the least over q is a parabola; of the λ with this ρ the best are mixtures of two tasks.
+    In ``ρ = <r, λ> / r_p`` the least over q is a parabola; of the λ with this ρ the best are mixtures of two tasks.
     """
     values = _losses(problem, losses, -torch.inf)
     if values is None:
@@ -114,27 +114,41 @@ def solve_ferero(
     largest = problem.gram.diagonal().max()
     if k == 1 or largest <= 0:
         return torch.full((k,), 1.0 / k, dtype=torch.float64)
-    gram, r = problem.gram / largest, r / r.norm()
-    across = torch.eye(k, dtype=torch.float64) - r.outer(r)
-    f = kappa / largest * (across @ values)
-    cross = across @ gram @ r
-    lambdas, vectors = torch.linalg.eigh(across @ gram @ across)
-    kept = lambdas > max(32 * k * EPSILON, 8 * k * rounding) * lambdas[-1]
-    vectors = vectors[:, kept]
-    outside = (f - vectors @ (vectors.T @ f)).norm()
-    noise = 64 * EPSILON * kappa / largest * values.norm()
-    if not kept.any() or outside > max(float(1e-8 * f.norm()), float(noise)):
-        return least_norm(problem.gram)
+    gram, lengths = problem.gram, problem.gram.diagonal().sqrt()
+    p = int(
+        (lengths / r).argmin()
+    )  # its gradient is taken off the others, none of which that drowns
+    x = r / r[p]
+    f = kappa * (values - x * values[p])
+    units = 1 / torch.where(lengths > 0, lengths, lengths[lengths > 0].min())
+    cosines = gram * units.outer(units)
+    share = x * lengths[p] * units
+    inner = cosines - share.outer(cosines[p]) - cosines[:, p].outer(share)
+    inner = inner + share.outer(share) * cosines[p, p]
+    cross = cosines[:, p] - share * cosines[p, p]
+    pull, terms = units * f, units * kappa * (values.abs() + x * values[p].abs())
+    others = torch.arange(k) != p
+    lambdas, vectors = torch.linalg.eigh(inner[others][:, others])
+    least = max(32 * k * EPSILON, 8 * k * rounding)
+    kept = lambdas > least * max(1.0, float(lambdas[-1]))
+    vectors = torch.zeros(k, len(lambdas), dtype=torch.float64).masked_scatter(
+        others.unsqueeze(1), vectors
+    )[:, kept]
+    outside = (pull - vectors @ (vectors.T @ pull)).norm()
+    noise = 64 * EPSILON * terms[others].norm()
+    if outside > max(float(1e-8 * pull.norm()), float(noise)):
+        return least_norm(gram)
     inverse = vectors / lambdas[kept] @ vectors.T
-    bend = (r @ gram @ r - cross @ inverse @ cross).clamp(min=0)
-    tilt = f @ inverse @ cross
+    bend = (lengths[p] ** 2 * (1 - cross @ inverse @ cross)).clamp(min=0)
+    tilt = lengths[p] * (pull @ inverse @ cross)
     # from task i to task j by the share τ
-    d_rho, d_f = r.unsqueeze(0) - r.unsqueeze(1), f.unsqueeze(0) - f.unsqueeze(1)
-    curve = bend * d_rho**2
-    slope = bend * r.unsqueeze(1) * d_rho + tilt * d_rho + d_f
+    d_x, d_f = x.unsqueeze(0) - x.unsqueeze(1), f.unsqueeze(0) - f.unsqueeze(1)
+    curve = bend * d_x**2
+    slope = bend * x.unsqueeze(1) * d_x + tilt * d_x + d_f
     tau = torch.where(curve > 0, -slope / curve, torch.where(slope < 0, 1.0, 0.0)).clamp(0, 1)
-    rho = r.unsqueeze(1) + tau * d_rho
+    rho = x.unsqueeze(1) + tau * d_x
     cost = bend / 2 * rho**2 + tilt * rho + f.unsqueeze(1) + tau * d_f
     best = rho.flatten()[cost.argmin()]
-    w: Tensor = best * r + inverse @ (f - best * cross)
+    w: Tensor = units * (inverse @ (pull - best * lengths[p] * cross))
+    w[p] = best - x @ torch.where(others, w, 0.0)
     return w

@@ -30,7 +30,8 @@ class Online(Streamed):
     """Adds each task's gradient to the sum as soon as it is there, and frees it; one backward a loss.
 
     Where a call needs more than two gradients at once (micro-batches, several processes, normalised or clipped
-    elements, an error for what is not finite, an order for each set), it is streamed as that of every other method.
+    elements, an error for what is not finite, an order handed in for each set), it is streamed as that of every other
+    method. Each gradient is seen once, so that an order that is drawn is that of all sets.
     Which task reaches what has to be known before, and is read off the graph.
     """
 
@@ -39,7 +40,9 @@ class Online(Streamed):
         method, rules = call.method, call.rules
         plain = rules.normalise == "none" and rules.clip_value is None
         plain = plain and rules.nonfinite in ("skip_task", "propagate", "skip_step")
-        if self.sums is not None or not self.sink.alone or not plain or method.tracks:
+        handed = call.given.get("order")
+        by_set = isinstance(handed, Tensor) and handed.dim() == 2 and len(handed) != 1
+        if self.sums is not None or not self.sink.alone or not plain or method.tracks or by_set:
             return super().backward(call)
         assert isinstance(method, OnlinePCGrad)
         tasks = len(call.task_weights)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from matrices import cases, norms
 from torch import Tensor
 
 import mtl_ops
@@ -68,6 +69,18 @@ def test_without_momentum_and_with_constant_gradients_it_is_the_method(name: str
     method, rows = Momentum(method=name, beta=0.9), rows_of(1)
     for _ in range(3):
         torch.testing.assert_close(mtl_ops.merge(rows, method), mtl_ops.merge(rows, name))
+
+
+@pytest.mark.parametrize("name", ["config", "upgrad"])
+def test_on_hard_matrices_it_is_the_method_after_a_round(name: str) -> None:
+    """Without momentum at once, and of constant gradients with any."""
+    for case in cases(sizes=(3, 8), seeds=1):
+        wanted = mtl_ops.merge(case.jacobian, name)
+        for method in (Momentum(method=name, beta=0.0), Momentum(method=name, beta=0.9)):
+            for _ in range(2):
+                found = mtl_ops.merge(case.jacobian, method)
+            off = 1e-9 * float(wanted.norm()) + 1e-12 * float(norms(case.jacobian).sum())
+            assert float((found - wanted).norm()) <= off, str(case)
 
 
 def test_config_of_averages_has_equal_cosines() -> None:

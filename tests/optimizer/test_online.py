@@ -17,7 +17,8 @@ ORDER = torch.tensor([2, 0, 1])
 def merged(net: Net, losses: Any = None, given: Any = None, **options: Any) -> list[Tensor | None]:
     optimizer = wrap(net, "online_pcgrad", **options)
     optimizer.backward(
-        net.losses(batch(like=net)) if losses is None else losses, order=ORDER, **given or {}
+        net.losses(batch(like=net)) if losses is None else losses,
+        **{"order": ORDER, **(given or {})},
     )
     found = grads(net)
     net.zero_grad(set_to_none=True)
@@ -42,6 +43,17 @@ def test_the_same_as_all_at_once(options: dict[str, Any]) -> None:
     assert_same(
         merged(net, memory="stream", **options), merged(net, **options), rtol=1e-9, atol=1e-12
     )
+
+
+def test_an_order_for_each_set() -> None:
+    net = Net()
+    sets = len([*net.trunk.parameters(), *net.neck.parameters()])
+    orders = torch.stack([torch.tensor([0, 1, 2]).roll(s) for s in range(sets)])
+    found, wanted = (
+        merged(net, given={"order": orders}, granularity="tensor", **options)
+        for options in ({"memory": "stream"}, {})
+    )
+    assert_same(found, wanted, rtol=1e-9, atol=1e-12)
 
 
 def test_one_backward_a_loss_and_two_gradients_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

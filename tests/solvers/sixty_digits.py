@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 from mpmath import mp
 from torch import Tensor
 
 mp.dps = 60
+
+TINY = mp.mpf(10) ** -40
 
 
 def exact(tensor: Tensor) -> mp.matrix:
@@ -80,3 +84,59 @@ def fairness_residual(gram: Tensor, w: Tensor, alpha: float, ridge: float = 0.0)
         g[i, i] *= 1 + mp.mpf(ridge)
     v = g * x
     return float(max(abs(1 - v[i] * x[i] ** (1 / mp.mpf(alpha))) for i in range(g.rows)))
+
+
+def ferero(gram: Tensor, losses: Tensor, preference: Tensor) -> mp.matrix:
+    """For independent gradients, κ = 1: the least along each edge, what is ⟂ r eliminated."""
+    g, values, r = (exact(given) for given in (gram, losses, preference))
+    k, last = g.rows, g.rows - 1
+    r = r / mp.norm(r)
+    f = values - (values.T * r)[0] * r
+    across = mp.matrix(k, last)  # columns ⟂ r
+    for i in range(last):
+        across[i, i], across[last, i] = 1, -r[i] / r[last]
+    inside = across.T * g * across
+    of_f, of_r = (mp.lu_solve(inside, across.T * x) for x in (f, g * r))
+    bend = (r.T * g * r)[0] - (r.T * g * across * of_r)[0]
+    tilt = (f.T * across * of_r)[0]
+    best = None
+    for i in range(k):
+        for j in range(k):
+            d_rho, d_f = r[j] - r[i], f[j] - f[i]
+            slope = (bend * r[i] + tilt) * d_rho + d_f
+            tau = min(max(-slope / (bend * d_rho**2), mp.mpf(0)), mp.mpf(1)) if d_rho else 0
+            rho = r[i] + tau * d_rho
+            cost = bend / 2 * rho**2 + tilt * rho + f[i] + tau * d_f
+            if best is None or cost < best[0]:
+                best = (cost, rho)
+    assert best is not None
+    return best[1] * r + across * (of_f - best[1] * of_r)
+
+
+def pmgda(gram: Tensor, losses: Tensor, preference: Tensor, sigma: float) -> mp.matrix:
+    """Off the ray, the best of all corners of its program."""
+    g, values, r = (exact(given) for given in (gram, losses, preference))
+    k = g.rows
+    y = values - (values.T * r)[0] / (r.T * r)[0] * r
+    y = y / mp.norm(y)
+    slopes = g * y
+    steepness = mp.sqrt((y.T * slopes)[0])
+    n = [mp.sqrt(g[i, i]) for i in range(k)]
+    # rows a·(μ_1, ..., μ_k, μ_h, t) >= b, each to a largest entry of about 1
+    bounds = [
+        ([g[i, j] / n[j] / n[i] for j in range(k)] + [slopes[i] / steepness / n[i], -1 / n[i]], 0)
+        for i in range(k)
+    ]
+    bounds.append(([slopes[j] / n[j] / steepness for j in range(k)] + [1, 0], mp.mpf(sigma)))
+    bounds += [([int(i == j) for j in range(k + 2)], 0) for i in range(k + 1)]
+    best = None
+    for active in combinations(bounds, k + 1):
+        square = mp.matrix([row for row, _ in active] + [[1] * (k + 1) + [0]])
+        if abs(mp.det(square)) < TINY:
+            continue
+        x = mp.lu_solve(square, mp.matrix([b for _, b in active] + [1]))
+        allowed = all(mp.fdot(row, x) - b >= -TINY for row, b in bounds)
+        if allowed and (best is None or x[k + 1] > best[k + 1]):
+            best = x
+    assert best is not None
+    return mp.matrix([best[i] / n[i] + best[k] / steepness * y[i] for i in range(k)])

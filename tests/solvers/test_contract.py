@@ -144,10 +144,7 @@ def test_renaming_the_tasks_renames_the_weights(name: str) -> None:
         found = kernel(name, case.gram[:, order][:, :, order].contiguous(), None, *renamed)
         back = torch.empty_like(found).index_copy_(1, order, found)
         original = torch.empty_like(wanted).index_copy_(1, order, wanted)
-        # FERERO's weights are thousands where gradients are graded, and cancel
-        assert_same(
-            case, back[0], original[0], rtol=1e-6 if name == "solve_ferero" else 1e-8, of_rows=1e-11
-        )
+        assert_same(case, back[0], original[0], rtol=1e-8, of_rows=1e-11)
 
 
 @pytest.mark.parametrize("name", SOLVERS)

@@ -37,10 +37,6 @@ SLOW = ("solve_gradvac", "solve_upgrad")
 EIGEN = ("solve_aligned_mtl", "solve_config", "solve_imtl_g", "solve_gradops", "solve_ferero")
 
 
-#: Whose answers go through the inverse of a matrix that is no cosine matrix.
-LOOSE = {"solve_ferero": 1e-7}
-
-
 def equal(segments: int, tasks: int) -> Tensor:
     return torch.full((segments, tasks), 1.0 / tasks, dtype=torch.float64)
 
@@ -58,7 +54,7 @@ def compare(name: str, cases: list[Case], scale: Tensor | None, rtol: float = 1e
     found = kernel(name, gram, scale, *ours)
     wanted = getattr(reference, name)(gram, scale, *theirs)
     for s, case in enumerate(cases):
-        assert_same(case, found[s], wanted[s], rtol=max(rtol, LOOSE.get(name, 0.0)), of_rows=1e-11)
+        assert_same(case, found[s], wanted[s], rtol=rtol, of_rows=1e-11)
     for one, other in zip(ours, theirs, strict=True):
         if isinstance(one, Tensor):
             torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11)
