@@ -15,6 +15,9 @@
 STABLE_TORCH_LIBRARY(mtl_ops, m) {
   m.def("gram(Tensor?[] grads, int T, int[] segments, float? clip_value) -> Tensor");
   m.def(
+      "gram_and_scales(Tensor?[] grads, int T, int[] segments, float? clip_value, float[] task_weights, "
+      "float? max_task_norm, bool skip_nonfinite, Tensor(a!)? skipped) -> (Tensor, Tensor)");
+  m.def(
       "task_scales(Tensor gram, float[] task_weights, float? max_task_norm, bool skip_nonfinite, Tensor(a!)? skipped) "
       "-> Tensor");
 

@@ -31,6 +31,14 @@ inline Tensor empty_strided(int64_t dim, const int64_t* sizes, const int64_t* st
   return Tensor(handle);
 }
 
+// An uninitialised contiguous float64 tensor where `like` is.
+inline Tensor new_float64(std::initializer_list<int64_t> sizes, Kind like) {
+  like.dtype = aoti_torch_dtype_float64();
+  std::vector<int64_t> strides(sizes.size(), 1);
+  for (size_t d = sizes.size(); d-- > 1;) strides[d - 1] = strides[d] * sizes.begin()[d];
+  return empty_strided(sizes.size(), sizes.begin(), strides.data(), like);
+}
+
 inline bool same_sizes(const Tensor& a, const Tensor& b) {
   const auto x = a.sizes(), y = b.sizes();
   return x.size() == y.size() && std::equal(x.begin(), x.end(), y.begin());
@@ -144,6 +152,9 @@ class TaskGrads {
   int64_t segment(int64_t p) const { return segment_.empty() ? 0 : segment_[p]; }
   int64_t numel(int64_t p) const { return columns_[p].numel; }
   ScalarType dtype(int64_t p) const { return columns_[p].dtype; }
+  bool has_elements() const {
+    return std::any_of(columns_.begin(), columns_.end(), [](const Column& column) { return column.numel > 0; });
+  }
   // The T row pointers of parameter p: task t's gradient, or null.
   const void* const* rows(int64_t p) const { return rows_.data() + p * tasks_; }
   void* out(int64_t p) const { return columns_[p].out; }
@@ -160,13 +171,7 @@ class TaskGrads {
   }
 
   // An uninitialised float64 tensor on the gradients' device.
-  Tensor new_float64(std::initializer_list<int64_t> sizes) const {
-    detail::Kind kind = *kind_;
-    kind.dtype = aoti_torch_dtype_float64();
-    std::vector<int64_t> strides(sizes.size(), 1);
-    for (size_t d = sizes.size(); d-- > 1;) strides[d - 1] = strides[d] * sizes.begin()[d];
-    return detail::empty_strided(sizes.size(), sizes.begin(), strides.data(), kind);
-  }
+  Tensor new_float64(std::initializer_list<int64_t> sizes) const { return detail::new_float64(sizes, *kind_); }
 
   // Copies what was merged into a stand-in back to the caller's tensor.
   void write_back() const {

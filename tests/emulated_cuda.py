@@ -144,6 +144,11 @@ def limits_set() -> int:
     return int(_library().emulated_attributes())
 
 
+def launches() -> int:
+    """How many kernels were launched so far."""
+    return int(_library().emulated_launches())
+
+
 def most_stages() -> int:
     """The most groups of copies to shared memory that one thread committed since the last call."""
     return int(_library().emulated_commits())

@@ -58,6 +58,16 @@ def shares() -> Tensor:
 #: The arguments of each operator, for gradients of the given dtype.
 SAMPLES: dict[str, Callable[[torch.dtype], tuple[Any, ...]]] = {
     "gram": lambda dtype: (rows(dtype), T, [0, 1, 0], 0.5),
+    "gram_and_scales": lambda dtype: (
+        rows(dtype),
+        T,
+        [0, 1, 0],
+        0.5,
+        [1.0, 2.0, 0.0] * 2,
+        1.0,
+        True,
+        torch.zeros(T, dtype=torch.int64),
+    ),
     "task_scales": lambda _: (
         gram(),
         [1.0, 2.0, 0.0] * 2,

@@ -17,9 +17,11 @@
 #include <torch/csrc/stable/library.h>
 
 #include <memory>
+#include <tuple>
 
 #include "gram_range.h"
 #include "jobs.h"
+#include "scales.h"
 #include "simd.h"
 
 namespace mtl_ops::cpu {
@@ -490,6 +492,18 @@ Tensor gram(const OptionalTensors& tensors, int64_t T, const std::vector<int64_t
   return result;
 }
 
+std::tuple<Tensor, Tensor> gram_and_scales(const OptionalTensors& tensors, int64_t T,
+                                           const std::vector<int64_t>& segments, std::optional<double> clip_value,
+                                           const std::vector<double>& task_weights, std::optional<double> max_task_norm,
+                                           bool skip_nonfinite, std::optional<Tensor> skipped) {
+  const Tensor G = gram(tensors, T, segments, clip_value);
+  return {G, task_scales(G, task_weights, max_task_norm, skip_nonfinite, skipped)};
+}
+
 }  // namespace mtl_ops::cpu
 
-STABLE_TORCH_LIBRARY_IMPL(mtl_ops, CPU, m) { m.impl("gram", TORCH_BOX(&mtl_ops::cpu::gram)); }
+STABLE_TORCH_LIBRARY_IMPL(mtl_ops, CPU, m) {
+  m.impl("gram", TORCH_BOX(&mtl_ops::cpu::gram));
+  m.impl("gram_and_scales", TORCH_BOX(&mtl_ops::cpu::gram_and_scales));
+  m.impl("task_scales", TORCH_BOX(&mtl_ops::cpu::task_scales));
+}

@@ -20,7 +20,6 @@
 #include "../solvers/pcd.h"
 #include "../solvers/preference.h"
 #include "../solvers/problem.h"
-#include "../solvers/scales.h"
 #include "../solvers/sharing.h"
 #include "../solvers/simplex.h"
 #include "../solvers/surgery.h"
@@ -133,24 +132,6 @@ solvers::Orders check_orders(const Tensor& gram, const Tensor& orders) {
 }
 
 }  // namespace
-
-Tensor task_scales(const Tensor& gram, const std::vector<double>& task_weights, std::optional<double> max_task_norm,
-                   bool skip_nonfinite, std::optional<Tensor> skipped) {
-  const auto [S, T] = GramSizes(gram, kMaxTasks);
-  check_not_negative("max_task_norm", max_task_norm);
-  STD_TORCH_CHECK(static_cast<int64_t>(task_weights.size()) == S * T, "task_weights should hold ", S * T,
-                  " numbers. Found ", task_weights.size(), ".");
-  if (skipped) check_array<int64_t>(gram, *skipped, "skipped", T);
-  Tensor result = torch::stable::empty({S, T}, ScalarType::Double);
-  const solvers::TaskScales scales{task_weights.data(), max_task_norm.value_or(std::numeric_limits<double>::infinity()),
-                                   skip_nonfinite};
-  std::vector<double> workspace(solvers::TaskScales::workspace(T));
-  Arena arena(workspace.data());
-  scales(Serial{}, S, T, static_cast<const double*>(gram.const_data_ptr()),
-         static_cast<double*>(result.mutable_data_ptr()),
-         skipped ? static_cast<int64_t*>(skipped->mutable_data_ptr()) : nullptr, arena);
-  return result;
-}
 
 Tensor solve_sum(const Tensor& gram, const std::optional<Tensor>& scale) {
   return solve(gram, scale, solvers::Linear{false});
@@ -298,7 +279,6 @@ Tensor solve_modo(const Tensor& gram, const std::optional<Tensor>& scale, Tensor
 }  // namespace mtl_ops::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(mtl_ops, CPU, m) {
-  m.impl("task_scales", TORCH_BOX(&mtl_ops::cpu::task_scales));
   m.impl("solve_sum", TORCH_BOX(&mtl_ops::cpu::solve_sum));
   m.impl("solve_mean", TORCH_BOX(&mtl_ops::cpu::solve_mean));
   m.impl("solve_pcgrad", TORCH_BOX(&mtl_ops::cpu::solve_pcgrad));

@@ -218,7 +218,7 @@ Tensor merge(const Call& call, const Method& method, const Coordinates* coordina
   Tensor result = device.new_float64({});
   auto* square = static_cast<double*>(result.mutable_data_ptr());
   bool add = false;
-  for_each_dtype(grads, [&](ScalarType dtype, const std::vector<int64_t>& params) {
+  for_each_dtype(grads, [&](ScalarType dtype, const std::vector<int64_t>& params, bool) {
     dispatch(dtype, [&](auto tag) {
       using S = typename decltype(tag)::type;
       launch::Plan plan = make_plan<S, Method>(grads, params, coordinates);

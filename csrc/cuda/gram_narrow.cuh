@@ -2,13 +2,10 @@
 #pragma once
 
 #include "../launch/team.h"
+#include "gram_range.cuh"
 #include "warp_sums.cuh"
 
 namespace mtl_ops::cuda {
-
-using launch::Span;
-using launch::Table;
-using launch::Tiles;
 
 constexpr int kNarrow = 8;  // tasks
 constexpr int kThreads = 256;
@@ -94,9 +91,9 @@ __device__ void forget_missing(unsigned present, A (&lanes)[K * (K + 1) / 2]) {
 }
 
 // partial (pairs, jobs): this block's share of every inner product.
-template <class S, int K>
+template <class S, int K, class Argument>
 __global__ void __launch_bounds__(kThreads, kBlocks)
-    gram_narrow(const __grid_constant__ TableArgument argument, int T, double limit, double* partial) {
+    gram_narrow(const __grid_constant__ Argument argument, int T, double limit, double* partial) {
   using Shape = Narrow<S, K>;
   using A = typename Shape::A;
   constexpr int slots = kSlots<Shape::kPairs>;
@@ -142,6 +139,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     products += Shape::kColumns;
   }
   flush();
+  __shared__ int suspicious;
+  if (threadIdx.x == 0) suspicious = 0;
   __syncthreads();
 
   for (int pair = threadIdx.x; pair < Shape::kPairs; pair += kThreads) {
@@ -150,6 +149,11 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     double sum = 0;
     for (int warp = 0; warp < kWarps; ++warp) sum += sums[warp * slots + pair];
     partial[static_cast<int64_t>(launch::pair_index(at.i, at.j, T)) * gridDim.x + blockIdx.x] = sum;
+    if (kNeedsRange<S> && at.i == at.j && out_of_range(sum, table, Tiles(table, blockIdx.x).left())) suspicious = 1;
+  }
+  if constexpr (kNeedsRange<S>) {
+    __syncthreads();
+    if (suspicious != 0) mend_range<S>(argument, blockIdx.x, gridDim.x, T, limit, partial);
   }
 }
 

@@ -27,12 +27,15 @@
 #include <vector>
 
 #include "../launch/plan.h"
+#include "../launch/team.h"
 #include "../task_grads.h"
 
 namespace mtl_ops::cuda {
 
 using bfloat16 = torch::headeronly::BFloat16;
 using float16 = torch::headeronly::Half;
+
+constexpr int kWarp = 32;
 
 // ---- errors -------------------------------------------------------------------------------------------------------
 
@@ -66,7 +69,7 @@ inline int64_t most_processors() {
 // Makes a tensor's device the current one while it lives, and knows the stream torch uses there.
 class Device {
  public:
-  explicit Device(const Tensor& tensor) : like_(tensor), kind_(tensor), guard_(kind_.device_index) {
+  explicit Device(const Tensor& tensor) : kind_(tensor), guard_(kind_.device_index) {
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(kind_.device_index, &stream_));
   }
 
@@ -78,9 +81,7 @@ class Device {
   size_t shared_limit() const { return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin); }
 
   /// An uninitialised float64 tensor there.  Its memory may be given up as soon as what uses it is launched.
-  Tensor new_float64(std::initializer_list<int64_t> sizes) const {
-    return torch::stable::new_empty(like_, sizes, ScalarType::Double);
-  }
+  Tensor new_float64(std::initializer_list<int64_t> sizes) const { return detail::new_float64(sizes, kind_); }
 
   const detail::Kind& kind() const { return kind_; }
 
@@ -91,7 +92,6 @@ class Device {
     return value;
   }
 
-  Tensor like_;
   detail::Kind kind_;
   torch::stable::accelerator::DeviceGuard guard_;
   void* stream_ = nullptr;
@@ -144,15 +144,20 @@ __device__ T* shared_memory() {
 
 constexpr size_t kSmallArgument = 3072;   // with what else a kernel takes, within the 4 KB that every driver allows
 constexpr size_t kLargeArgument = 32000;  // within the 32,764 bytes that drivers for CUDA 12.1 and later allow
+constexpr size_t kLargeTable = 30720;     // with what else a kernel takes
+constexpr bool kLargeTables = CUDART_VERSION >= 12010;
 
 template <size_t BYTES>
-struct Argument {
+struct alignas(16) Argument {
   unsigned char bytes[BYTES];
 };
 
+// A thread stores 16 bytes; what it reads of an argument has an address of its own, and a warp's are read one by one.
 template <size_t BYTES>
-__global__ void store_argument(const __grid_constant__ Argument<BYTES> argument, int size, unsigned char* out) {
-  for (int i = threadIdx.x; i < size; i += blockDim.x) out[i] = argument.bytes[i];
+__global__ void __launch_bounds__(kWarp)
+    store_argument(const __grid_constant__ Argument<BYTES> argument, int vectors, uint4* out) {
+  const int i = blockIdx.x * kWarp + threadIdx.x;
+  if (i < vectors) out[i] = reinterpret_cast<const uint4*>(argument.bytes)[i];
 }
 
 template <size_t BYTES>
@@ -160,7 +165,9 @@ void upload_pieces(const Device& device, const unsigned char* from, size_t size,
   for (const launch::Piece& piece : launch::pieces_of(size, BYTES)) {
     Argument<BYTES> argument;
     std::memcpy(argument.bytes, from + piece.begin, piece.size);
-    launch(device, store_argument<BYTES>, {1, 1024}, argument, static_cast<int>(piece.size), to + piece.begin);
+    const int vectors = static_cast<int>((piece.size + sizeof(uint4) - 1) / sizeof(uint4));
+    launch(device, store_argument<BYTES>, {launch::ceil_div(vectors, kWarp), kWarp}, argument, vectors,
+           reinterpret_cast<uint4*>(to + piece.begin));
   }
 }
 
@@ -176,7 +183,7 @@ inline bool takes_large_arguments() {
 #endif
 }
 
-/// Host memory to device memory, in the arguments of as many launches as it takes.
+/// Host memory to device memory, which has room for whole vectors, in the arguments of as many launches as it takes.
 inline void upload(const Device& device, const void* from, size_t size, void* to) {
   const auto* source = static_cast<const unsigned char*>(from);
   auto* target = static_cast<unsigned char*>(to);
@@ -188,12 +195,14 @@ inline void upload(const Device& device, const void* from, size_t size, void* to
 }
 
 // Bytes the host knows, as an argument of a kernel: inside it if they fit, else in device memory.
-struct Payload {
+template <size_t BYTES>
+struct PayloadOf {
   const unsigned char* memory = nullptr;
-  Argument<kSmallArgument> inside;
+  Argument<BYTES> inside;
 
   __device__ const unsigned char* data() const { return memory != nullptr ? memory : inside.bytes; }
 };
+using Payload = PayloadOf<kSmallArgument>;
 
 class DevicePayload {
  public:
@@ -202,7 +211,7 @@ class DevicePayload {
       std::memcpy(argument_.inside.bytes, bytes, size);
       return;
     }
-    memory_ = device.new_float64({static_cast<int64_t>((size + sizeof(double) - 1) / sizeof(double))});
+    memory_ = device.new_float64({static_cast<int64_t>((size + sizeof(uint4) - 1) / sizeof(uint4) * 2)});
     upload(device, bytes, size, memory_->mutable_data_ptr());
     argument_.memory = static_cast<const unsigned char*>(memory_->const_data_ptr());
   }
@@ -215,12 +224,15 @@ class DevicePayload {
 };
 
 // A plan's table as an argument.
-struct TableArgument {
-  Payload payload;
+template <size_t BYTES>
+struct TableArgumentOf {
+  PayloadOf<BYTES> payload;
   launch::Plan::Layout layout;
 
   __device__ launch::Table table() const { return layout.view(payload.data()); }
 };
+using TableArgument = TableArgumentOf<kSmallArgument>;
+using LargeTableArgument = TableArgumentOf<kLargeTable>;
 
 class DeviceTable {
  public:
@@ -235,6 +247,23 @@ class DeviceTable {
   launch::Plan::Layout layout_;
   DevicePayload payload_;
 };
+
+/// Calls f(argument) with a plan's table inside the argument, a small or (if LARGE) a large one, if it fits into any, else
+/// in device memory.
+template <bool LARGE, class F>
+void with_table(const Device& device, const launch::Plan& plan, F f) {
+  if constexpr (LARGE && kLargeTables) {
+    const size_t size = plan.size();
+    if (size > kSmallArgument && size <= kLargeTable && takes_large_arguments()) {
+      LargeTableArgument large;
+      plan.write(large.payload.inside.bytes);
+      large.layout = plan.layout();
+      return f(large);
+    }
+  }
+  const DeviceTable table(device, plan);
+  f(table.argument());
+}
 
 // ---- dtypes -------------------------------------------------------------------------------------------------------
 
@@ -261,9 +290,10 @@ void dispatch(ScalarType dtype, F f) {
   }
 }
 
-/// The parameters of each dtype that occurs, by segment: f(dtype, parameters).
+/// The parameters of each dtype that occurs, by segment: f(dtype, parameters, whether it is the last).
 template <class F>
 void for_each_dtype(const TaskGrads& grads, F f) {
+  std::vector<std::pair<ScalarType, std::vector<int64_t>>> found;
   for (const ScalarType dtype : {ScalarType::Float, ScalarType::BFloat16, ScalarType::Half, ScalarType::Double}) {
     std::vector<int64_t> params;
     for (int64_t p = 0; p < grads.params(); ++p) {
@@ -272,13 +302,12 @@ void for_each_dtype(const TaskGrads& grads, F f) {
     if (params.empty()) continue;
     std::stable_sort(params.begin(), params.end(),
                      [&](int64_t a, int64_t b) { return grads.segment(a) < grads.segment(b); });
-    f(dtype, params);
+    found.emplace_back(dtype, std::move(params));
   }
+  for (size_t i = 0; i < found.size(); ++i) f(found[i].first, found[i].second, i + 1 == found.size());
 }
 
 // ---- loads --------------------------------------------------------------------------------------------------------
-
-constexpr int kWarp = 32;
 
 // As many elements as one 16-byte load brings.
 template <class S>

@@ -2,8 +2,9 @@
 // p's segment and c = min(1, max_norm / |merged gradient|) with the norm taken from the Gram matrix, sqrt(sum_s w_s'
 // G_s w_s).
 //
-// Who computes what.  One block makes c, and c w in device memory.  Then the tiles of all columns are dealt out to
-// the blocks (csrc/launch/plan.h); a thread has 16 bytes of `out` and reads the rows eight vectors at a time.
+// Who computes what.  Every block makes c for itself, or, of more than a few thousand entries of G, one block has made c
+// and c w before.  The tiles of all columns are dealt out to the blocks (csrc/launch/plan.h); a thread has 16 bytes of
+// `out` and reads the rows eight vectors at a time.
 //
 // Order of accumulation.  Element by element over the tasks in their order: in float64 for float32 and float64
 // gradients, in float32 for the 16-bit ones, rounded once.  A task whose weight is exactly 0 is not read, so its Inf
@@ -21,6 +22,8 @@ using launch::Tiles;
 constexpr int kThreads = 256;
 constexpr int kBlocks = 2;    // on a multiprocessor: with 128 bytes a thread, 64 KB on their way
 constexpr int kInFlight = 8;  // loads
+constexpr int kClipThreads = 1024;
+constexpr int64_t kClipHere = 4096;  // entries of G: 16 a thread
 
 template <class S>
 using Accumulator = std::conditional_t<sizeof(S) == 2, float, double>;
@@ -29,37 +32,52 @@ using MergeTerms = Terms<S, Accumulator<S>>;
 
 // ---- the clip scale -----------------------------------------------------------------------------------------------
 
-// The sum over the segments of w' G w, this thread's part; a task of weight 0 takes no part, whatever its row of G
-// holds.
-__device__ double squared_norm(const double* weights, const double* gram, int S, int T) {
-  double sum = 0;
-  for (int64_t at = threadIdx.x; at < static_cast<int64_t>(S) * T * T; at += kThreads) {
-    const int64_t row = at / T;  // s T + i
-    const double wi = weights[row], wj = weights[row / T * T + at % T];
-    if (wi != 0 && wj != 0) sum += wi * wj * gram[at];
-  }
-  return sum;
-}
+// What c is made of; without `gram` it is 1.
+struct Clip {
+  const double* weights;  // (S, T)
+  const double* gram;     // (S, T, T), or null
+  int S, T;
+  double max_norm;
 
-// scale () and scaled (S, T) = scale * weights.  A norm that is not finite gives NaN: scaled by 0, a broken gradient
-// would look like a sound one.
-__global__ void __launch_bounds__(kThreads)
-    clip(const double* weights, const double* gram, int S, int T, double max_norm, double* scale, double* scaled) {
-  __shared__ double shared_factor;
-  if (gram != nullptr) {
-    const double square = block_sum<kThreads>(squared_norm(weights, gram, S, T));
-    if (threadIdx.x == 0) {
-      shared_factor = !solvers::finite(square)       ? __builtin_nan("")
-                      : square > max_norm * max_norm ? max_norm / sqrt(square)
-                                                     : 1.0;
-    }
-  } else if (threadIdx.x == 0) {
-    shared_factor = 1;
+  // A norm that is not finite gives NaN: scaled by 0, a broken gradient would look like a sound one.
+  __device__ double factor(double square) const {
+    return !solvers::finite(square) ? __builtin_nan("") : square > max_norm * max_norm ? max_norm / sqrt(square) : 1.0;
   }
-  __syncthreads();
-  const double factor = shared_factor;
+
+  // This thread's part of the sum over the segments of w' G w, entry by entry; a task of weight 0 takes no part, whatever
+  // its row of G holds.
+  __device__ double by_entries() const {
+    double sum = 0;
+    for (int at = threadIdx.x; at < S * T * T; at += kThreads) {
+      const int row = at / T;  // s T + i
+      const double wi = weights[row], wj = weights[row / T * T + at % T];
+      if (wi != 0 && wj != 0) sum += wi * wj * gram[at];
+    }
+    return sum;
+  }
+
+  // The same row by row.
+  __device__ double by_rows() const {
+    double sum = 0;
+    for (int row = threadIdx.x; row < S * T; row += kClipThreads) {
+      const double wi = weights[row];
+      if (wi == 0) continue;
+      const double* g = gram + static_cast<int64_t>(row) * T;
+      const double* w = weights + row / T * T;
+      for (int j = 0; j < T; ++j) {
+        if (w[j] != 0) sum += wi * w[j] * g[j];
+      }
+    }
+    return sum;
+  }
+};
+
+// scale () and scaled (S, T) = scale * weights, of many segments.  One block.
+__global__ void __launch_bounds__(kClipThreads) scale_weights(Clip clip, double* scale, double* scaled) {
+  double factor = 1;
+  if (clip.gram != nullptr) factor = clip.factor(block_sum<kClipThreads>(clip.by_rows()));
   if (threadIdx.x == 0) *scale = factor;
-  for (int at = threadIdx.x; at < S * T; at += kThreads) scaled[at] = factor * weights[at];
+  for (int at = threadIdx.x; at < clip.S * clip.T; at += kClipThreads) scaled[at] = factor * clip.weights[at];
 }
 
 // ---- the merged gradient ------------------------------------------------------------------------------------------
@@ -131,13 +149,20 @@ __device__ void merge_elements(const MergeTerms<S>& terms, const Span& span, dou
   }
 }
 
-// The table has T rows and the output for every column; weights (S, T), the clip scale included.
-template <class S, int K>
+// The table has T rows and the output for every column.  scale (): c goes there.
+template <class S, int K, class Argument>
 __global__ void __launch_bounds__(kThreads, kBlocks)
-    merge_columns(const __grid_constant__ TableArgument argument, int T, const double* weights, double limit,
-                  bool accumulate) {
+    merge_columns(const __grid_constant__ Argument argument, Clip clip, double* scale, double limit, bool accumulate) {
   __shared__ MergeTerms<S> terms;
+  __shared__ double factor;
   const Table table = argument.table();
+  const int T = clip.T;
+  double square = 0;
+  if (clip.gram != nullptr) square = block_sum<kThreads>(clip.by_entries());
+  if (threadIdx.x == 0) {
+    factor = clip.gram != nullptr ? clip.factor(square) : 1.0;
+    if (blockIdx.x == 0 && scale != nullptr) *scale = factor;
+  }
   int column = -1;
   S* out = nullptr;
   for (Tiles tiles(table, blockIdx.x); !tiles.done(); tiles.next()) {
@@ -146,7 +171,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
       out = static_cast<S*>(table.row(column)[T]);
       __syncthreads();  // nobody reads the last column's terms any more
       if (threadIdx.x < kWarp) {
-        terms.gather(table.row(column), weights + static_cast<int64_t>(table.columns[column].segment) * T, T);
+        terms.gather(table.row(column), clip.weights + static_cast<int64_t>(table.columns[column].segment) * T, T,
+                     factor);
       }
       __syncthreads();
     }
@@ -165,25 +191,28 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
 struct MergeCall {
   const Device& device;
   const TaskGrads& grads;
-  int T;
-  const double* weights;  // (S, T), the clip scale included
-  double limit;           // of the elementwise clamp; negative for none
+  Clip clip;
+  double* scale;  // where c is written, unless it is there
+  double limit;   // of the elementwise clamp; negative for none
   bool accumulate;
 };
 
 template <class S, int K>
 void run(const MergeCall& call, const std::vector<int64_t>& params) {
-  launch::Plan plan(call.T + 1, sizeof(S), Merge<S, K>::kWidth);
-  std::vector<const void*> pointers(call.T + 1);
+  const int T = call.clip.T;
+  launch::Plan plan(T + 1, sizeof(S), Merge<S, K>::kWidth);
+  std::vector<const void*> pointers(T + 1);
   for (const int64_t p : params) {
-    std::copy_n(call.grads.rows(p), call.T, pointers.begin());
-    pointers[call.T] = call.grads.out(p);
+    std::copy_n(call.grads.rows(p), T, pointers.begin());
+    pointers[T] = call.grads.out(p);
     plan.add(call.grads.numel(p), call.grads.segment(p), pointers.data());
   }
   plan.cut_whole(call.device.processors() * kBlocks);
-  const DeviceTable table(call.device, plan);
-  launch(call.device, merge_columns<S, K>, {plan.jobs(), kThreads}, table.argument(), call.T, call.weights, call.limit,
-         call.accumulate);
+  with_table<K == kInFlight>(call.device, plan, [&](const auto& table) {
+    using Argument = std::decay_t<decltype(table)>;
+    launch(call.device, merge_columns<S, K, Argument>, {plan.jobs(), kThreads}, table, call.clip, call.scale,
+           call.limit, call.accumulate);
+  });
 }
 
 }  // namespace
@@ -209,13 +238,19 @@ Tensor merge_(std::vector<Tensor> out, const OptionalTensors& tensors, const Ten
   check_count("S", S * T);
   const Device device(*grads.any());
   Tensor result = device.new_float64({});
-  const Tensor scaled = device.new_float64({S, T});
-  auto* scaled_weights = static_cast<double*>(scaled.mutable_data_ptr());
-  launch(device, clip, {1, kThreads}, w, G, static_cast<int>(S), static_cast<int>(T), max_norm.value_or(0.0),
-         static_cast<double*>(result.mutable_data_ptr()), scaled_weights);
-
-  const MergeCall call{device, grads, static_cast<int>(T), scaled_weights, clip_value.value_or(-1.0), accumulate};
-  for_each_dtype(grads, [&](ScalarType dtype, const std::vector<int64_t>& params) {
+  auto* scale = static_cast<double*>(result.mutable_data_ptr());
+  Clip clip{w, G, static_cast<int>(S), static_cast<int>(T), max_norm.value_or(0.0)};
+  std::optional<Tensor> scaled;
+  if ((G != nullptr && S * T * T > kClipHere) || !grads.has_elements()) {
+    scaled = device.new_float64({S, T});
+    auto* weights_of_all = static_cast<double*>(scaled->mutable_data_ptr());
+    launch(device, scale_weights, {1, kClipThreads}, clip, scale, weights_of_all);
+    clip.weights = weights_of_all;
+    clip.gram = nullptr;
+    scale = nullptr;
+  }
+  const MergeCall call{device, grads, clip, scale, clip_value.value_or(-1.0), accumulate};
+  for_each_dtype(grads, [&](ScalarType dtype, const std::vector<int64_t>& params, bool) {
     dispatch(dtype, [&](auto tag) {
       using Element = typename decltype(tag)::type;
       if (T <= 2) {

@@ -2,7 +2,7 @@
 // in float64.
 //
 // One warp a segment, its workspace in shared memory; the mathematics is in csrc/solvers, the same text as on the
-// CPU.  UPGrad's T problems get a warp each.
+// CPU.  UPGrad's T problems get a warp each, of one block where it has room for all.
 #include <limits>
 
 #include "../solvers/aligned.h"
@@ -18,7 +18,6 @@
 #include "../solvers/pcd.h"
 #include "../solvers/preference.h"
 #include "../solvers/problem.h"
-#include "../solvers/scales.h"
 #include "../solvers/sharing.h"
 #include "../solvers/simplex.h"
 #include "../solvers/surgery.h"
@@ -31,16 +30,6 @@ using solvers::Arena;
 using solvers::Warp;
 
 // ---- kernels ------------------------------------------------------------------------------------------------------
-
-__global__ void __launch_bounds__(kWarp, 1)
-    scale_tasks(const __grid_constant__ Payload task_weights, double max_task_norm, bool skip_nonfinite, int S, int T,
-                const double* gram, double* scale, int64_t* skipped) {
-  __shared__ double workspace[solvers::TaskScales::workspace(kMaxTasks)];
-  Arena arena(workspace);
-  const auto* weights = reinterpret_cast<const double*>(task_weights.data());
-  const solvers::TaskScales scales{weights, max_task_norm, skip_nonfinite};
-  scales(Warp{}, S, T, gram, scale, skipped, arena);
-}
 
 template <class Method>
 __global__ void __launch_bounds__(kWarp, 1)
@@ -72,23 +61,32 @@ struct UpGradTerm {
   }
 };
 
-// terms (S, T, T): term t of segment s.
-__global__ void __launch_bounds__(kWarp, 1)
-    solve_terms(solvers::UpGrad method, int T, const double* gram, const double* scale, double* terms) {
-  const int64_t s = blockIdx.x / T;
-  const int task = blockIdx.x % T;
-  solvers::solve_segment(Warp{}, UpGradTerm{method, task}, static_cast<int>(s), T, gram + s * T * T,
-                         scale != nullptr ? scale + s * T : nullptr, terms + (s * T + task) * T,
-                         shared_memory<double>());
+constexpr int kTermWarps = 8;  // whose workspaces, and registers, one block has room for
+
+// out (S, T), for one segment: by all threads of a block.
+__device__ void sum_segment(int64_t s, int T, const double* terms, double* out) {
+  for (int t = threadIdx.x; t < T; t += blockDim.x) {
+    double sum = 0;
+    for (int term = 0; term < T; ++term) sum += terms[(s * T + term) * T + t];
+    out[s * T + t] = sum;
+  }
+}
+
+// terms (S, T, T): term t of segment s, a warp each; and their sums, if a block has all terms of a segment.
+__global__ void __launch_bounds__(kTermWarps* kWarp, 1)
+    solve_terms(solvers::UpGrad method, int T, const double* gram, const double* scale, double* terms, double* out) {
+  const int warps = blockDim.x / kWarp, warp = threadIdx.x / kWarp;
+  const int64_t at = static_cast<int64_t>(blockIdx.x) * warps + warp, s = at / T;
+  double* workspace = shared_memory<double>() + warp * (T + solvers::segment_workspace<UpGradTerm>(T));
+  solvers::solve_segment(Warp{}, UpGradTerm{method, static_cast<int>(at % T)}, static_cast<int>(s), T, gram + s * T * T,
+                         scale != nullptr ? scale + s * T : nullptr, terms + at * T, workspace);
+  if (warps != T) return;
+  __syncthreads();
+  sum_segment(s, T, terms, out);
 }
 
 __global__ void __launch_bounds__(kMaxTasks) sum_terms(int T, const double* terms, double* out) {
-  const int64_t s = blockIdx.x;
-  const int t = threadIdx.x;
-  if (t >= T) return;
-  double sum = 0;
-  for (int term = 0; term < T; ++term) sum += terms[(s * T + term) * T + t];
-  out[s * T + t] = sum;
+  sum_segment(blockIdx.x, T, terms, out);
 }
 
 // ---- arguments ----------------------------------------------------------------------------------------------------
@@ -152,23 +150,6 @@ Tensor solve(const Segments& segments, const std::optional<Tensor>& scale, const
 }
 
 }  // namespace
-
-Tensor task_scales(const Tensor& gram, const std::vector<double>& task_weights, std::optional<double> max_task_norm,
-                   bool skip_nonfinite, std::optional<Tensor> skipped) {
-  const Segments segments(gram);
-  const int S = segments.S, T = segments.T;
-  check_not_negative("max_task_norm", max_task_norm);
-  STD_TORCH_CHECK(static_cast<int64_t>(task_weights.size()) == static_cast<int64_t>(S) * T, "task_weights should hold ",
-                  static_cast<int64_t>(S) * T, " numbers. Found ", task_weights.size(), ".");
-  if (skipped) segments.array<int64_t>(*skipped, "skipped", T);
-  Tensor result = segments.device.new_float64({S, T});
-  const DevicePayload weights(segments.device, task_weights.data(), task_weights.size() * sizeof(double));
-  launch(segments.device, scale_tasks, {1, kWarp}, weights.argument(),
-         max_task_norm.value_or(std::numeric_limits<double>::infinity()), skip_nonfinite, S, T, segments.gram,
-         static_cast<double*>(result.mutable_data_ptr()),
-         skipped ? static_cast<int64_t*>(skipped->mutable_data_ptr()) : nullptr);
-  return result;
-}
 
 Tensor solve_sum(const Tensor& gram, const std::optional<Tensor>& scale) {
   return solve(Segments(gram), scale, solvers::Linear{false});
@@ -259,10 +240,12 @@ Tensor solve_upgrad(const Tensor& gram, const std::optional<Tensor>& scale, cons
   Tensor result = segments.device.new_float64({S, T});
   if (S == 0) return result;
   auto* term = static_cast<double*>(terms.mutable_data_ptr());
-  launch(segments.device, solve_terms, {static_cast<int64_t>(S) * T, kWarp, workspace_bytes<UpGradTerm>(T)}, method, T,
-         segments.gram, scales, term);
-  launch(segments.device, sum_terms, {S, static_cast<int>(kMaxTasks)}, T, term,
-         static_cast<double*>(result.mutable_data_ptr()));
+  auto* sums = static_cast<double*>(result.mutable_data_ptr());
+  const int warps = T <= kTermWarps ? T : 1;
+  const int64_t blocks = static_cast<int64_t>(S) * T / warps;
+  launch(segments.device, solve_terms, {blocks, warps * kWarp, warps * workspace_bytes<UpGradTerm>(T)}, method, T,
+         segments.gram, scales, term, sums);
+  if (warps != T) launch(segments.device, sum_terms, {S, static_cast<int>(kMaxTasks)}, T, term, sums);
   return result;
 }
 
@@ -334,7 +317,6 @@ Tensor solve_modo(const Tensor& gram, const std::optional<Tensor>& scale, Tensor
 }  // namespace mtl_ops::cuda
 
 STABLE_TORCH_LIBRARY_IMPL(mtl_ops, CUDA, m) {
-  m.impl("task_scales", TORCH_BOX(&mtl_ops::cuda::task_scales));
   m.impl("solve_sum", TORCH_BOX(&mtl_ops::cuda::solve_sum));
   m.impl("solve_mean", TORCH_BOX(&mtl_ops::cuda::solve_mean));
   m.impl("solve_pcgrad", TORCH_BOX(&mtl_ops::cuda::solve_pcgrad));

@@ -14,13 +14,13 @@ struct Terms {
   int tasks[kMaxTasks];
 
   // By one warp: the tasks that reach the column and have a weight, in their order.  `pointers` (T,) are the rows, or
-  // null; `task_weights` (T,) are null for 1.
-  __device__ void gather(void* const* pointers, const double* task_weights, int T) {
+  // null; `task_weights` (T,) are null for 1, and `factor` is that of all of them.
+  __device__ void gather(void* const* pointers, const double* task_weights, int T, double factor = 1.0) {
     const int lane = threadIdx.x % kWarp;
     int found = 0;
     for (int first = 0; first < T; first += kWarp) {
       const int t = first + lane;
-      const double weight = t >= T ? 0.0 : task_weights != nullptr ? task_weights[t] : 1.0;
+      const double weight = t >= T ? 0.0 : factor * (task_weights != nullptr ? task_weights[t] : 1.0);
       const bool counts = weight != 0 && pointers[t] != nullptr;
       const unsigned all = __ballot_sync(0xffffffffu, counts);
       if (counts) {

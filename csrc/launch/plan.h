@@ -173,15 +173,20 @@ class Plan {
 
   /// The table as one piece of memory; `view` finds its parts wherever it is copied to.
   std::vector<unsigned char> bytes() const {
-    std::vector<Column> columns = columns_;
-    columns.push_back({0, 0, tiles_, 0, 0, 0});
-    std::vector<unsigned char> out(size_of(columns) + size_of(runs_) + size_of(pointers_));
-    unsigned char* to = out.data();
-    for_each_part(columns, [&](const void* from, size_t size) {
-      std::memcpy(to, from, size);
+    std::vector<unsigned char> out(size());
+    write(out.data());
+    return out;
+  }
+
+  size_t size() const { return size_of(columns_) + sizeof(Column) + size_of(runs_) + size_of(pointers_); }
+
+  /// The same, to memory of that size.
+  void write(unsigned char* to) const {
+    const Column sentinel{0, 0, tiles_, 0, 0, 0};
+    for_each_part(sentinel, [&](const void* from, size_t size) {
+      if (size > 0) std::memcpy(to, from, size);
       to += size;
     });
-    return out;
   }
 
   /// Where the parts lie.
@@ -222,8 +227,9 @@ class Plan {
   }
 
   template <class F>
-  void for_each_part(const std::vector<Column>& columns, F f) const {
-    f(columns.data(), size_of(columns));
+  void for_each_part(const Column& sentinel, F f) const {
+    f(columns_.data(), size_of(columns_));
+    f(&sentinel, sizeof(sentinel));
     f(runs_.data(), size_of(runs_));
     f(pointers_.data(), size_of(pointers_));
   }

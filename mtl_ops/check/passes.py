@@ -57,6 +57,22 @@ def _gram(device: str) -> Iterator[Comparison]:
         yield Comparison(f"70,001 ones, {dtype}", 0.0 if torch.equal(found, wanted) else torch.inf)
 
 
+def _gram_and_scales(device: str) -> Iterator[Comparison]:
+    """What the two operators answer one after the other, to the last bit."""
+    kernels = torch.ops.mtl_ops
+    for case, (clip_value, limit, skip) in zip(cases(device, normal), itertools.cycle(RULES)):
+        _, rows = case.on(device)
+        weights = [float(place % 4) / 2 for place in range(3 * case.tasks)]
+        counts = [torch.arange(case.tasks, device=device) for _ in range(2)]
+        given = (rows, case.tasks, SEGMENTS, clip_value)
+        found = kernels.gram_and_scales(*given, weights, limit, skip, counts[0])
+        gram = kernels.gram(*given)
+        wanted = (gram, kernels.task_scales(gram, weights, limit, skip, counts[1]))
+        pairs = [*zip(found, wanted, strict=True), (counts[0], counts[1])]
+        same = all(torch.equal(one, other) for one, other in pairs)
+        yield Comparison(f"{case}, max_task_norm = {limit}", 0.0 if same else torch.inf)
+
+
 def _task_scales(device: str) -> Iterator[Comparison]:
     for tasks in (1, 2, 5, 33, 64):
         squares = torch.linspace(0.1, 9.0, 3 * tasks * tasks, dtype=torch.float64)
@@ -137,6 +153,7 @@ def _rounded(
 #: What compares each operator on a device.
 PASSES: dict[str, Callable[[str], Iterator[Comparison]]] = {
     "gram": _gram,
+    "gram_and_scales": _gram_and_scales,
     "task_scales": _task_scales,
     "merge_": _merge,
     **{name: functools.partial(_coordinates, name) for name in COORDINATES},

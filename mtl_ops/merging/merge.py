@@ -49,7 +49,10 @@ def merge_rows(
     method, rules = call.method, call.rules
     tasks = len(call.task_weights)
     gram = None
-    if method.needs == "gram" or rules != Rules() or call.times_skipped is not None:
+    measures = method.needs == "gram" or rules != Rules() or call.times_skipped is not None
+    if measures and part is WHOLE and call.scale is None and rules.nonfinite != "raise":
+        gram, scale = _measure(call, rows, layout)
+    elif measures:
         measured = rows if part.measured is None else measured_rows(rows, part.measured)
         gram = unscaled(ops.gram(measured, tasks, layout.segments, rules.clip_value), call.scale)
         if part.total is not None:
@@ -77,6 +80,22 @@ def merge_rows(
         )
     clipped = clip_scale if rules.max_norm is not None else None
     return report_of(call, layout, gram, scale, weights, clipped)
+
+
+def _measure(call: Call, rows: Sequence[Tensor | None], layout: Layout) -> tuple[Tensor, Tensor]:
+    """The Gram matrices, and the factors of the gradients, where nothing comes between the two."""
+    rules, factors = call.rules, layout.factors(call.weights)
+    skip = rules.nonfinite == "skip_task"
+    return ops.gram_and_scales(
+        rows,
+        len(call.task_weights),
+        layout.segments,
+        rules.clip_value,
+        factors,
+        rules.max_task_norm,
+        skip,
+        call.times_skipped,
+    )
 
 
 def report_of(

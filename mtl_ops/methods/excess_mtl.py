@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import ops
 from ._checks import only, positive
 from ._memory import keep, recall
 from ._registry import register
@@ -88,13 +89,9 @@ class ExcessMTL(TrackingMethod):
         places: Sequence[int],
         segments: Sequence[int],
     ) -> None:
-        excess = factors.new_zeros(max(segments) + 1, len(factors))
-        for k, (row, total) in enumerate(zip(rows, self.recall(rows, places), strict=True)):
-            if row is not None and total is not None:
-                task, place = divmod(k, len(places))
-                for g, s in _pieces(row.to(total.dtype), total):
-                    excess[segments[place], task] += _excess(g, s, factors[task])
-        self._excess = excess
+        totals = self.recall(rows, places)
+        add_up = _add_up_pieces if factors.device.type == "cpu" else _add_up_lists
+        self._excess = add_up(rows, totals, factors, segments)
 
     def solve(
         self, gram: Tensor, scale: Tensor | None, losses: Tensor | None, **given: Any
@@ -132,6 +129,50 @@ class ExcessMTL(TrackingMethod):
                 f"Found shape {tuple(taken.shape)}."
             )
         return taken.detach().to(gram).expand(gram.shape[:2])
+
+
+def _add_up_pieces(
+    rows: Sequence[Tensor | None],
+    totals: Sequence[Tensor | None],
+    factors: Tensor,
+    segments: Sequence[int],
+) -> Tensor:
+    """Adds the squares of scaled rows to the totals, and returns e ``(S, T)``; by pieces that stay in the cache."""
+    excess = factors.new_zeros(max(segments) + 1, len(factors))
+    for k, (row, total) in enumerate(zip(rows, totals, strict=True)):
+        if row is not None and total is not None:
+            task, place = divmod(k, len(segments))
+            for g, s in _pieces(row.to(total.dtype), total):
+                excess[segments[place], task] += _excess(g, s, factors[task])
+    return excess
+
+
+def _add_up_lists(
+    rows: Sequence[Tensor | None],
+    totals: Sequence[Tensor | None],
+    factors: Tensor,
+    segments: Sequence[int],
+) -> Tensor:
+    """The same where a call costs more than a pass: by all rows of a task at a time."""
+    tasks, count = len(factors), len(segments)
+    excess = factors.new_zeros(max(segments) + 1, tasks)
+    for task in range(tasks):
+        place = [p for p in range(count) if rows[task * count + p] is not None]
+        if not place:
+            continue
+        here: Any = [totals[task * count + p] for p in place]
+        wide: Any = [rows[task * count + p] for p in place]
+        wide = [row.to(total.dtype) for row, total in zip(wide, here, strict=True)]
+        scaled = [torch.empty_like(total) for total in here]
+        ops.merge_(scaled, wide, factors[task].reshape(1, 1))  # of a factor 0 nothing is read
+        torch._foreach_addcmul_(here, scaled, scaled)
+        roots = torch._foreach_add(here, _EPSILON)
+        torch._foreach_pow_(roots, -0.25)
+        torch._foreach_mul_(scaled, roots)
+        home = [segments[p] for p in place]
+        squares = ops.gram(scaled, 1, home)[:, 0, 0]
+        excess[: len(squares), task] = squares
+    return excess
 
 
 def _excess(row: Tensor, total: Tensor, factor: Tensor) -> Tensor | float:

@@ -16,7 +16,7 @@ from .coordinates import (
     merge_sign_agreement_,
     merge_trimmed_mean_,
 )
-from .gram_merge import gram, merge_, task_scales
+from .gram_merge import gram, gram_and_scales, merge_, task_scales
 from .losses import (
     weigh_dwa,
     weigh_famo,
@@ -61,6 +61,7 @@ __all__ = [
     "MAX_TASKS",
     "Rows",
     "gram",
+    "gram_and_scales",
     "merge_",
     "merge_graddrop_",
     "merge_median_",

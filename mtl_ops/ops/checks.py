@@ -16,6 +16,7 @@ __all__ = [
     "check_coordinates",
     "check_device",
     "check_gram",
+    "check_gram_and_scales",
     "check_merge",
 ]
 
@@ -51,6 +52,23 @@ def check_gram(rows: Rows, tasks: int, segments: Sequence[int], clip_value: floa
     _check_not_negative(clip_value=clip_value)
     for p in range(count):
         _check_column([row for row in rows[p::count] if row is not None], p)
+
+
+def check_gram_and_scales(
+    rows: Rows,
+    tasks: int,
+    segments: Sequence[int],
+    clip_value: float | None,
+    task_weights: Sequence[float],
+    *rest: Any,
+) -> None:
+    """As :func:`check_gram`, for :func:`mtl_ops.ops.gram_and_scales`."""
+    check_gram(rows, tasks, segments, clip_value)
+    count = (max(segments, default=0) + 1) * tasks
+    if len(task_weights) != count:
+        raise ValueError(
+            f"Parameter `task_weights` should hold {count} numbers. Found {len(task_weights)}."
+        )
 
 
 def check_merge(

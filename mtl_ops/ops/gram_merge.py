@@ -7,15 +7,29 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .checks import check_gram, check_merge
+from .checks import check_gram, check_gram_and_scales, check_merge
 from .operator import Operator, Rows, device_of
 
-__all__ = ["gram", "merge_", "task_scales"]
+__all__ = ["gram", "gram_and_scales", "merge_", "task_scales"]
 
 
 def _fake_gram(rows: Rows, T: int, segments: Sequence[int], clip_value: float | None) -> Tensor:
     some = next(row for row in rows if row is not None)
     return some.new_empty((max(segments, default=0) + 1, T, T), dtype=torch.float64)
+
+
+def _fake_gram_and_scales(
+    rows: Rows,
+    T: int,
+    segments: Sequence[int],
+    clip_value: float | None,
+    task_weights: Sequence[float],
+    max_task_norm: float | None,
+    skip_nonfinite: bool,
+    skipped: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    gram = _fake_gram(rows, T, segments, clip_value)
+    return gram, gram.new_empty(gram.shape[:2])
 
 
 def _fake_task_scales(
@@ -42,6 +56,7 @@ def _fake_merge(
 
 
 _gram = Operator("gram", _fake_gram, check_gram)
+_gram_and_scales = Operator("gram_and_scales", _fake_gram_and_scales, check_gram_and_scales)
 _task_scales = Operator("task_scales", _fake_task_scales)
 _merge = Operator("merge_", _fake_merge, check_merge)
 
@@ -62,6 +77,37 @@ def gram(
         bfloat16 and float16 may have any size; of float64, norms have to lie within 1e-150 and 1e150.
     """
     result: Tensor = _gram.on(device_of(rows), tasks)(rows, tasks, segments, clip_value)
+    return result
+
+
+def gram_and_scales(
+    rows: Rows,
+    tasks: int,
+    segments: Sequence[int],
+    clip_value: float | None,
+    task_weights: Sequence[float],
+    max_task_norm: float | None = None,
+    skip_nonfinite: bool = False,
+    skipped: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """:func:`gram`, and :func:`task_scales` of it, in one call.
+
+    Args:
+        rows: As of :func:`gram`.
+        tasks: T.
+        segments: As of :func:`gram`.
+        clip_value: As of :func:`gram`.
+        task_weights: As of :func:`task_scales`.
+        max_task_norm: As of :func:`task_scales`.
+        skip_nonfinite: As of :func:`task_scales`.
+        skipped: As of :func:`task_scales`.
+
+    Returns:
+        ``(S, T, T)`` and ``(S, T)``, float64.
+    """
+    call = _gram_and_scales.on(device_of(rows), tasks)
+    rest = (task_weights, max_task_norm, skip_nonfinite, skipped)
+    result: tuple[Tensor, Tensor] = call(rows, tasks, segments, clip_value, *rest)
     return result
 
 

@@ -34,13 +34,14 @@ from .losses import (
 from .mgda import solve_mgda, solve_mgda_frank_wolfe
 from .pcd import solve_pcd
 from .preference import solve_epo, solve_ferero, solve_pmgda
-from .scales import task_scales
+from .scales import gram_and_scales, task_scales
 from .sharing import solve_adaptive_sharing
 from .simplex import solve_modo, solve_sdmgrad
 from .surgery import solve_gradvac, solve_online_pcgrad, solve_pcgrad
 
 __all__ = [
     "gram",
+    "gram_and_scales",
     "merge_",
     "merge_graddrop_",
     "merge_median_",

@@ -7,7 +7,24 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["task_scales"]
+from .gradients import gram
+
+__all__ = ["gram_and_scales", "task_scales"]
+
+
+def gram_and_scales(
+    rows: Sequence[Tensor | None],
+    tasks: int,
+    segments: Sequence[int],
+    clip_value: float | None,
+    task_weights: Sequence[float],
+    max_task_norm: float | None,
+    skip_nonfinite: bool,
+    skipped: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Both in one call; see :func:`mtl_ops.ops.gram_and_scales`."""
+    measured = gram(rows, tasks, segments, clip_value)
+    return measured, task_scales(measured, task_weights, max_task_norm, skip_nonfinite, skipped)
 
 
 def task_scales(

@@ -102,7 +102,7 @@ def test_a_difference_of_one_number_is_found(monkeypatch: pytest.MonkeyPatch) ->
 def test_what_is_changed_in_place_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """One element of what is merged into, and what a solver remembers."""
     remembers = {"solve_modo": 2, "solve_sdmgrad": 2, "solve_pcd": 2, "solve_gradvac": 3}
-    remembers |= {"solve_adaptive_sharing": 2, "task_scales": 4}
+    remembers |= {"solve_adaptive_sharing": 2, "task_scales": 4, "gram_and_scales": 7}
     remembers |= {"weigh_famo": 2, "weigh_dwa": 4, "weigh_softadapt": 1, "weigh_relobralo": 3}
     remembers |= {"weigh_ldc_mtl": 2}
     for name, place in {"merge_": 0, **dict.fromkeys(passes.COORDINATES, 0), **remembers}.items():

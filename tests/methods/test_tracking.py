@@ -10,6 +10,7 @@ import torch
 from multitask import NAMES, Net, assert_equal, assert_same, batch, grads, wrap
 from resuming import assert_forgets, assert_resumes, take_steps
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import mtl_ops
 from mtl_ops.gradients.layout import Layout
@@ -18,6 +19,7 @@ from mtl_ops.gradients.tasks import Tasks
 from mtl_ops.merging.call import Call, Part
 from mtl_ops.merging.merge import merge_rows
 from mtl_ops.methods import DBMTL, ExcessMTL, Method, MoCo, TrackingMethod
+from mtl_ops.methods.excess_mtl import _add_up_lists, _add_up_pieces
 
 
 class Naive(Protocol):
@@ -420,7 +422,50 @@ class TestMoCo:
             MoCo(projection="ball")  # type: ignore[arg-type]
 
 
+class Counting(TorchDispatchMode):
+    """How many operators that compute something are called, inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.calls += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
 class TestExcessMTL:
+    def test_whole_lists_answer_what_pieces_do(self) -> None:
+        """A GPU's way, in as many calls for 40 parameters as for one; of a factor 0 nothing is read."""
+        tasks, count = 3, 40
+        segments = [p % 2 for p in range(count)]
+        factors = torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64)
+        generator = torch.Generator().manual_seed(0)
+        kinds = [torch.float32, torch.bfloat16, torch.float64]
+        rows: list[Tensor | None] = [
+            torch.randn(5, 3, generator=generator).to(kinds[k % count % 3])
+            for k in range(tasks * count)
+        ]
+        rows[7] = None
+        rows[-2] = torch.full((5, 3), torch.nan, dtype=kinds[(count - 2) % 3])
+        wide = [
+            None if row is None else torch.double if row.dtype == torch.double else torch.float
+            for row in rows
+        ]
+        totals = [None if kind is None else torch.full((5, 3), 0.3, dtype=kind) for kind in wide]
+        copies = [None if total is None else total.clone() for total in totals]
+        expected = _add_up_pieces(rows, totals, factors, segments)
+        with Counting() as counting:
+            found = _add_up_lists(rows, copies, factors, segments)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=0.0)
+        torch.testing.assert_close(copies, totals, rtol=1e-6, atol=0.0)
+        assert (found[:, :2] > 0).all()
+        converted = sum(row is not None and row.dtype == torch.bfloat16 for row in rows)
+        made = sum(row is not None for row in rows)  # memory, which no kernel fills
+        assert counting.calls <= converted + made + 10 * tasks
+
     def test_given_excess(self) -> None:
         method = ExcessMTL(step_size=1.0)
         gram = torch.eye(2)

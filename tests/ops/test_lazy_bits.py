@@ -13,7 +13,7 @@ from torch import Tensor
 import mtl_ops
 from mtl_ops import ops
 
-GRADIENT_OPERATORS = sorted(name for name in SAMPLES if name == "gram" or name.startswith("merge_"))
+GRADIENT_OPERATORS = sorted(name for name in SAMPLES if name.startswith(("gram", "merge_")))
 
 
 def negated(tensor: Tensor) -> Tensor:
@@ -24,9 +24,9 @@ def negated(tensor: Tensor) -> Tensor:
     return lazy
 
 
-def call(name: str, args: tuple[Any, ...]) -> tuple[Tensor, list[Tensor]]:
+def call(name: str, args: tuple[Any, ...]) -> tuple[Any, list[Tensor]]:
     result = getattr(torch.ops.mtl_ops, name)(*args)
-    return result, [] if name == "gram" else args[0]
+    return result, [] if name.startswith("gram") else args[0]
 
 
 def with_lazy(name: str, args: tuple[Any, ...], make: Callable[[Tensor], Tensor]) -> Any:

@@ -51,6 +51,7 @@ struct Settings {
 // What a test may ask for afterwards.
 struct Seen {
   int attributes = 0;    // limits of shared memory that were set
+  int launches = 0;
   unsigned commits = 0;  // the most groups of copies that a thread committed in one launch
 } seen;
 
@@ -254,6 +255,7 @@ cudaError_t cudaLaunchResult(const void* kernel, const cudaLaunchConfig_t& confi
   const auto found = emulator::allowed.find(kernel);
   const size_t allowed = found == emulator::allowed.end() ? 48 * 1024 : found->second;
   if (settings.failure != cudaSuccess) return static_cast<cudaError_t>(settings.failure);
+  ++seen.launches;
   const bool fits = config.gridDim.x >= 1 && config.gridDim.x <= 0x7fffffffu && config.blockDim.x >= 1 &&
                     config.blockDim.x <= 1024 && argument_bytes <= 32764 &&
                     config.dynamicSmemBytes <= std::min(allowed, static_cast<size_t>(settings.shared));
@@ -273,6 +275,7 @@ AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void** stream) { retu
 EXPORT void emulate_processors(int count) { settings.processors = count; }
 EXPORT void emulate_shared_memory(int bytes) { settings.shared = bytes; }
 EXPORT int emulated_attributes() { return seen.attributes; }
+EXPORT int emulated_launches() { return seen.launches; }
 EXPORT unsigned emulated_commits() { return std::exchange(seen.commits, 0u); }
 EXPORT void emulate_order(int order) { settings.order = order; }
 EXPORT void emulate_failure(int error, int capability) {
