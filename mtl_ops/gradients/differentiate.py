@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
+from .backward import accumulate
 from .reach import narrowed
 from .source import PLAIN, Source
 from .storage import store
@@ -76,10 +78,11 @@ def task_gradients(
                 yield row if source.dtype is None else store(row, source.dtype)
             return
     turns = range(len(tasks.losses)) if order is None else order
-    last = next((t for t in reversed(turns) if tasks.losses[t] is not None), -1)
+    present = frozenset(tasks.present)
+    last = next((t for t in reversed(turns) if t in present), -1)
     reached = _narrowed(tasks, source)
     for t in turns:
-        if tasks.losses[t] is None:
+        if t not in present:
             yield [None] * len(params)
         else:
             used = None if reached is None else reached[t]
@@ -129,28 +132,33 @@ def raw_gradient(
             ``None`` for what autograd finds.
         source: How to differentiate.
     """
+    if used is None and params:
+        return _derived(tasks, task, params, retain_graph, source)
+    leaves = used or ()
+    places = [p for p, param in enumerate(params) if id(param) in leaves or not param.is_leaf]
+    rows: list[Tensor | None] = [None] * len(params)
+    if places:
+        found = _derived(tasks, task, [params[p] for p in places], retain_graph, source)
+        for p, row in zip(places, found, strict=True):
+            rows[p] = row
+    return rows
+
+
+def _derived(
+    tasks: Tasks, task: int, params: Sequence[Tensor], retain_graph: bool, source: Source
+) -> Sequence[Tensor | None]:
+    """As :func:`raw_gradient`, of what autograd finds."""
     start = tasks.roots[task]
     assert start is not None
-    places = [
-        p
-        for p, param in enumerate(params)
-        if used is None or id(param) in used or not param.is_leaf
-    ]
-    rows: list[Tensor | None] = [None] * len(params)
-    if not places:
-        return rows
     try:
-        chosen = [params[p] for p in places]
-        with lent([start], chosen[0].device) as other:
-            found = source.derive([start], chosen, [tasks.factor(task)], retain_graph)
+        with lent([start], params[0].device) as other:
+            found = source.derive([start], params, [tasks.factor(task)], retain_graph)
     except RuntimeError as error:
         explain(error, tasks.label(task))
         raise
     if other is not None:
         other.keep(found)
-    for p, row in zip(places, found, strict=True):
-        rows[p] = row
-    return rows
+    return found
 
 
 def joint_gradient(
@@ -173,42 +181,74 @@ def joint_gradient(
 
 
 def joint_backward(
-    tasks: Tasks, weights: Tensor, params: Sequence[Tensor], retain_graph: bool = False
+    tasks: Tasks,
+    weights: Tensor | Sequence[float],
+    params: Sequence[Tensor],
+    retain_graph: bool = False,
 ) -> None:
-    """Adds the gradient of ``Σ_t w_t L_t`` to ``.grad``, as ``torch.autograd.backward`` does."""
-    losses: Sequence[Tensor]
-    if tasks.stacked is not None and weights.device.type == "cpu" and all(weights.tolist()):
-        losses, factors = [tasks.stacked], [weights.to(tasks.stacked.dtype)]
+    """Adds the gradient of ``Σ_t w_t L_t`` to ``.grad``, as ``torch.autograd.backward`` does.
+
+    Numbers as weights are for losses that are all there and finite, without a factor of their own.
+    """
+    losses: Sequence[Tensor | GradientEdge]
+    factors: Sequence[Tensor]
+    stacked = tasks.stacked
+    if not isinstance(weights, Tensor):
+        given = [one for one in tasks.losses if one is not None] if stacked is None else [stacked]
+        losses, factors = given, _factors(given, weights)
+    elif stacked is not None and weights.device.type == "cpu" and all(weights.tolist()):
+        losses, factors = [stacked], [weights.to(stacked.dtype)]
     else:
         losses, factors = _weighted(tasks, weights)
     try:
-        torch.autograd.backward(losses, factors, retain_graph=retain_graph, inputs=list(params))
+        accumulate(losses, factors, params, retain_graph)
     except RuntimeError as error:
         explain(error, "one of them")
         raise
 
 
-def _weighted(tasks: Tasks, weights: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+def _factors(losses: Sequence[Tensor], numbers: Sequence[float]) -> Sequence[Tensor]:
+    """Of each loss on the CPU, or of the only one, which is ``(T,)``, in its dtype and shape."""
+    some = losses[0]
+    dtype = some.dtype if all(loss.dtype == some.dtype for loss in losses) else torch.float64
+    first = numbers[0]
+    if all(number == first for number in numbers):  # as of equal weights: in a shorter way
+        together = torch.full((len(numbers),), first, dtype=dtype)
+    else:
+        together = torch.tensor(numbers, dtype=dtype)
+    if len(losses) == 1:
+        return [together.reshape(some.shape)] if some.dim() != 1 else [together]
+    return [
+        factor.to(loss.dtype).reshape(loss.shape) if loss.dim() or loss.dtype != dtype else factor
+        for loss, factor in zip(losses, together.unbind(), strict=True)
+    ]
+
+
+def _weighted(tasks: Tasks, weights: Tensor) -> tuple[list[Tensor | GradientEdge], list[Tensor]]:
     """The losses that are there, and the factor of each in its own dtype and shape.
 
     Where it costs no wait, losses that are not finite and have the factor 0 are left out, unless all
-    are: 0 times a derivative of Inf is NaN.
+    are: 0 times a derivative of Inf is NaN. The others are then differentiated from where they are by
+    themselves, as a tensor of losses would hand zeros on to those that were left out.
     """
     used = tasks.present
     if weights.device.type == "cpu" and not all(weights.tolist()):
         good = ((weights != 0) | tasks.values.isfinite()).tolist()
         used = [t for t in used if good[t]] or used
-    losses, factors = [], []
+    starts = tasks.losses if len(used) == len(tasks.present) else tasks.roots
+    losses: list[Tensor | GradientEdge] = []
+    factors: list[Tensor] = []
     by_dtype: dict[torch.dtype, Sequence[Tensor]] = {}
     for t in used:
-        loss, factor = tasks.losses[t], tasks.factor(t)
+        loss, start, factor = tasks.losses[t], starts[t], tasks.factor(t)
         assert loss is not None
+        assert start is not None
         if loss.dtype not in by_dtype:
             by_dtype[loss.dtype] = weights.to(loss.dtype).unbind()
         weight = by_dtype[loss.dtype][t]
         if loss.dim():
             weight = weight.reshape(loss.shape)
-        losses.append(loss)
+        losses.append(start)
         factors.append(weight if factor is None else weight * factor)
     return losses, factors
 

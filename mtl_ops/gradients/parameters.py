@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor
 
-__all__ = ["Granularity", "Parameters", "find_parameters"]
+__all__ = ["Finder", "Granularity", "Parameters"]
 
 Granularity = Literal["model", "group", "tensor"]
 
@@ -28,40 +29,57 @@ class Parameters:
     shared: list[bool] | None = None
 
 
-def find_parameters(
-    groups: Sequence[dict[str, Any]],
-    granularity: Granularity,
-    shared: Sequence[Tensor] | None,
-    learnable: Sequence[Tensor],
-) -> Parameters:
-    """Reads parameter groups.
+class Finder:
+    """Reads parameter groups, and again only if they have changed.
 
     Args:
-        groups: The optimizer's parameter groups.
         granularity: Of the sets.
         shared: The parameters that the user says are shared; ``None`` to find out.
-        learnable: Those of the method itself, which are not merged.
-
-    Raises:
-        ValueError: If none requires a gradient.
     """
-    seen = {id(param) for param in learnable}
-    tensors, numbers = [], []
-    for number, group in enumerate(groups):
-        for param in group["params"]:
-            key = id(param)  # each once, however often it is in a group
-            if key not in seen and param.requires_grad:
-                seen.add(key)
-                tensors.append(param)
-                numbers.append(number)
-    if not tensors:
-        raise ValueError(
-            "Parameter `optimizer` should hold a parameter that requires a gradient. Found none."
-        )
-    sets = None
-    if granularity != "model":
-        sets = numbers if granularity == "group" else list(range(len(tensors)))
-    if shared is None:
-        return Parameters(tensors, sets)
-    chosen = {id(param) for param in shared}
-    return Parameters(tensors, sets, [id(param) in chosen for param in tensors])
+
+    def __init__(self, granularity: Granularity, shared: Sequence[Tensor] | None) -> None:
+        self.granularity, self.shared = granularity, shared
+        self._known: tuple[list[int], list[Tensor], Parameters] | None = None
+
+    def find(self, groups: Sequence[dict[str, Any]], own: Sequence[Tensor]) -> Parameters:
+        """The parameters that require a gradient.
+
+        Args:
+            groups: The optimizer's parameter groups.
+            own: Those of the method itself, which are not merged.
+
+        Raises:
+            ValueError: If none requires a gradient.
+        """
+        sizes = [len(own), *(len(group["params"]) for group in groups)]
+        seen = [*own, *(p for group in groups for p in group["params"] if p.requires_grad)]
+        if self._known is not None:
+            sizes_before, before, found = self._known
+            same = sizes == sizes_before and len(seen) == len(before)
+            if same and all(map(operator.is_, seen, before)):
+                return found
+        found = self._read(groups, own)
+        self._known = sizes, seen, found
+        return found
+
+    def _read(self, groups: Sequence[dict[str, Any]], own: Sequence[Tensor]) -> Parameters:
+        seen = {id(param) for param in own}
+        tensors, numbers = [], []
+        for number, group in enumerate(groups):
+            for param in group["params"]:
+                key = id(param)  # each once, however often it is in a group
+                if key not in seen and param.requires_grad:
+                    seen.add(key)
+                    tensors.append(param)
+                    numbers.append(number)
+        if not tensors:
+            raise ValueError(
+                "Parameter `optimizer` should hold a parameter that requires a gradient. Found none."
+            )
+        sets = None
+        if self.granularity != "model":
+            sets = numbers if self.granularity == "group" else list(range(len(tensors)))
+        if self.shared is None:
+            return Parameters(tensors, sets)
+        chosen = {id(param) for param in self.shared}
+        return Parameters(tensors, sets, [id(param) in chosen for param in tensors])

@@ -17,7 +17,7 @@ from torch.autograd.graph import GradientEdge, Node
 
 from .movement import DROPPING, NARROWING, RULES, SLOTTED, Rule, operands
 from .parts import NOTHING, WHOLE, Part, union
-from .saved import shape_of
+from .saved import name_of, named_by_type
 
 __all__ = [
     "Trace",
@@ -50,7 +50,7 @@ def root(loss: Tensor) -> Tensor | GradientEdge | None:
     if not loss.requires_grad:
         return None
     node, place = loss.grad_fn, loss.output_nr
-    if node is None or node.name() not in _MOVES:
+    if node is None or name_of(node) not in _MOVES:
         return loss
     part: Part = WHOLE
     found: Tensor | GradientEdge = loss
@@ -61,7 +61,7 @@ def root(loss: Tensor) -> Tensor | GradientEdge | None:
             return None
         if _is_like(node, place, loss.shape, loss.dtype):
             found = GradientEdge(node, place)
-    while (name := node.name()) in _MOVES:
+    while (name := name_of(node)) in _MOVES:
         used = [
             (edge, one)
             for edge, one in zip(
@@ -86,11 +86,11 @@ def roots_of_stack(stacked: Tensor) -> list[GradientEdge] | None:
     ``None`` if it was made otherwise, or one of them takes a closer look.
     """
     node = stacked.grad_fn
-    if node is None or node.name() != "StackBackward0":
+    if node is None or name_of(node) != "StackBackward0":
         return None
     found = []
     for after, place in node.next_functions:
-        if after is None or after.name() in _MOVES:
+        if after is None or name_of(after) in _MOVES:
             return None
         if not _is_like(after, place, (), stacked.dtype):
             return None
@@ -106,10 +106,10 @@ def surely_differentiable(stacked: Tensor) -> bool:
     node = stacked.grad_fn
     if node is None:
         return stacked.requires_grad
-    name = node.name()
+    name = name_of(node)
     if name != "StackBackward0":
         return name not in _MOVES
-    return all(after is not None and after.name() not in _MOVES for after, _ in node.next_functions)
+    return not any(after is None or name_of(after) in _MOVES for after, _ in node.next_functions)
 
 
 def _stack_of_scalars(node: Any, loss: Tensor) -> Node | None:
@@ -117,18 +117,16 @@ def _stack_of_scalars(node: Any, loss: Tensor) -> Node | None:
 
     Of one dimension there is only one to take apart, and to stack along.
     """
-    if loss.dim() or node.name() != "UnbindBackward0":
+    if loss.dim() or name_of(node) != "UnbindBackward0":
         return None
     stack: Node | None = node.next_functions[0][0]
-    return stack if stack is not None and stack.name() == "StackBackward0" else None
+    return stack if stack is not None and name_of(stack) == "StackBackward0" else None
 
 
 def _is_like(node: Node, place: int, shape: Sequence[int], dtype: torch.dtype) -> bool:
-    if shape_of(node, place) != shape:
-        return False
     variable = getattr(node, "variable", None)
     metadata = node._input_metadata[place] if variable is None else variable
-    return bool(metadata.dtype == dtype)
+    return bool(metadata.dtype == dtype and tuple(metadata.shape) == tuple(shape))
 
 
 def root_node(loss: Tensor | None) -> Node | None:
@@ -209,7 +207,7 @@ class Trace:
             elif node not in following:
                 edges = node.next_functions
                 following[node] = edges
-                names[node] = node.name()
+                names[node] = name_of(node)
                 opened.append(node)
                 waiting.append(None)
                 waiting.extend(after for after, _ in edges if after is not None)
@@ -327,11 +325,15 @@ _KINDS: dict[type, tuple[bool, bool]] = {}
 
 def _kind_of(node: Node) -> tuple[bool, bool]:
     """The entry of a node, which goes by its name: remembered where each node of its type has that."""
-    name, kind = node.name(), type(node)
+    name = node.name()
     found = name in NARROWING, name in DROPPING
-    if kind.__name__ == name and not issubclass(kind, torch.autograd.function.BackwardCFunction):
-        _KINDS[kind] = found
+    if named_by_type(node, name):
+        _KINDS[type(node)] = found
     return found
+
+
+#: Of the types of all nodes of a graph, where each was remembered: the answer of :func:`_takes_parts`.
+_ANSWERS: dict[frozenset[type], bool] = {}
 
 
 def _takes_parts(starts: Sequence[Tensor | GradientEdge | None]) -> bool:
@@ -339,26 +341,26 @@ def _takes_parts(starts: Sequence[Tensor | GradientEdge | None]) -> bool:
 
     Asked in every step, so that what follows parts through the graph, and takes ten times as long, need not be.
     """
-    waiting: list[Node] = []
-    seen: set[Node] = set()
+    nodes: list[Node] = []
+    seen: set[Node | None] = {None}
     for start in starts:
         first = (
             start.grad_fn if isinstance(start, Tensor) else None if start is None else start.node
         )
-        if first is not None and first not in seen:
+        if first not in seen:
             seen.add(first)
-            waiting.append(first)
-    narrowing = dropping = False
-    while waiting:
-        node = waiting.pop()
-        edges = node.next_functions
-        if edges:  # not of a leaf, which is half of the nodes
-            narrows, drops = _KINDS.get(type(node)) or _kind_of(node)
-            narrowing, dropping = narrowing or narrows, dropping or drops
-            if narrowing and dropping:
-                return True
-            for after, _ in edges:
-                if after is not None and after not in seen:
-                    seen.add(after)
-                    waiting.append(after)
-    return False
+            nodes.append(first)  # type: ignore[arg-type]
+    add, append = seen.add, nodes.append
+    for node in nodes:  # which become more
+        for after, _ in node.next_functions:
+            if after not in seen:
+                add(after)
+                append(after)  # type: ignore[arg-type]
+    kinds = frozenset(map(type, nodes))
+    answer = _ANSWERS.get(kinds)
+    if answer is None:
+        found = [_kind_of(node) for node in nodes]
+        answer = any(narrows for narrows, _ in found) and any(drops for _, drops in found)
+        if kinds <= _KINDS.keys():
+            _ANSWERS[kinds] = answer
+    return answer

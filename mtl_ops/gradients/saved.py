@@ -8,7 +8,30 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-__all__ = ["dim_of", "readable", "shape_of", "signed"]
+__all__ = ["dim_of", "name_of", "named_by_type", "readable", "shape_of", "signed"]
+
+#: The names of nodes by their types, where all nodes of a type have the same.
+_NAMES: dict[type, str] = {}
+
+
+def name_of(node: Node) -> str:
+    """As ``node.name()``, which torch works out anew every time."""
+    return _NAMES.get(type(node)) or _named(node)
+
+
+def named_by_type(node: Node, name: str) -> bool:
+    """Whether all nodes of a node's type have its name: not if they are functions of a user's."""
+    kind = type(node)
+    if issubclass(kind, torch.autograd.function.BackwardCFunction):
+        return False
+    return kind.__name__ == name.removeprefix("torch::autograd::")
+
+
+def _named(node: Node) -> str:
+    name = node.name()
+    if named_by_type(node, name):
+        _NAMES[type(node)] = name
+    return name
 
 
 def shape_of(node: Node | None, place: int) -> tuple[int, ...]:

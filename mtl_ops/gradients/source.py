@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from .backward import derive
 from .batched import Batching
 from .rows import dense
 
@@ -26,17 +27,6 @@ Derive = Callable[
 ]
 
 
-def _derive(
-    outputs: Sequence[Any],
-    inputs: Sequence[Tensor],
-    factors: Sequence[Tensor | None],
-    retain_graph: bool,
-) -> Sequence[Tensor | None]:
-    return torch.autograd.grad(
-        outputs, inputs, factors, retain_graph=retain_graph, allow_unused=True
-    )
-
-
 @dataclass(frozen=True)
 class Source:
     """How to differentiate.
@@ -51,7 +41,7 @@ class Source:
 
     dtype: torch.dtype | None = None
     batching: Batching | None = None
-    derive: Derive = _derive
+    derive: Derive = derive
     leaves_known: bool = True
     sparse: bool = False
 

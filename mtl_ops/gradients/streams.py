@@ -8,7 +8,7 @@ by then, or gets next, may overwrite a gradient that the caller's stream is stil
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 
 __all__ = ["Lent", "lent"]
+
+_NONE = nullcontext(None)
 
 
 class Lent:
@@ -40,17 +42,20 @@ class Lent:
                     _record(row, self.callers)
 
 
-@contextmanager
-def lent(starts: Sequence[Tensor | GradientEdge], device: torch.device) -> Iterator[Lent | None]:
+def lent(
+    starts: Sequence[Tensor | GradientEdge], device: torch.device
+) -> AbstractContextManager[Lent | None]:
     """Around a backward: sees which streams it begins on. ``None`` where there are no streams.
 
     Args:
         starts: What is differentiated.
         device: Of the gradients.
     """
-    if not _has_streams(device):
-        yield None
-        return
+    return _seen(starts, device) if _has_streams(device) else _NONE
+
+
+@contextmanager
+def _seen(starts: Sequence[Tensor | GradientEdge], device: torch.device) -> Iterator[Lent]:
     seen = Lent(device)
     nodes = [start.grad_fn if isinstance(start, Tensor) else start.node for start in starts]
     hooks = [_listen(node, seen) for node in nodes if node is not None]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
+from ..ops.known import readable
 from .checks import check_outside_transforms
+from .lazy import Lazy
 from .reach import root, roots_of_stack, surely_differentiable
 
 __all__ = ["Losses", "Tasks", "read_losses"]
@@ -19,7 +21,29 @@ __all__ = ["Losses", "Tasks", "read_losses"]
 Losses = Mapping[str, Tensor | None] | Sequence[Tensor | None] | Tensor
 
 
-@dataclass(frozen=True)
+class _Elements(Sequence[Tensor]):
+    """The elements of a tensor ``(T,)``, which is taken apart only if somebody looks at one."""
+
+    def __init__(self, stacked: Tensor) -> None:
+        self._stacked, self._count = stacked, stacked.shape[0]
+        self._apart: tuple[Tensor, ...] | None = None
+
+    def _all(self) -> tuple[Tensor, ...]:
+        if self._apart is None:
+            self._apart = self._stacked.unbind()
+        return self._apart
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._all()[place]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self._all())
+
+
+@dataclass(eq=False)
 class Tasks:
     """Losses in the order of the tasks; ``None`` for a task that is absent from this batch.
 
@@ -34,7 +58,7 @@ class Tasks:
     """
 
     names: tuple[str, ...] | None
-    losses: tuple[Tensor | None, ...]
+    losses: Sequence[Tensor | None]
     scale: Tensor | None = None
     shares: tuple[float, ...] | None = None
     part: tuple[bool, ...] | None = None
@@ -44,8 +68,8 @@ class Tasks:
     @classmethod
     def of_elements(cls, names: tuple[str, ...] | None, stacked: Tensor) -> Tasks:
         """The losses that are the elements of a tensor ``(T,)``."""
-        tasks = cls(names, stacked.unbind())
-        object.__setattr__(tasks, "stacked", stacked)
+        tasks = cls(names, _Elements(stacked))
+        tasks.stacked = stacked
         return tasks
 
     def label(self, task: int) -> str:
@@ -55,6 +79,8 @@ class Tasks:
     @property
     def present(self) -> list[int]:
         """Tasks that have a loss."""
+        if self.stacked is not None:
+            return list(range(len(self.losses)))
         return [t for t, loss in enumerate(self.losses) if loss is not None]
 
     @property
@@ -64,13 +90,15 @@ class Tasks:
 
     def factor(self, task: int) -> Tensor | None:
         """What the gradient of a task is multiplied by; ``None`` for 1."""
+        if self.scale is None and self.shares is None:
+            return None
         loss = self.losses[task]
-        if loss is None or (self.scale is None and self.shares is None):
+        if loss is None:
             return None
         share = torch.full_like(loss, 1.0 if self.shares is None else self.shares[task])
         return share if self.scale is None else share * self.scale.to(loss.dtype)
 
-    @functools.cached_property
+    @Lazy
     def roots(self) -> list[Tensor | GradientEdge | None]:
         """Where the backward of each loss begins; see :func:`mtl_ops.gradients.reach.root`."""
         stack = None if self.stacked is None else roots_of_stack(self.stacked)
@@ -79,7 +107,7 @@ class Tasks:
         # what is no tensor is refused by its check, one after the other
         return [root(loss) if isinstance(loss, Tensor) else None for loss in self.losses]
 
-    @functools.cached_property
+    @Lazy
     def detached(self) -> list[Tensor | None]:
         """The losses, those of the joint batch if there are several processes, without graphs."""
         if self.totals is None or self.part is None:
@@ -93,7 +121,10 @@ class Tasks:
 
     @property
     def shown(self) -> Sequence[Tensor | None] | Tensor:
-        """As :attr:`detached`, or the tensor ``(T,)`` of all, which is taken apart only if somebody looks."""
+        """As :attr:`detached`, or a tensor ``(T,)`` of all, which is taken apart only if somebody looks."""
+        known: Tensor | None = vars(self).get("values")  # if somebody has asked for them
+        if known is not None:
+            return known
         if self.totals is None and self.stacked is not None:
             return self.stacked.detach()
         return self.detached
@@ -111,13 +142,25 @@ class Tasks:
         """Whether there is a loss to look at."""
         return self.totals is not None or bool(self.present)
 
-    @property
+    @Lazy
+    def numbers(self) -> list[float] | None:
+        """The losses of this process, if all are there and can be read without a wait."""
+        stacked = self.stacked
+        if stacked is not None:
+            return stacked.tolist() if readable(stacked) else None
+        if not all(loss is not None and readable(loss) for loss in self.losses):
+            return None
+        return [loss.item() for loss in self.losses if loss is not None]
+
+    @Lazy
     def values(self) -> Tensor:
         """``(T,)`` float64, detached; NaN for an absent task."""
         if self.totals is not None:
             return self.totals
         if self.stacked is not None:
             return self.stacked.detach().double()
+        if self.numbers:  # in fewer calls than without a look at them
+            return torch.tensor(self.numbers, dtype=torch.float64)
         known = [loss for loss in self.detached if loss is not None]
         some = known[0]
         alike = len(known) == len(self.losses)
@@ -149,7 +192,14 @@ def read_losses(
         ValueError: If a loss is not scalar or needs no gradient, if losses lie on different
             devices, if there is none, or a name is unknown.
     """
-    if isinstance(losses, Mapping):
+    if isinstance(losses, Tensor):
+        if losses.dim() != 1:
+            raise ValueError(
+                "Parameter `losses` should be a dict, a sequence or a tensor of shape (T,). "
+                f"Found a tensor of shape {tuple(losses.shape)}."
+            )
+        tasks = Tasks.of_elements(names, losses)
+    elif isinstance(losses, Mapping):
         if names is None:
             names = tuple(losses)
         unknown = [name for name in losses if name not in names]
@@ -159,13 +209,6 @@ def read_losses(
                 f"Found {unknown[0]!r}."
             )
         tasks = Tasks(names, tuple(losses.get(name) for name in names))
-    elif isinstance(losses, Tensor):
-        if losses.dim() != 1:
-            raise ValueError(
-                "Parameter `losses` should be a dict, a sequence or a tensor of shape (T,). "
-                f"Found a tensor of shape {tuple(losses.shape)}."
-            )
-        tasks = Tasks.of_elements(names, losses)
     elif isinstance(losses, Sequence) and not isinstance(losses, (str, bytes)):
         tasks = Tasks(names, tuple(losses))
     else:
@@ -195,7 +238,8 @@ def _is_plain(tasks: Tasks, differentiable: bool) -> bool:
 
 
 def _check(tasks: Tasks, differentiable: bool) -> None:
-    check_outside_transforms("losses", tasks.losses)
+    stacked = tasks.stacked
+    check_outside_transforms("losses", tasks.losses if stacked is None else (stacked,))
     if _is_plain(tasks, differentiable):
         return
     device = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..gradients.lazy import Lazy
 from ..gradients.parameters import Parameters
 from ..gradients.rows import on_device
 from ..gradients.tasks import Tasks
@@ -20,7 +20,7 @@ from .rules import Rules
 __all__ = ["WHOLE", "Call", "Part"]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Call:
     """One backward, handed on whole.
 
@@ -58,23 +58,25 @@ class Call:
         """
         return self.tasks.scale
 
-    @functools.cached_property
+    @Lazy
     def weights(self) -> list[float]:
         """T numbers, 0 for a task that takes no part."""
+        if self.tasks.stacked is not None:  # all do
+            return list(self.task_weights)
         part = set(self.tasks.taking_part)
         return [weight if t in part else 0.0 for t, weight in enumerate(self.task_weights)]
 
-    @functools.cached_property
+    @Lazy
     def rounding(self) -> float:
         """That of Gram matrices, see :func:`mtl_ops.ops.rounding_of`; the same in all processes."""
         dtypes = {tensor.dtype for tensor in [*self.params.tensors, *self.features]}
         return rounding_of(dtypes if self.grad_dtype is None else dtypes | {self.grad_dtype})
 
-    @functools.cached_property
+    @Lazy
     def losses(self) -> Tensor:
         """``(T,)`` float64; NaN for a task that takes no part."""
         values, weights = self.tasks.values, self.weights
-        if all(weights[t] for t in self.tasks.taking_part):
+        if all(weights) or all(weights[t] for t in self.tasks.taking_part):
             return values
         return torch.where(on_device(weights, values.device) != 0, values, torch.nan)
 

@@ -94,6 +94,13 @@ class Method(ABC):
             losses = torch.where(part.any(dim=0), losses, torch.nan)
         return torch.where(part, scale * self.weights(scaled, losses), 0.0)
 
+    def numbers(self, losses: Sequence[float]) -> list[float] | None:
+        """As :meth:`weights`, of losses that are finite and known as numbers; ``None`` to be asked for a tensor.
+
+        To be overridden where T numbers need no operator, which costs what it costs to be called.
+        """
+        return None
+
     def scale_heads(self, scale: Tensor, losses: Tensor | None) -> Tensor:
         """Factors of the gradients of what one task alone reaches, such as its head; by default ``scale``.
 

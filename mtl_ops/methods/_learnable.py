@@ -14,7 +14,7 @@ from .. import ops
 from ._base import LossMethod, check_losses
 from ._checks import finite
 
-__all__ = ["LearnableMethod", "LogScales"]
+__all__ = ["LearnableMethod", "LogScales", "OneOperator"]
 
 
 class LearnableMethod(LossMethod):
@@ -58,7 +58,7 @@ class LearnableMethod(LossMethod):
         """
         if self.learned is None:
             self.learned = Parameter(torch.full((tasks,), self.init, device=device).float())
-        if len(self.learned) != tasks:
+        if self.learned.shape[0] != tasks:
             raise ValueError(
                 f"Method {self.name!r} should be used for the {len(self.learned)} tasks whose "
                 f"weights it learns. Found {tasks}."
@@ -75,8 +75,8 @@ class LearnableMethod(LossMethod):
         slope = self._slopes(losses)
         if grad_scale is not None:
             slope = slope * grad_scale
-        (s,) = self.learnable(len(losses), losses.device)
-        slope = slope.to(s.device, s.dtype)
+        (s,) = self.learnable(losses.shape[0], losses.device)
+        slope = slope.to(s)
         s.grad = slope if s.grad is None else s.grad + slope
 
     def _slopes(self, losses: Tensor) -> Tensor:
@@ -105,12 +105,41 @@ class LearnableMethod(LossMethod):
                 self.learned.fill_(self.init)
 
     def _current(self, losses: Tensor) -> Tensor:
-        (s,) = self.learnable(len(losses), losses.device)
+        (s,) = self.learnable(losses.shape[0], losses.device)
         return s.detach().to(losses)
 
 
-class LogScales(LearnableMethod):
-    """One with ``f(s, L) = a e^(r s) L - a r s``, in one operator."""
+class OneOperator(LearnableMethod):
+    """One whose weights and slopes are computed by one operator, once a step."""
+
+    #: The last losses, s and its version, and the slopes: what comes after the backward takes them from here.
+    _last: tuple[Tensor, Parameter, int, Tensor] | None = None
+
+    @abstractmethod
+    def _derivatives(self, s: Tensor, losses: Tensor) -> Tensor:
+        """``(2, T)``: ``∂f/∂L`` and ``∂f/∂s``, 0 for a task that takes no part."""
+
+    def _weights(self, losses: Tensor) -> Tensor:
+        weights, slopes = self._derivatives(self._current(losses), losses).unbind()
+        s = self.learned
+        assert s is not None
+        self._last = losses, s, s._version, slopes
+        return weights
+
+    def _slopes(self, losses: Tensor) -> Tensor:
+        last, self._last = self._last, None
+        if last is not None:
+            seen, s, version, slopes = last
+            if seen is losses and s is self.learned and s._version == version:
+                return slopes
+        return self._derivatives(self._current(losses), losses)[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_last": None}
+
+
+class LogScales(OneOperator):
+    """One with ``f(s, L) = a e^(r s) L - a r s``."""
 
     factor: ClassVar[float]
     rate: ClassVar[float]
@@ -123,12 +152,7 @@ class LogScales(LearnableMethod):
 
     def weights(self, gram: Tensor | None, losses: Tensor | None = None) -> Tensor:
         """``(T,)`` float64."""
-        return self._both(check_losses(losses, self.name))[0]
+        return self._weights(check_losses(losses, self.name))
 
-    def _slopes(self, losses: Tensor) -> Tensor:
-        return self._both(losses)[1]
-
-    def _both(self, losses: Tensor) -> Tensor:
-        """Derivatives ``(2, T)`` by the losses and by s."""
-        scales = self._current(losses)
-        return ops.weigh_log_scales(losses, scales, factor=self.factor, rate=self.rate)
+    def _derivatives(self, s: Tensor, losses: Tensor) -> Tensor:
+        return ops.weigh_log_scales(losses, s, factor=self.factor, rate=self.rate)

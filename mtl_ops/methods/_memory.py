@@ -20,6 +20,7 @@ __all__ = [
     "keep",
     "mark",
     "recall",
+    "recall_each",
     "refuse_first",
     "restore",
     "saved",
@@ -70,6 +71,35 @@ def recall(
     _firsts(method)[name] = first
     touch(method, name)
     return memory
+
+
+def recall_each(
+    method: Any,
+    device: torch.device,
+    tasks: int,
+    memories: tuple[tuple[str, tuple[int, ...], float], ...],
+) -> tuple[Tensor, ...]:
+    """As :func:`recall`, of several memories, each of which needs but one look in every step but a few.
+
+    Args:
+        method: Whose attributes they are.
+        device: Where they are needed.
+        tasks: T.
+        memories: Of each the name, what its shape has before T, and what it holds at first.
+    """
+    known = vars(method)
+    ready = known.get("_ready")
+    if ready is not None and ready[0] == tasks and ready[1] == device:
+        found: tuple[Tensor, ...] = ready[2]
+        same = all(known[one[0]] is memory for one, memory in zip(memories, found, strict=True))
+        if same and not known.get("_untouched"):
+            return found
+    found = tuple(
+        recall(method, name, (*before, tasks), device, first) for name, before, first in memories
+    )
+    if not torch.is_inference_mode_enabled():  # what is made there has to be made anew outside
+        method._ready = tasks, device, found
+    return found
 
 
 def _is_ready(

@@ -48,5 +48,9 @@ class Constant(LossMethod):
             return self._weights.on(gram.device, gram.shape[-1])
         return self._weights.on(torch.device("cpu"), len(self._weights))
 
+    def numbers(self, losses: Sequence[float]) -> list[float]:
+        found: list[float] = self._weights.on(torch.device("cpu"), len(losses)).tolist()
+        return found
+
     def __repr__(self) -> str:
         return f"Constant(weights={self._weights!r})"

@@ -8,10 +8,12 @@ from torch import Tensor
 from .. import ops
 from ._base import LossMethod, check_losses
 from ._checks import integer, positive
-from ._memory import keep, recall
+from ._memory import keep, recall, recall_each
 from ._registry import register
 
 __all__ = ["DWA"]
+
+_MEMORIES = (("means", (2,), torch.nan), ("sums", (), 0.0), ("counts", (), 0.0))
 
 
 @register("dwa")
@@ -74,7 +76,7 @@ class DWA(LossMethod):
         values = check_losses(losses, self.name)
         window = self.window
         if previous is None:
-            memory = self._memory(len(values), values.device)
+            memory = self._memory(values.shape[0], values.device)
         elif previous.shape != (2, len(values)):
             raise ValueError(
                 f"Parameter `previous` should have shape (2, {len(values)}). "
@@ -100,9 +102,5 @@ class DWA(LossMethod):
 
     def _memory(self, tasks: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Mean losses of the last two epochs, sums and counts of this one, and its calls."""
-        return (
-            recall(self, "means", (2, tasks), device, torch.nan),
-            recall(self, "sums", (tasks,), device, 0.0),
-            recall(self, "counts", (tasks,), device, 0.0),
-            recall(self, "calls", (), device, 0.0, torch.int64),
-        )
+        means, sums, counts = recall_each(self, device, tasks, _MEMORIES)
+        return means, sums, counts, recall(self, "calls", (), device, 0.0, torch.int64)

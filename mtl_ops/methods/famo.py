@@ -12,10 +12,12 @@ from .. import ops
 from ..ops.capture import capturing
 from ._base import LossMethod, check_losses
 from ._checks import PerTask, finite, non_negative, positive
-from ._memory import recall, saved
+from ._memory import recall_each, saved
 from ._registry import register
 
 __all__ = ["FAMO"]
+
+_MEMORIES = (("logits", (), 0.0), ("adam", (3,), 0.0), ("before", (), torch.nan))
 
 
 @register("famo")
@@ -116,20 +118,16 @@ class FAMO(LossMethod):
 
     def _weigh(self, losses: Tensor, improve: bool, after: bool) -> Tensor:
         """Weights for the losses, or for those after a step; if ``improve``, a step of Adam before."""
-        tasks, device = len(losses), losses.device
-        least = self.min_losses
-        if not isinstance(least, PerTask):
-            numbers = None if least == 0.0 else torch.full_like(losses, least)
-        else:
+        tasks, device = losses.shape[0], losses.device
+        least, numbers = self.min_losses, None
+        if isinstance(least, PerTask):
             numbers = least.on(device, tasks)
-        memory = (
-            recall(self, "logits", (tasks,), device, 0.0),
-            recall(self, "adam", (3, tasks), device, 0.0),
-            recall(self, "before", (tasks,), device, torch.nan),
-        )
+        elif least != 0.0:
+            numbers = torch.full_like(losses, least)
+        logits, adam, before = recall_each(self, device, tasks, _MEMORIES)
         return ops.weigh_famo(
             losses,
-            memory,
+            (logits, adam, before),
             least=numbers,
             lr=self.lr,
             weight_decay=self.weight_decay,

@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import ops
 from ._base import check_losses
 from ._checks import non_negative, one_of
-from ._learnable import LearnableMethod
+from ._learnable import OneOperator
 from ._memory import forget, recall, restore, saved
 from ._registry import register
 
@@ -19,7 +19,7 @@ __all__ = ["LDCMTL"]
 
 
 @register("ldc_mtl")
-class LDCMTL(LearnableMethod):
+class LDCMTL(OneOperator):
     """Loss discrepancy control: learned weights, and a penalty on the gaps between weighted losses.
 
     With ``v_i = sigmoid(s_i)`` and y_i the loss of task i, or the logarithm of it by that of the first call, the model
@@ -91,20 +91,16 @@ class LDCMTL(LearnableMethod):
         values = check_losses(losses, self.name)
         if initial_losses is not None:
             self._begin(check_losses(initial_losses, self.name).to(values))
-        return self._both(self._current(values), values)[0]
+        return self._weights(values)
 
     def weigh(self, s: Tensor) -> Tensor:
         """``v / Σv``: the weights of y without a penalty; also where all v are as good as 0."""
         return torch.nn.functional.logsigmoid(s).softmax(dim=0)
 
     def slope(self, s: Tensor, losses: Tensor) -> Tensor:
-        return self._both(s, losses)[1]
+        return self._derivatives(s, losses)[1]
 
-    def _slopes(self, losses: Tensor) -> Tensor:
-        return self._both(self._current(losses), losses)[1]
-
-    def _both(self, s: Tensor, losses: Tensor) -> Tensor:
-        """Derivatives ``(2, T)`` by the losses and by s."""
+    def _derivatives(self, s: Tensor, losses: Tensor) -> Tensor:
         initial = None
         if self.normalise == "log":
             shape = tuple(losses.shape)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -60,7 +62,7 @@ class Random(LossMethod):
             losses = torch.zeros_like(draws)
         values = check_losses(losses, self.name)
         if draws is None:
-            draws = self._draw(torch.empty_like(values))
+            draws = self._draw(values.shape[0], values.device)
         if draws.shape != values.shape:
             raise ValueError(
                 f"Parameter `draws` should have shape {tuple(values.shape)}. "
@@ -75,8 +77,19 @@ class Random(LossMethod):
             weights = kept / kept.sum()
         return torch.where(part, weights, 0.0)
 
-    def _draw(self, empty: Tensor) -> Tensor:
-        with drawing(self.generator):
+    def numbers(self, losses: Sequence[float]) -> list[float]:
+        drawn: list[float] = self._draw(len(losses), torch.device("cpu")).tolist()
+        if self.distribution == "normal":
+            most = max(drawn)
+            drawn = [math.exp(one - most) for one in drawn]
+        total = sum(drawn)
+        return [one / total for one in drawn]
+
+    def _draw(self, tasks: int, device: torch.device) -> Tensor:
+        empty, generator = torch.empty(tasks, dtype=torch.float64, device=device), self.generator
+        if generator is None:
+            return empty.normal_() if self.distribution == "normal" else empty.exponential_()
+        with drawing(generator):
             if self.distribution == "normal":
-                return empty.normal_(generator=self.generator)
-            return empty.exponential_(generator=self.generator)
+                return empty.normal_(generator=generator)
+            return empty.exponential_(generator=generator)

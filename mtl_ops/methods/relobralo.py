@@ -8,10 +8,12 @@ from torch import Tensor
 from .. import ops
 from ._base import LossMethod, check_losses
 from ._checks import closed_share, one_of, positive
-from ._memory import recall
+from ._memory import recall_each
 from ._registry import register
 
 __all__ = ["ReLoBRaLo"]
+
+_MEMORIES = (("balance", (), 1.0), ("initial", (), torch.nan), ("previous", (), torch.nan))
 
 
 @register("relobralo")
@@ -78,15 +80,11 @@ class ReLoBRaLo(LossMethod):
     ) -> Tensor:
         """``(T,)`` float64."""
         values = check_losses(losses, self.name)
-        shape, device = tuple(values.shape), values.device
-        memory = (
-            recall(self, "balance", shape, device, 1.0),
-            recall(self, "initial", shape, device, torch.nan),
-            recall(self, "previous", shape, device, torch.nan),
-        )
+        device, tasks = values.device, values.shape[0]
+        balance, initial, previous = recall_each(self, device, tasks, _MEMORIES)
         return ops.weigh_relobralo(
             values,
-            memory,
+            (balance, initial, previous),
             drawn=self._draw(values, keep),
             alpha=self.alpha,
             rho=self.rho,

@@ -7,15 +7,25 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["known_finite", "readable"]
+__all__ = ["all_finite", "known_finite", "readable"]
+
+#: How many numbers are read in less time than an operator takes.
+FEW = 64
 
 
-def known_finite(*values: Tensor) -> bool:
-    """Whether all numbers are known to be finite, so that nothing has to be masked.
+def known_finite(values: Tensor) -> bool:
+    """Whether all numbers ``(T,)`` are known to be finite, so that nothing has to be masked.
 
     Of T numbers an operator costs what it costs to be called, and reading them less.
     """
-    return all(readable(one) and all(map(math.isfinite, one.tolist())) for one in values)
+    return readable(values) and all(map(math.isfinite, values.tolist()))
+
+
+def all_finite(values: Tensor) -> bool:
+    """Whether the sum of numbers on the CPU is finite: few are read, and more are added up."""
+    if values.numel() > FEW:
+        return math.isfinite(values.sum().item())
+    return math.isfinite(sum(values.flatten().tolist()))
 
 
 def readable(values: Tensor) -> bool:

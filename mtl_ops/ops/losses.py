@@ -36,7 +36,8 @@ class Weighing(Operator):
     """An operator ``weigh_*``."""
 
     def __call__(self, losses: Tensor, *args: Any) -> Tensor:
-        weights: Tensor = self.on(losses.device.type, len(losses))(losses, *args)
+        # not `len(losses)`, which is a function of Python
+        weights: Tensor = self.on(losses.device.type, losses.shape[0])(losses, *args)
         return weights
 
 

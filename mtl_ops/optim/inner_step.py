@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from ..merging.report import Report
 from ..merging.rules import Rules
+from ..ops.known import all_finite
 from .closures import CalledOff, Earlier, FirstDecides
 from .progress import Progress
 from .wrapper import OptimizerWrapper, tell_grad_scaler
@@ -64,7 +64,7 @@ class InnerStep:
             result = self.wrapper.step_unless(lost)
         elif not bool(lost):
             result = self._move()
-        progress.unstepped = []
+        progress.unstepped = ()
         return result
 
     def _evaluating_step(self, closure: Callable[[], Any]) -> Any:
@@ -102,7 +102,7 @@ class InnerStep:
             progress.steps += 1
         else:
             self._warn_of_missing_backward()
-        progress.unstepped = []
+        progress.unstepped = ()
         return result
 
     def _on_device(self, lost: Tensor) -> bool:
@@ -115,6 +115,8 @@ class InnerStep:
         if self.grad_scaler is not None:
             broken = [report.lost(any_task=True) for report in reports]
             tell_grad_scaler(self.grad_scaler, self.wrapper, _any(broken))
+        if len(reports) == 1:
+            return self._lost(reports[0])
         return _any([self._lost(report) for report in reports])
 
     def _warn_of_missing_backward(self) -> None:
@@ -140,10 +142,10 @@ class InnerStep:
             return None
         any_task = self.rules.nonfinite == "skip_step"
         if measured.device.type == "cpu":
-            total = measured.sum()
+            well = all_finite(measured)
             if report.weights is not None and report._joint is None:  # of which these are
-                total = total + report.weights.sum()
-            return None if math.isfinite(total.item()) else report.lost(any_task)
+                well = well and all_finite(report.weights)
+            return None if well else report.lost(any_task)
         if any_task or self.wrapper._step_supports_amp_scaling:
             return report.lost(any_task)
         return None  # rather than wait for the device in every step

@@ -18,7 +18,7 @@ from ..gradients.checks import check_dtypes
 from ..gradients.factored.make import make_factoring
 from ..gradients.graph import allow_repeated_backward, refuse_reentrant_checkpoints, warn_of_graph
 from ..gradients.hidden import warn_of_hidden_heads
-from ..gradients.parameters import Parameters, find_parameters
+from ..gradients.parameters import Finder, Parameters
 from ..gradients.source import Source
 from ..gradients.storage import is_dtensor
 from ..gradients.tasks import Losses, Tasks, read_losses
@@ -38,6 +38,8 @@ from .settings import Settings
 
 __all__ = ["Groups", "Holder", "Merger", "Request"]
 
+_ALONE = contextlib.nullcontext()
+
 
 class Groups(Protocol):
     """Whatever holds parameters as ``torch.optim.Optimizer`` does."""
@@ -54,7 +56,7 @@ class Holder:
     param_groups: list[dict[str, Any]]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Request:
     """What a user asks of one backward, besides the losses.
 
@@ -108,6 +110,7 @@ class Merger:
             facts = settings.compared(everything)
             self.generator = self.processes.begin(facts, drawn, self.device, self)
         self.factoring = make_factoring(settings.gradients)
+        self._finder = Finder(settings.granularity, settings.shared)
         self.step = self._make_step()
         if self.generator is not None:
             self.method.generator = self.generator
@@ -131,9 +134,7 @@ class Merger:
     @property
     def params(self) -> Parameters:
         """Those that are merged."""
-        settings, learnable = self.settings, self.progress.learnable
-        groups = self.holder.param_groups
-        return find_parameters(groups, settings.granularity, settings.shared, learnable)
+        return self._finder.find(self.holder.param_groups, self.progress.learnable)
 
     # ---- what a user calls ----------------------------------------------------------------------
 
@@ -159,13 +160,14 @@ class Merger:
         look = look and (self.processes is None or self.processes.leaves_known)
         if look and params.shared is None and self.processes is None:
             warn_of_hidden_heads(read.losses, params.tensors)
-        before.set_aside(progress.learnable)
+        if progress.learnable:
+            before.set_aside(progress.learnable)
         fresh = before.set_aside(params.tensors)
         if self.step.sums is not None:
             before.forget(self.step, "sums")  # they are added to
         report = self.step.backward(call)
         progress.report, progress.unmerged = report, None
-        progress.unstepped = [report] if fresh else [*progress.unstepped, report]
+        progress.unstepped = (report,) if fresh else (*progress.unstepped, report)
         if look:
             progress.looked_at_graph = True
             warn_of_graph(read.losses, params.tensors, params.shared is not None)
@@ -203,7 +205,7 @@ class Merger:
 
     def together(self) -> contextlib.AbstractContextManager[None]:
         """Around what all processes have to do together."""
-        return contextlib.nullcontext() if self.processes is None else self.processes.together()
+        return _ALONE if self.processes is None else self.processes.together()
 
     # ---- what a call is made of -----------------------------------------------------------------
 
@@ -218,9 +220,8 @@ class Merger:
         """The losses of all processes, with the factor of a ``GradScaler``."""
         if self.processes is None:
             read = self.read_own(losses)
-            read_samples(
-                request.samples, read
-            )  # of one process they change nothing, but are checked
+            if type(request.samples) is not float or request.samples != 1.0:
+                read_samples(request.samples, read)  # they change nothing, but are checked
         else:
             own, count = functools.partial(self.read_own, losses), self.progress.count
             samples, given = request.samples, request.given
@@ -233,16 +234,19 @@ class Merger:
         return read
 
     def _call(self, losses: Losses, request: Request) -> Call:
-        read, progress = self.read(losses, request), self.progress
+        read, progress, params = self.read(losses, request), self.progress, self.params
         weights: TaskWeights | None = self.settings.task_weights
+        counter = progress.times_skipped
+        if counter is None:
+            counter = progress.counter(self.device)
         return Call(
             method=self.method,
             tasks=read,
-            params=self.params,
+            params=params,
             task_weights=read_task_weights(weights, read.names, len(read.losses), progress.steps),
             rules=self.settings.rules,
             given=request.given,
-            times_skipped=progress.counter(self.device),
+            times_skipped=counter,
             retain_graph=request.retain_graph,
             features=_as_features(request.features, self.step),
             step=progress.steps,
@@ -253,7 +257,7 @@ class Merger:
         """From now on these are the tasks."""
         progress = self.progress
         if progress.count is None:
-            progress.learnable = self.method.learnable(count, self.device)
+            progress.learnable = tuple(self.method.learnable(count, self.device))
             if self.learns:
                 assert isinstance(self.holder, Optimizer)
                 add_group(self.holder, progress.learnable, self.method.name)
@@ -274,7 +278,8 @@ class Merger:
         """What is put back."""
         self._groups = len(self.holder.param_groups)
         changed = (self.progress, self.method, self.step)
-        return Before(changed, self.generator or self.method.generator, self.device)
+        drawn, counter = self.generator or self.method.generator, self.progress.times_skipped
+        return Before(changed, drawn, self.device, None if self.step.counts else counter)
 
     def _put_back(self, before: Before) -> None:
         before.put_back()
@@ -318,7 +323,7 @@ class Merger:
     def __getstate__(self) -> dict[str, Any]:
         # Process groups and modules cannot be copied: a copy is for itself. Gradients stay here.
         state = vars(self).copy()
-        state["processes"] = None
+        state["processes"] = state["_finder"] = None
         state["settings"] = replace(self.settings, process_group=None, module=None, generator=None)
         state["progress"] = self.progress.without_gradients()
         state["step"] = self.step.state_dict()
@@ -328,6 +333,7 @@ class Merger:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
+        self._finder = Finder(self.settings.granularity, self.settings.shared)
         self.step = self._make_step()
         if state["step"]:
             self.step.load_state_dict(state["step"])

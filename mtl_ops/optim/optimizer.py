@@ -301,7 +301,7 @@ class MultiTaskOptimizer(OptimizerWrapper):
     @property
     def learnable(self) -> list[Parameter]:
         """What the method learns itself."""
-        return self._merger.progress.learnable
+        return list(self._merger.progress.learnable)
 
     @property
     def report(self) -> Report:

@@ -39,9 +39,9 @@ class Progress:
     count: int | None = None
     steps: int = 0
     times_skipped: Tensor | None = None
-    learnable: list[Parameter] = field(default_factory=list)
+    learnable: tuple[Parameter, ...] = ()
     report: Report = field(default_factory=Report)
-    unstepped: list[Report] = field(default_factory=list)
+    unstepped: tuple[Report, ...] = ()
     looked_at_graph: bool = False
     unmerged: int | None = 0
 
@@ -62,11 +62,11 @@ class Progress:
 
     def forget_gradients(self) -> None:
         """As ``zero_grad`` does."""
-        self.unstepped.clear()
+        self.unstepped = ()
 
     def without_gradients(self) -> Progress:
         """What a copy of the optimizer starts with: not the last losses and measurements."""
-        return replace(self, report=Report(), unstepped=[])
+        return replace(self, report=Report(), unstepped=())
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds."""

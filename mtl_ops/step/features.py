@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..gradients.backward import accumulate, derive
 from ..gradients.differentiate import differentiate
 from ..gradients.frontier import leaves_above
 from ..gradients.rows import dense, dtypes_of
@@ -93,9 +94,9 @@ def _through(
     merged = [gradient.to(feature.dtype) for gradient, feature in zip(merged, starts, strict=True)]
     keep = call.retain_graph
     if land:
-        torch.autograd.backward(starts, merged, retain_graph=keep, inputs=params)
+        accumulate(starts, merged, params, keep)
         return nothing
-    return torch.autograd.grad(starts, params, merged, retain_graph=keep, allow_unused=True)
+    return derive(starts, params, merged, keep)
 
 
 def _anywhere(here: bool, features: Sequence[Tensor], sink: Sink) -> bool:

@@ -35,6 +35,11 @@ class Step(ABC):
         self.source, self.sink = source, sink
         self.sums: Accumulated | None = None
 
+    @property
+    def counts(self) -> bool:
+        """Whether the next backward sees the gradient of each task and counts those that are not finite."""
+        return True
+
     @abstractmethod
     def backward(self, call: Call) -> Report:
         """Differentiates the losses and adds the merged gradient to ``.grad``, with :attr:`sums`, which it takes."""
@@ -71,8 +76,9 @@ def as_sparse(source: Source, sink: Sink, call: Call) -> Source:
 
 def finish(call: Call, report: Report) -> Report:
     """The end of a step: what the method learns itself, and the losses in the report."""
-    losses = call.shown_losses
-    if call.method.learns and losses is not None:
-        call.method.add_grads(losses, call.scale)
+    if call.method.learns:
+        losses = call.shown_losses
+        if losses is not None:
+            call.method.add_grads(losses, call.scale)
     report._losses = call.tasks.shown
     return report

@@ -37,14 +37,20 @@ class Before:
         objects: Whose attributes to remember; ``None`` among them is left out.
         generator: Where the work draws from, besides the default ones; ``None`` for those alone.
         device: The parameters' device.
+        constant: A tensor among the attributes that the work does not write to, of which no copy is needed.
     """
 
     def __init__(
-        self, objects: Iterable[object], generator: torch.Generator | None, device: torch.device
+        self,
+        objects: Iterable[object],
+        generator: torch.Generator | None,
+        device: torch.device,
+        constant: Tensor | None = None,
     ) -> None:
-        self._attributes = [_Attributes(one) for one in objects if one is not None]
+        self._attributes = [_Attributes(one, constant) for one in objects if one is not None]
         self._generators = [(one, one.get_state()) for one in _generators(generator, device)]
         self._grads: list[tuple[Tensor, Tensor | None]] = []
+        self._fresh = True
         self._held: list[tuple[Tensor, Tensor, int]] = []
         self._sums: list[tuple[Tensor, Tensor]] = []
 
@@ -56,6 +62,7 @@ class Before:
         for param, grad in found:
             if grad is not None:
                 param.grad, fresh = None, False
+        self._fresh = self._fresh and fresh
         return fresh
 
     def forget(self, thing: object, name: str) -> None:
@@ -66,6 +73,8 @@ class Before:
 
     def add(self) -> None:
         """Adds new gradients to those that were there, in place wherever torch can."""
+        if self._fresh:  # as after each `zero_grad`
+            return
         arrived, held, sums = [], [], []
         for param, grad in self._grads:
             if grad is None:
@@ -103,35 +112,48 @@ class Before:
             param.grad = grad
 
 
-#: Types of attributes of which nothing is copied; more are added as they are found.
-_CONSTANT: set[type] = {bool, int, float, str, tuple, type(None)}
+#: For the types of an object's attributes, in order, the places of those that may be written to.
+_WRITABLE: dict[tuple[type, ...], tuple[int, ...]] = {}
+
+
+def _writable_places(kinds: tuple[type, ...]) -> tuple[int, ...]:
+    """Places of containers, tensors and methods; remembered, as it is asked of the same few objects in every step."""
+    places = tuple(
+        place
+        for place, kind in enumerate(kinds)
+        if kind is dict or kind is list or issubclass(kind, (Tensor, Method))
+    )
+    _WRITABLE[kinds] = places
+    return places
 
 
 class _Attributes:
     """The attributes of an object and of the methods that it holds."""
 
-    def __init__(self, thing: object) -> None:
-        self.thing = thing
-        self.values = values = dict(vars(thing))
+    def __init__(self, thing: object, constant: Tensor | None = None) -> None:
+        self.thing, self.constant = thing, constant
+        self.values = values = vars(thing).copy()
         self.copies: list[tuple[Tensor, Tensor]] = []
         self.inner: list[_Attributes] = []
-        for name, value in values.items():
-            kind = type(value)
-            if kind in _CONSTANT:  # most of them, in every step
-                continue
-            if kind is dict or kind is list:
-                if value:
-                    values[name] = _copied(value)
-                else:
-                    values[name] = kind()
-            elif isinstance(value, Tensor):
-                if not value.requires_grad:
-                    self.copies.append((value, value.clone()))
-            elif isinstance(value, Method):
-                if isinstance(thing, Method):
-                    self.inner.append(_Attributes(value))
-            else:
-                _CONSTANT.add(kind)
+        kinds = tuple(map(type, values.values()))
+        places = _WRITABLE.get(kinds)
+        if places is None:
+            places = _writable_places(kinds)
+        if places:
+            names = list(values)
+            for place in places:
+                self._copy(names[place])
+
+    def _copy(self, name: str) -> None:
+        value = self.values[name]
+        kind = type(value)
+        if kind is dict or kind is list:
+            self.values[name] = _copied(value) if value else kind()
+        elif isinstance(value, Method):
+            if isinstance(self.thing, Method):
+                self.inner.append(_Attributes(value))
+        elif not value.requires_grad and value is not self.constant:
+            self.copies.append((value, value.clone()))
 
     def put_back(self) -> None:
         attributes = vars(self.thing)
