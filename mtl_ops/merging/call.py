@@ -20,7 +20,7 @@ from .rules import Rules
 __all__ = ["WHOLE", "Call", "Part"]
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Call:
     """One backward, handed on whole.
 
