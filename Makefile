@@ -24,15 +24,15 @@
 #   TORCH=torch==2.11.0   the torch to install, if .venv has none
 #   TORCH_INDEX=URL       where to get it; https://download.pytorch.org/whl/cpu is smaller than the default, with CUDA
 #   VENV=path             use this virtual environment instead of .venv
-#   JOBS=2                processes that run tests; otherwise two more than there are cores
+#   JOBS=2                processes that run tests; otherwise one more than there are cores
 #   STEPS=cuda-build      what cuda-check runs; otherwise all of its steps
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 VENV ?= .venv
-# Two more than cores: some wait, for children or for each other.
-JOBS ?= $(shell expr $$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) + 2)
+# One more than cores: some wait, for children or for each other.
+JOBS ?= $(shell expr $$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) + 1)
 DOCS_VERSION ?= latest
 
 BIN := $(VENV)/bin

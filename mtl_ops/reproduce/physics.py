@@ -147,7 +147,7 @@ The errors here are against exact solutions (of Burgers' equation: Cole and Hopf
 against a simulation that it carries, which is 1.58e-4 in mean square away from the exact solution, up to 0.146
 beside the shock: of two errors near 1e-4 it cannot say which is the better one. The tables of the paper could not be
 seen, and none of their figures is printed here; what is compared are the figures that the cells of the repository's
-notebook `docs/examples/pinn_burgers.ipynb` hold."""
+notebook `pinn_burgers.ipynb`, among its examples, hold."""
 
 
 def _case(
