@@ -172,7 +172,9 @@ def _measure(kind: str, rival: str, method: str, device: str, size: str) -> int:
         from . import steps  # which imports this module
 
         call = steps.contender(method, rival, steps.PERIOD, device)
-        call()  # the first step verifies
+        subject = call()  # the first step verifies
+        for param in subject.params:
+            param.grad = None
         return _peak(call, device)
     if kind.endswith("step"):
         # Once on small sizes, so that loading code is not counted.

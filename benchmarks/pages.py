@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from . import drawings, results, table
+from . import drawings, multiples, results, table
 from .published import published
 from .run import BENCHMARKS
 
@@ -27,6 +27,9 @@ Entries = Mapping[str, dict[str, Any]]
 #: Markers that are not the name of a benchmark.
 SPECIAL: dict[str, Callable[[Entries], str]] = {
     "published": published,
+    "steps-times": multiples.times,
+    "steps-samples": multiples.samples,
+    "steps-memory": multiples.memories,
     "conditions": lambda entries: drawings.conditions(entries),
 }
 

@@ -121,7 +121,7 @@ def _of_tasks(case: str, tasks: int, device: str, quick: bool) -> list[Row]:
         if step is not None:
             steps[name] = step
     timings = interleave(
-        steps, rounds=3 if quick else 9, seconds=1.0 if quick else 40.0, device=device
+        steps, rounds=3 if quick else 9, seconds=1.0 if quick else 25.0, device=device
     )
     if CHEAP in timings:
         by_round = {k: seconds / PERIOD for k, seconds in timings[CHEAP].by_round.items()}
@@ -311,7 +311,7 @@ def _of_samples(case: str, batch: int, device: str, quick: bool) -> list[Row]:
         names.append(GRAMIAN)
     steps = {name: sample_contender(case, name, batch, device) for name in names}
     timings = interleave(
-        steps, rounds=3 if quick else 9, seconds=1.0 if quick else 20.0, device=device
+        steps, rounds=3 if quick else 9, seconds=1.0 if quick else 15.0, device=device
     )
     overhead, faster = SAMPLE_GOALS[case] if batch == max(SAMPLE_BATCHES) else (None, None)
     rows = []

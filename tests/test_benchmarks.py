@@ -24,6 +24,7 @@ from benchmarks import (
     machine,
     memory,
     merge,
+    multiples,
     pages,
     published,
     results,
@@ -526,6 +527,32 @@ def test_cases_are_saved_one_by_one_and_measured_again_by_name(
     with pytest.raises(SystemExit):
         run.main(["--json", str(path), "--case", "one"])
     assert "goes with --only steps" in capsys.readouterr().err
+
+
+def test_multiples_of_a_plain_step() -> None:
+    def of(case: str, method: str, times: float, rival: str = steps.PLAIN) -> results.Row:
+        there = timing.Quartiles(*[1 / times] * 3)
+        return row(case=case, method=method, rival=rival, ratio=there)
+
+    sample = multiples.SAMPLE + "one, B = 4"
+    entries = {
+        "steps": entry(
+            of("one, T = 2", "batched=True", 2.0),
+            of("one, T = 2", steps.BARE, 4.0),
+            of("two, T = 2", steps.BARE, 5.0),
+            of("two, T = 2", steps.AUTO, 9.0, "best single: another"),
+            of(sample, steps.BY_SAMPLE, 2.5),
+            of(sample, steps.BY_SAMPLE, 0.25, steps.GRAMIAN),
+            of(multiples.MEMORY + "one, T = 2", steps.BARE, 8.0),
+        )
+    }
+    head, _, one, two = multiples.times(entries).splitlines()
+    assert head == "| model | plain summed backward, ms | `batched=True` | T bare backwards |"
+    assert one == "| one, T = 2 | 140 | 2× | 4× |"
+    assert two == "| two, T = 2 | 140 |  | 5× |"
+    assert multiples.samples(entries).splitlines()[-1] == "| one, B = 4 | 140 | 2.5× | 4× |"
+    assert multiples.memories(entries).splitlines()[-1] == "| one, T = 2 | 140 | 8× |"
+    assert multiples.times({}) == multiples.MISSING
 
 
 def test_errors_of_cheap_steps_are_those_of_the_merged_gradients() -> None:
